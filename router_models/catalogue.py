@@ -1,0 +1,25 @@
+"""Every policy by its name."""
+
+from collections.abc import Mapping
+
+from router_models.fixed import ConfidencePolicy, MergedPolicy, NonePolicy, StaticPolicy
+from router_models.plan import CHAIN_OF_4
+from router_models.policy import Policy
+from speculation.tree import TreeShape
+
+
+def all_policies(*, shape: TreeShape = CHAIN_OF_4, drafter: str | None = None) -> Mapping[str, Policy]:
+    """One of each policy.
+
+    Args:
+        shape: The tree that policies without a better idea draft.
+        drafter: The drafter of `static`.
+    """
+    policies: tuple[Policy, ...] = (
+        NonePolicy(),
+        StaticPolicy(shape=shape, drafter=drafter),
+        ConfidencePolicy(shape=shape),
+        MergedPolicy(shape=shape),
+        MergedPolicy(name="merged-trie", shape=shape, deduplicate=True),
+    )
+    return {policy.name: policy for policy in policies}

@@ -1,0 +1,74 @@
+"""What can be chosen for a round: which drafters, which tree, and how several trees become one."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from enum import Enum
+
+from speculation.tree import MAX_NODES, TokenTree, TreeShape, merge, most_confident, prune, side_by_side
+
+CHAIN_OF_4 = TreeShape(depth=4, branching=1, budget=4)
+"""Cheap to draft and to verify anywhere: what a policy falls back to when nobody says more."""
+
+
+class Combination(Enum):
+    """How the trees of several drafters become the one that is verified."""
+
+    MOST_CONFIDENT = "most confident"
+    """The tree of highest mean path confidence alone (TAPS, confidence routing)."""
+    SIDE_BY_SIDE = "side by side"
+    """All trees under one root, doubles and all (TAPS, merged trees)."""
+    MERGED = "merged"
+    """One trie without doubles, pruned to one budget."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """What one round will do.
+
+    Attributes:
+        drafters: Names of the drafters that draft; none means plain decoding.
+        shape: The tree that each of them drafts.
+        combination: How their trees become one.
+        verify_budget: Most nodes verified.
+        propensity: Probability in (0, 1] with which the policy makes this choice in this context.
+        explanation: Why, in words.
+        model_version: Version of the learnt model behind the choice; empty if there is none.
+    """
+
+    drafters: tuple[str, ...]
+    shape: TreeShape = CHAIN_OF_4
+    combination: Combination = Combination.MERGED
+    verify_budget: int = MAX_NODES
+    propensity: float = 1.0
+    explanation: str
+    model_version: str = ""
+
+    @property
+    def speculates(self) -> bool:
+        """Whether anything is drafted."""
+        return bool(self.drafters)
+
+    def combine(self, trees: Sequence[TokenTree]) -> TokenTree:
+        """The tree to verify, given what the drafters answered; missing answers are simply not in `trees`."""
+        if self.combination is Combination.MERGED:
+            return merge(trees, self.verify_budget)
+        if self.combination is Combination.SIDE_BY_SIDE:
+            return prune(side_by_side(trees), self.verify_budget)
+        return prune(most_confident(trees), self.verify_budget)
+
+    def within(self, remaining_tokens: int) -> "Plan":
+        """The same plan without levels that the request can no longer use.
+
+        A round emits one token more than it accepts, so the last token needs no draft.
+        """
+        useful_depth = remaining_tokens - 1
+        if useful_depth <= 0:
+            return replace(self, drafters=())
+        if useful_depth >= self.shape.depth:
+            return self
+        return replace(self, shape=replace(self.shape, depth=useful_depth))
+
+
+def no_speculation(explanation: str) -> Plan:
+    """Plain decoding."""
+    return Plan(drafters=(), explanation=explanation)

@@ -1,0 +1,98 @@
+"""The one protocol behind which every way of choosing stands."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Protocol
+
+from router_models.plan import Plan
+from speculation.tree import TokenTree, TreeShape
+from speculation.verdict import Verdict
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RoundContext:
+    """What a policy knows when it plans a round.
+
+    Attributes:
+        request_id: The request; all its rounds share it.
+        round: 0 for the first.
+        drafters: Drafters on offer now, in the fleet's order: healthy, and allowed for this request.
+        pinned_shape: The shape that the caller insists on, if any.
+        task: The caller's label, or empty.
+        tenant: The caller's label, or empty.
+        prompt_tokens: Length of the prompt.
+        emitted_tokens: Tokens emitted so far.
+        remaining_tokens: Tokens that may still be emitted.
+        temperature: 0 for greedy decoding.
+        prompt_surprisal: Nats per token of the end of the prompt, by drafter that has read it.
+        requests_in_flight: Requests that this controller serves now, this one included.
+    """
+
+    request_id: str
+    round: int
+    drafters: tuple[str, ...]
+    pinned_shape: TreeShape | None = None
+    task: str = ""
+    tenant: str = ""
+    prompt_tokens: int
+    emitted_tokens: int
+    remaining_tokens: int
+    temperature: float = 0.0
+    prompt_surprisal: Mapping[str, float] = field(default_factory=lambda: MappingProxyType({}))
+    requests_in_flight: int = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RoundTimings:
+    """Where a round spent its time, in nanoseconds, as the controller saw it and as the workers report it.
+
+    Attributes:
+        draft_ns: From the first draft call to the last reply.
+        verify_ns: From the verify call to its reply.
+        round_ns: The whole round.
+        draft_worker_ns: What the slowest drafter reports as its own.
+        verify_worker_ns: What the target worker reports as its own.
+    """
+
+    draft_ns: int = 0
+    verify_ns: int = 0
+    round_ns: int = 0
+    draft_worker_ns: int = 0
+    verify_worker_ns: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RoundOutcome:
+    """What came of a plan.
+
+    Attributes:
+        drafts: The tree that each drafter answered with; a drafter that did not answer is missing.
+        tree: The tree that was verified.
+        verdict: What the target said.
+        timings: What it cost.
+    """
+
+    drafts: Mapping[str, TokenTree]
+    tree: TokenTree
+    verdict: Verdict
+    timings: RoundTimings
+
+
+class Policy(Protocol):
+    """Chooses a plan for each round and may learn from what came of it.
+
+    Both methods are called from one thread and return within microseconds; neither blocks nor raises for any context.
+    A policy only names drafters on offer, obeys a pinned shape, and states its exact propensity. Every policy passes
+    tests/router_models/test_policy_contract.py.
+    """
+
+    @property
+    def name(self) -> str:
+        """The name by which requests and operators call it."""
+
+    def plan(self, context: RoundContext) -> Plan:
+        """What the next round should do."""
+
+    def learn(self, context: RoundContext, plan: Plan, outcome: RoundOutcome) -> None:
+        """Take in what came of it."""

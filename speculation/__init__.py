@@ -1,0 +1,1 @@
+"""What controller and workers agree on: trees, noise, the acceptance walk, errors and the wire."""

@@ -1,0 +1,144 @@
+"""Every error the system raises on purpose, named for what its receiver can do.
+
+ForerunError
+├── InvalidRequestError         a field of the request is wrong: correct it and call again
+│   ├── InvalidTreeError        the tree cannot be read parents first, or is too large
+│   └── PromptTooLongError      prompt and answer do not fit: shorten one of them
+├── UnknownNameError            no drafter, policy, request or worker has that name: pick a listed one
+├── ConfigurationError          a configuration cannot be used: correct the named field and start again
+├── ModelError                  a model cannot be served here: choose another one
+│   ├── ModelNotFoundError      nothing at that folder or hub id
+│   ├── CorruptModelError       files are missing or damaged
+│   └── UnservableModelError    the architecture cannot be speculated on exactly
+├── IncompatibleWorkerError     the worker does not belong to this fleet: start it with the fleet's tokenizer
+├── CapacityError               everything is in use: try again later
+├── WorkerUnavailableError      no worker answered in time: try again, perhaps elsewhere
+├── DrainingError               the process is shutting down: call another one
+└── FeatureUnavailableError     this deployment does not offer the call
+"""
+
+from collections.abc import Iterable, Mapping
+from typing import ClassVar
+
+
+class ForerunError(Exception):
+    """Base of every deliberate error; `metadata` travels to the caller as ErrorInfo."""
+
+    reason: ClassVar[str] = "FORERUN"
+
+    def __init__(self, message: str, metadata: Mapping[str, str] | None = None) -> None:
+        super().__init__(message)
+        self.metadata: dict[str, str] = dict(metadata or {})
+
+
+class InvalidRequestError(ForerunError):
+    """A field of the request is wrong."""
+
+    reason = "INVALID_REQUEST"
+
+    def __init__(self, field: str, problem: str) -> None:
+        super().__init__(f"{field}: {problem}", {"field": field})
+
+    @property
+    def field(self) -> str:
+        """The field that is wrong."""
+        return self.metadata["field"]
+
+
+class InvalidTreeError(InvalidRequestError):
+    """The tree cannot be read parents first, or is larger than the limits allow."""
+
+    reason = "INVALID_TREE"
+
+    def __init__(self, problem: str) -> None:
+        super().__init__("tree", problem)
+
+
+class PromptTooLongError(InvalidRequestError):
+    """Prompt and answer do not fit into the model's context."""
+
+    reason = "PROMPT_TOO_LONG"
+
+    def __init__(self, prompt_tokens: int, max_new_tokens: int, context_length: int) -> None:
+        super().__init__(
+            "prompt",
+            f"{prompt_tokens} prompt tokens and {max_new_tokens} new tokens do not fit into the {context_length} "
+            "tokens of context; shorten the prompt or lower max_new_tokens",
+        )
+        self.metadata["context_length"] = str(context_length)
+
+
+class UnknownNameError(ForerunError):
+    """Nothing of that kind has that name."""
+
+    reason = "UNKNOWN_NAME"
+
+    def __init__(self, kind: str, name: str, known: Iterable[str]) -> None:
+        listed = ", ".join(sorted(known)) or "none"
+        super().__init__(f"no {kind} is called {name!r}; known: {listed}", {"kind": kind, "name": name})
+
+
+class ConfigurationError(ForerunError):
+    """A configuration cannot be used; `where` names the file, line or field."""
+
+    reason = "CONFIGURATION"
+
+    def __init__(self, where: str, problem: str) -> None:
+        super().__init__(f"{where}: {problem}", {"where": where})
+
+
+class ModelError(ForerunError):
+    """A model cannot be served here."""
+
+    reason = "MODEL"
+
+    def __init__(self, model: str, problem: str) -> None:
+        super().__init__(f"{model}: {problem}", {"model": model})
+
+
+class ModelNotFoundError(ModelError):
+    """Neither a folder nor a reachable hub id."""
+
+    reason = "MODEL_NOT_FOUND"
+
+
+class CorruptModelError(ModelError):
+    """The model's files are missing or damaged."""
+
+    reason = "CORRUPT_MODEL"
+
+
+class UnservableModelError(ModelError):
+    """The architecture cannot be speculated on exactly by this engine."""
+
+    reason = "UNSERVABLE_MODEL"
+
+
+class IncompatibleWorkerError(ForerunError):
+    """The worker's tokenizer or role does not fit the fleet it wants to join."""
+
+    reason = "INCOMPATIBLE_WORKER"
+
+
+class CapacityError(ForerunError):
+    """Every slot or queue place is in use."""
+
+    reason = "CAPACITY"
+
+
+class WorkerUnavailableError(ForerunError):
+    """No worker of the needed role answered in time."""
+
+    reason = "WORKER_UNAVAILABLE"
+
+
+class DrainingError(ForerunError):
+    """The process finishes what it has and takes nothing new."""
+
+    reason = "DRAINING"
+
+
+class FeatureUnavailableError(ForerunError):
+    """This deployment does not offer the call."""
+
+    reason = "FEATURE_UNAVAILABLE"

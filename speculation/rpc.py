@@ -1,0 +1,93 @@
+"""Deliberate errors to gRPC statuses and back, by one table."""
+
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from typing import Any
+
+import grpc
+from google.rpc import error_details_pb2, status_pb2
+from grpc_status import rpc_status
+
+from speculation import errors
+from speculation.errors import ForerunError
+
+ERROR_DOMAIN = "forerun"
+
+STATUS_OF: dict[type[ForerunError], grpc.StatusCode] = {
+    errors.InvalidRequestError: grpc.StatusCode.INVALID_ARGUMENT,
+    errors.InvalidTreeError: grpc.StatusCode.INVALID_ARGUMENT,
+    errors.PromptTooLongError: grpc.StatusCode.INVALID_ARGUMENT,
+    errors.UnknownNameError: grpc.StatusCode.NOT_FOUND,
+    errors.ConfigurationError: grpc.StatusCode.FAILED_PRECONDITION,
+    errors.ModelError: grpc.StatusCode.FAILED_PRECONDITION,
+    errors.ModelNotFoundError: grpc.StatusCode.FAILED_PRECONDITION,
+    errors.CorruptModelError: grpc.StatusCode.FAILED_PRECONDITION,
+    errors.UnservableModelError: grpc.StatusCode.FAILED_PRECONDITION,
+    errors.IncompatibleWorkerError: grpc.StatusCode.FAILED_PRECONDITION,
+    errors.CapacityError: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    errors.WorkerUnavailableError: grpc.StatusCode.UNAVAILABLE,
+    errors.DrainingError: grpc.StatusCode.UNAVAILABLE,
+    errors.FeatureUnavailableError: grpc.StatusCode.UNIMPLEMENTED,
+}
+
+_ERROR_OF_REASON: dict[str, type[ForerunError]] = {kind.reason: kind for kind in STATUS_OF}
+
+
+def status_of(error: ForerunError) -> status_pb2.Status:
+    """The rich status of an error: code, message and ErrorInfo."""
+    code = STATUS_OF.get(type(error), grpc.StatusCode.INTERNAL)
+    status = status_pb2.Status(code=code.value[0], message=str(error))
+    status.details.add().Pack(
+        error_details_pb2.ErrorInfo(reason=error.reason, domain=ERROR_DOMAIN, metadata=error.metadata)
+    )
+    return status
+
+
+@asynccontextmanager
+async def errors_to_status(context: "grpc.aio.ServicerContext[Any, Any]") -> AsyncIterator[None]:
+    """End the call with the matching status when the body raises a deliberate error."""
+    try:
+        yield
+    except ForerunError as error:
+        # The public aio context has no abort_with_status; setting the trailing metadata is what that call does.
+        status = rpc_status.to_status(status_of(error))
+        await context.abort(status.code, status.details, status.trailing_metadata)
+
+
+@contextmanager
+def status_to_errors(peer: str) -> Iterator[None]:
+    """Raise the deliberate error behind a failed call to `peer`; a lost peer becomes WorkerUnavailableError."""
+    try:
+        yield
+    except grpc.RpcError as error:
+        raise error_of(error, peer) from error
+
+
+def error_of(call: grpc.RpcError, peer: str) -> ForerunError:
+    """The deliberate error behind a failed call."""
+    info = error_info(call)
+    code = call.code() if hasattr(call, "code") else grpc.StatusCode.UNKNOWN
+    details = call.details() if hasattr(call, "details") else str(call)
+    if info is not None and info.domain == ERROR_DOMAIN and info.reason in _ERROR_OF_REASON:
+        return _restored(_ERROR_OF_REASON[info.reason], str(details), dict(info.metadata))
+    return errors.WorkerUnavailableError(f"{peer}: {code.name}: {details}", {"peer": peer, "code": code.name})
+
+
+def _restored(kind: type[ForerunError], message: str, metadata: dict[str, str]) -> ForerunError:
+    """An error as the other process raised it: its message is complete, so its own constructor is not asked again."""
+    error = kind.__new__(kind)
+    ForerunError.__init__(error, message, metadata)
+    return error
+
+
+def error_info(call: Any) -> error_details_pb2.ErrorInfo | None:
+    """The ErrorInfo that a failed call carries, if it does."""
+    metadata = call.trailing_metadata() if hasattr(call, "trailing_metadata") else None
+    for key, value in metadata or ():
+        if key == "grpc-status-details-bin":
+            status = status_pb2.Status.FromString(value)
+            for detail in status.details:
+                info = error_details_pb2.ErrorInfo()
+                if detail.Unpack(info):
+                    return info
+    return None

@@ -1,0 +1,168 @@
+from speculation.v1 import generation_pb2 as _generation_pb2
+from speculation.v1 import common_pb2 as _common_pb2
+from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
+from google.protobuf import descriptor as _descriptor
+from google.protobuf import message as _message
+from collections.abc import Iterable as _Iterable, Mapping as _Mapping
+from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
+
+DESCRIPTOR: _descriptor.FileDescriptor
+
+class DecisionMode(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    DECISION_MODE_UNSPECIFIED: _ClassVar[DecisionMode]
+    DECISION_MODE_ONLINE: _ClassVar[DecisionMode]
+    DECISION_MODE_FORCED: _ClassVar[DecisionMode]
+    DECISION_MODE_FALLBACK: _ClassVar[DecisionMode]
+    DECISION_MODE_KILLED: _ClassVar[DecisionMode]
+
+class OutcomeStatus(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    OUTCOME_STATUS_UNSPECIFIED: _ClassVar[OutcomeStatus]
+    OUTCOME_STATUS_OK: _ClassVar[OutcomeStatus]
+    OUTCOME_STATUS_CANCELLED: _ClassVar[OutcomeStatus]
+    OUTCOME_STATUS_DEADLINE: _ClassVar[OutcomeStatus]
+    OUTCOME_STATUS_WORKER_ERROR: _ClassVar[OutcomeStatus]
+DECISION_MODE_UNSPECIFIED: DecisionMode
+DECISION_MODE_ONLINE: DecisionMode
+DECISION_MODE_FORCED: DecisionMode
+DECISION_MODE_FALLBACK: DecisionMode
+DECISION_MODE_KILLED: DecisionMode
+OUTCOME_STATUS_UNSPECIFIED: OutcomeStatus
+OUTCOME_STATUS_OK: OutcomeStatus
+OUTCOME_STATUS_CANCELLED: OutcomeStatus
+OUTCOME_STATUS_DEADLINE: OutcomeStatus
+OUTCOME_STATUS_WORKER_ERROR: OutcomeStatus
+
+class DecisionRecord(_message.Message):
+    __slots__ = ("schema_version", "event_id", "request_id", "round", "ts_ms", "controller_id", "tenant", "task", "config_hash", "code_version", "mode", "decision", "eligible_drafters", "ineligible_drafters", "prompt_tokens", "emitted_tokens", "temperature", "requests_in_flight", "prompt_surprisal", "model_revisions")
+    class PromptSurprisalEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: float
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[float] = ...) -> None: ...
+    class ModelRevisionsEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: str
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[str] = ...) -> None: ...
+    SCHEMA_VERSION_FIELD_NUMBER: _ClassVar[int]
+    EVENT_ID_FIELD_NUMBER: _ClassVar[int]
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    ROUND_FIELD_NUMBER: _ClassVar[int]
+    TS_MS_FIELD_NUMBER: _ClassVar[int]
+    CONTROLLER_ID_FIELD_NUMBER: _ClassVar[int]
+    TENANT_FIELD_NUMBER: _ClassVar[int]
+    TASK_FIELD_NUMBER: _ClassVar[int]
+    CONFIG_HASH_FIELD_NUMBER: _ClassVar[int]
+    CODE_VERSION_FIELD_NUMBER: _ClassVar[int]
+    MODE_FIELD_NUMBER: _ClassVar[int]
+    DECISION_FIELD_NUMBER: _ClassVar[int]
+    ELIGIBLE_DRAFTERS_FIELD_NUMBER: _ClassVar[int]
+    INELIGIBLE_DRAFTERS_FIELD_NUMBER: _ClassVar[int]
+    PROMPT_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    EMITTED_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    TEMPERATURE_FIELD_NUMBER: _ClassVar[int]
+    REQUESTS_IN_FLIGHT_FIELD_NUMBER: _ClassVar[int]
+    PROMPT_SURPRISAL_FIELD_NUMBER: _ClassVar[int]
+    MODEL_REVISIONS_FIELD_NUMBER: _ClassVar[int]
+    schema_version: int
+    event_id: str
+    request_id: str
+    round: int
+    ts_ms: int
+    controller_id: str
+    tenant: str
+    task: str
+    config_hash: str
+    code_version: str
+    mode: DecisionMode
+    decision: _generation_pb2.Decision
+    eligible_drafters: _containers.RepeatedScalarFieldContainer[str]
+    ineligible_drafters: _containers.RepeatedScalarFieldContainer[str]
+    prompt_tokens: int
+    emitted_tokens: int
+    temperature: float
+    requests_in_flight: int
+    prompt_surprisal: _containers.ScalarMap[str, float]
+    model_revisions: _containers.ScalarMap[str, str]
+    def __init__(self, schema_version: _Optional[int] = ..., event_id: _Optional[str] = ..., request_id: _Optional[str] = ..., round: _Optional[int] = ..., ts_ms: _Optional[int] = ..., controller_id: _Optional[str] = ..., tenant: _Optional[str] = ..., task: _Optional[str] = ..., config_hash: _Optional[str] = ..., code_version: _Optional[str] = ..., mode: _Optional[_Union[DecisionMode, str]] = ..., decision: _Optional[_Union[_generation_pb2.Decision, _Mapping]] = ..., eligible_drafters: _Optional[_Iterable[str]] = ..., ineligible_drafters: _Optional[_Iterable[str]] = ..., prompt_tokens: _Optional[int] = ..., emitted_tokens: _Optional[int] = ..., temperature: _Optional[float] = ..., requests_in_flight: _Optional[int] = ..., prompt_surprisal: _Optional[_Mapping[str, float]] = ..., model_revisions: _Optional[_Mapping[str, str]] = ...) -> None: ...
+
+class RoundRecord(_message.Message):
+    __slots__ = ("schema_version", "event_id", "request_id", "round", "ts_ms", "decision_event_id", "drafters", "missing_drafters", "num_draft_tokens", "tree_depth", "num_accepted_draft_tokens", "tokens_emitted", "timings", "verify_batch_size", "tree", "node_probs", "accepted", "token_ids")
+    SCHEMA_VERSION_FIELD_NUMBER: _ClassVar[int]
+    EVENT_ID_FIELD_NUMBER: _ClassVar[int]
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    ROUND_FIELD_NUMBER: _ClassVar[int]
+    TS_MS_FIELD_NUMBER: _ClassVar[int]
+    DECISION_EVENT_ID_FIELD_NUMBER: _ClassVar[int]
+    DRAFTERS_FIELD_NUMBER: _ClassVar[int]
+    MISSING_DRAFTERS_FIELD_NUMBER: _ClassVar[int]
+    NUM_DRAFT_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    TREE_DEPTH_FIELD_NUMBER: _ClassVar[int]
+    NUM_ACCEPTED_DRAFT_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    TOKENS_EMITTED_FIELD_NUMBER: _ClassVar[int]
+    TIMINGS_FIELD_NUMBER: _ClassVar[int]
+    VERIFY_BATCH_SIZE_FIELD_NUMBER: _ClassVar[int]
+    TREE_FIELD_NUMBER: _ClassVar[int]
+    NODE_PROBS_FIELD_NUMBER: _ClassVar[int]
+    ACCEPTED_FIELD_NUMBER: _ClassVar[int]
+    TOKEN_IDS_FIELD_NUMBER: _ClassVar[int]
+    schema_version: int
+    event_id: str
+    request_id: str
+    round: int
+    ts_ms: int
+    decision_event_id: str
+    drafters: _containers.RepeatedScalarFieldContainer[str]
+    missing_drafters: _containers.RepeatedScalarFieldContainer[str]
+    num_draft_tokens: int
+    tree_depth: int
+    num_accepted_draft_tokens: int
+    tokens_emitted: int
+    timings: _generation_pb2.RoundTimings
+    verify_batch_size: int
+    tree: _common_pb2.TokenTree
+    node_probs: _containers.RepeatedScalarFieldContainer[float]
+    accepted: _containers.RepeatedScalarFieldContainer[int]
+    token_ids: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, schema_version: _Optional[int] = ..., event_id: _Optional[str] = ..., request_id: _Optional[str] = ..., round: _Optional[int] = ..., ts_ms: _Optional[int] = ..., decision_event_id: _Optional[str] = ..., drafters: _Optional[_Iterable[str]] = ..., missing_drafters: _Optional[_Iterable[str]] = ..., num_draft_tokens: _Optional[int] = ..., tree_depth: _Optional[int] = ..., num_accepted_draft_tokens: _Optional[int] = ..., tokens_emitted: _Optional[int] = ..., timings: _Optional[_Union[_generation_pb2.RoundTimings, _Mapping]] = ..., verify_batch_size: _Optional[int] = ..., tree: _Optional[_Union[_common_pb2.TokenTree, _Mapping]] = ..., node_probs: _Optional[_Iterable[float]] = ..., accepted: _Optional[_Iterable[int]] = ..., token_ids: _Optional[_Iterable[int]] = ...) -> None: ...
+
+class OutcomeRecord(_message.Message):
+    __slots__ = ("schema_version", "event_id", "request_id", "ts_ms", "status", "finish_reason", "usage", "acceptance", "timings", "failovers", "near_ties", "seed", "sampling", "prompt_token_ids", "token_ids")
+    SCHEMA_VERSION_FIELD_NUMBER: _ClassVar[int]
+    EVENT_ID_FIELD_NUMBER: _ClassVar[int]
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    TS_MS_FIELD_NUMBER: _ClassVar[int]
+    STATUS_FIELD_NUMBER: _ClassVar[int]
+    FINISH_REASON_FIELD_NUMBER: _ClassVar[int]
+    USAGE_FIELD_NUMBER: _ClassVar[int]
+    ACCEPTANCE_FIELD_NUMBER: _ClassVar[int]
+    TIMINGS_FIELD_NUMBER: _ClassVar[int]
+    FAILOVERS_FIELD_NUMBER: _ClassVar[int]
+    NEAR_TIES_FIELD_NUMBER: _ClassVar[int]
+    SEED_FIELD_NUMBER: _ClassVar[int]
+    SAMPLING_FIELD_NUMBER: _ClassVar[int]
+    PROMPT_TOKEN_IDS_FIELD_NUMBER: _ClassVar[int]
+    TOKEN_IDS_FIELD_NUMBER: _ClassVar[int]
+    schema_version: int
+    event_id: str
+    request_id: str
+    ts_ms: int
+    status: OutcomeStatus
+    finish_reason: _generation_pb2.FinishReason
+    usage: _generation_pb2.Usage
+    acceptance: _generation_pb2.AcceptanceRecord
+    timings: _generation_pb2.RequestTimings
+    failovers: int
+    near_ties: int
+    seed: int
+    sampling: _common_pb2.SamplingParameters
+    prompt_token_ids: _containers.RepeatedScalarFieldContainer[int]
+    token_ids: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, schema_version: _Optional[int] = ..., event_id: _Optional[str] = ..., request_id: _Optional[str] = ..., ts_ms: _Optional[int] = ..., status: _Optional[_Union[OutcomeStatus, str]] = ..., finish_reason: _Optional[_Union[_generation_pb2.FinishReason, str]] = ..., usage: _Optional[_Union[_generation_pb2.Usage, _Mapping]] = ..., acceptance: _Optional[_Union[_generation_pb2.AcceptanceRecord, _Mapping]] = ..., timings: _Optional[_Union[_generation_pb2.RequestTimings, _Mapping]] = ..., failovers: _Optional[int] = ..., near_ties: _Optional[int] = ..., seed: _Optional[int] = ..., sampling: _Optional[_Union[_common_pb2.SamplingParameters, _Mapping]] = ..., prompt_token_ids: _Optional[_Iterable[int]] = ..., token_ids: _Optional[_Iterable[int]] = ...) -> None: ...

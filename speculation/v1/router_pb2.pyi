@@ -1,0 +1,117 @@
+from speculation.v1 import common_pb2 as _common_pb2
+from speculation.v1 import generation_pb2 as _generation_pb2
+from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
+from google.protobuf import descriptor as _descriptor
+from google.protobuf import message as _message
+from collections.abc import Iterable as _Iterable, Mapping as _Mapping
+from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
+
+DESCRIPTOR: _descriptor.FileDescriptor
+
+class WorkerHealth(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    WORKER_HEALTH_UNSPECIFIED: _ClassVar[WorkerHealth]
+    WORKER_HEALTH_SERVING: _ClassVar[WorkerHealth]
+    WORKER_HEALTH_NOT_SERVING: _ClassVar[WorkerHealth]
+    WORKER_HEALTH_REFUSED: _ClassVar[WorkerHealth]
+WORKER_HEALTH_UNSPECIFIED: WorkerHealth
+WORKER_HEALTH_SERVING: WorkerHealth
+WORKER_HEALTH_NOT_SERVING: WorkerHealth
+WORKER_HEALTH_REFUSED: WorkerHealth
+
+class ShowRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class ShowResponse(_message.Message):
+    __slots__ = ("policy", "known_policies", "kill_switch", "workers", "arms", "log")
+    POLICY_FIELD_NUMBER: _ClassVar[int]
+    KNOWN_POLICIES_FIELD_NUMBER: _ClassVar[int]
+    KILL_SWITCH_FIELD_NUMBER: _ClassVar[int]
+    WORKERS_FIELD_NUMBER: _ClassVar[int]
+    ARMS_FIELD_NUMBER: _ClassVar[int]
+    LOG_FIELD_NUMBER: _ClassVar[int]
+    policy: str
+    known_policies: _containers.RepeatedScalarFieldContainer[str]
+    kill_switch: bool
+    workers: _containers.RepeatedCompositeFieldContainer[WorkerState]
+    arms: _containers.RepeatedCompositeFieldContainer[ArmCount]
+    log: LogState
+    def __init__(self, policy: _Optional[str] = ..., known_policies: _Optional[_Iterable[str]] = ..., kill_switch: _Optional[bool] = ..., workers: _Optional[_Iterable[_Union[WorkerState, _Mapping]]] = ..., arms: _Optional[_Iterable[_Union[ArmCount, _Mapping]]] = ..., log: _Optional[_Union[LogState, _Mapping]] = ...) -> None: ...
+
+class WorkerState(_message.Message):
+    __slots__ = ("address", "worker", "health", "problem", "open_sessions")
+    ADDRESS_FIELD_NUMBER: _ClassVar[int]
+    WORKER_FIELD_NUMBER: _ClassVar[int]
+    HEALTH_FIELD_NUMBER: _ClassVar[int]
+    PROBLEM_FIELD_NUMBER: _ClassVar[int]
+    OPEN_SESSIONS_FIELD_NUMBER: _ClassVar[int]
+    address: str
+    worker: _common_pb2.DescribeResponse
+    health: WorkerHealth
+    problem: str
+    open_sessions: int
+    def __init__(self, address: _Optional[str] = ..., worker: _Optional[_Union[_common_pb2.DescribeResponse, _Mapping]] = ..., health: _Optional[_Union[WorkerHealth, str]] = ..., problem: _Optional[str] = ..., open_sessions: _Optional[int] = ...) -> None: ...
+
+class ArmCount(_message.Message):
+    __slots__ = ("drafters", "shape", "rounds", "drafted_tokens", "accepted_tokens")
+    DRAFTERS_FIELD_NUMBER: _ClassVar[int]
+    SHAPE_FIELD_NUMBER: _ClassVar[int]
+    ROUNDS_FIELD_NUMBER: _ClassVar[int]
+    DRAFTED_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    ACCEPTED_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    drafters: _containers.RepeatedScalarFieldContainer[str]
+    shape: _common_pb2.TreeShape
+    rounds: int
+    drafted_tokens: int
+    accepted_tokens: int
+    def __init__(self, drafters: _Optional[_Iterable[str]] = ..., shape: _Optional[_Union[_common_pb2.TreeShape, _Mapping]] = ..., rounds: _Optional[int] = ..., drafted_tokens: _Optional[int] = ..., accepted_tokens: _Optional[int] = ...) -> None: ...
+
+class LogState(_message.Message):
+    __slots__ = ("url", "connected", "written", "dropped")
+    URL_FIELD_NUMBER: _ClassVar[int]
+    CONNECTED_FIELD_NUMBER: _ClassVar[int]
+    WRITTEN_FIELD_NUMBER: _ClassVar[int]
+    DROPPED_FIELD_NUMBER: _ClassVar[int]
+    url: str
+    connected: bool
+    written: int
+    dropped: int
+    def __init__(self, url: _Optional[str] = ..., connected: _Optional[bool] = ..., written: _Optional[int] = ..., dropped: _Optional[int] = ...) -> None: ...
+
+class ExplainRequest(_message.Message):
+    __slots__ = ("request_id",)
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    request_id: str
+    def __init__(self, request_id: _Optional[str] = ...) -> None: ...
+
+class ExplainResponse(_message.Message):
+    __slots__ = ("rounds",)
+    ROUNDS_FIELD_NUMBER: _ClassVar[int]
+    rounds: _containers.RepeatedCompositeFieldContainer[_generation_pb2.RoundReport]
+    def __init__(self, rounds: _Optional[_Iterable[_Union[_generation_pb2.RoundReport, _Mapping]]] = ...) -> None: ...
+
+class SetPolicyRequest(_message.Message):
+    __slots__ = ("policy",)
+    POLICY_FIELD_NUMBER: _ClassVar[int]
+    policy: str
+    def __init__(self, policy: _Optional[str] = ...) -> None: ...
+
+class SetPolicyResponse(_message.Message):
+    __slots__ = ("previous_policy",)
+    PREVIOUS_POLICY_FIELD_NUMBER: _ClassVar[int]
+    previous_policy: str
+    def __init__(self, previous_policy: _Optional[str] = ...) -> None: ...
+
+class SetKillSwitchRequest(_message.Message):
+    __slots__ = ("engaged",)
+    ENGAGED_FIELD_NUMBER: _ClassVar[int]
+    engaged: bool
+    def __init__(self, engaged: _Optional[bool] = ...) -> None: ...
+
+class SetKillSwitchResponse(_message.Message):
+    __slots__ = ("was_engaged",)
+    WAS_ENGAGED_FIELD_NUMBER: _ClassVar[int]
+    was_engaged: bool
+    def __init__(self, was_engaged: _Optional[bool] = ...) -> None: ...

@@ -1,0 +1,58 @@
+"""What the target said about one tree, and what a round cost."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class TokenLogprob:
+    """A token and the logarithm of its probability under the target's unmodified distribution."""
+
+    token_id: int
+    logprob: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerTimings:
+    """Where a worker spent a call, in nanoseconds.
+
+    Attributes:
+        queue_ns: Waiting for the engine, admission to first forward.
+        compute_ns: In the engine on this call's forwards, shared with whatever was batched alongside.
+        total_ns: From reading the message to answering it.
+        batch_size: Most sessions that shared a forward with this call.
+        forwards: Model calls it took.
+    """
+
+    queue_ns: int = 0
+    compute_ns: int = 0
+    total_ns: int = 0
+    batch_size: int = 1
+    forwards: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verdict:
+    """What one verification decided.
+
+    Attributes:
+        accepted: Accepted nodes of the verified tree, first level first.
+        token_ids: The emitted tokens: those of the accepted nodes, then the extra token.
+        logprobs: Log-probability of each emitted token under the target's unmodified distribution.
+        top_logprobs: For each emitted token the likeliest alternatives, likeliest first; empty unless asked for.
+        node_probs: (nodes,), the target's unmodified probability of each drafted node given its parent.
+        near_ties: Emitted tokens whose two best scores lay so close that rounding could have swapped them.
+        timings: What it cost the worker.
+    """
+
+    accepted: tuple[int, ...]
+    token_ids: tuple[int, ...]
+    logprobs: tuple[float, ...]
+    top_logprobs: tuple[tuple[TokenLogprob, ...], ...] = ()
+    node_probs: tuple[float, ...] = ()
+    near_ties: int = 0
+    timings: WorkerTimings = WorkerTimings()
+
+    @property
+    def num_accepted(self) -> int:
+        """Drafted tokens that were kept, without the extra token."""
+        return len(self.accepted)

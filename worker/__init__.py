@@ -1,0 +1,1 @@
+"""Computes: engine, drafters, batching, and the draft and verify services. Chooses nothing."""

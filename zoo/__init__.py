@@ -1,0 +1,1 @@
+"""The embedded models: one small target, five drafters, and everything needed to make them again."""

@@ -1,0 +1,273 @@
+"""The engine: one class for draft and verify workers that runs any Hugging Face causal LM over many sessions at once.
+
+The new tokens of all sessions form one packed row, so linear layers see no padding. A session is a slot: a committed
+prefix, then the scratch, a tree of tokens forwarded since. Prefill, verification and drafting are the same call:
+
+    prefill   forward(prompt)       commit()
+    verify    forward(root + tree)  commit(accepted path)
+    draft     forward(frontier), again and again, then commit(accepted path) or commit(())
+"""
+
+import inspect
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from speculation.errors import CapacityError, InvalidRequestError, UnservableModelError
+from speculation.tree import ROOT
+from worker.attention import IMPLEMENTATION, AttentionStep, ShapeRecorder, UnsupportedAttentionError, running
+from worker.cache import KeyValuePool, LayerShape, PackedRow
+from worker.models import context_length
+from worker.probe import PROBE_LENGTH, PROBE_SLOTS, refuse_unservable, require_exact
+from worker.scratch import EMPTY, Chunk, Scratch
+from worker.step import PooledStep, Span
+
+__all__ = ["ROOT", "Chunk", "Engine", "NoFreeSlotError", "SlotFullError"]
+
+
+class NoFreeSlotError(CapacityError):
+    """Every slot is open; expected under load: close one or try later."""
+
+
+class SlotFullError(CapacityError):
+    """The tokens do not fit into the slot or the model's context; nothing was changed."""
+
+
+@dataclass(slots=True, kw_only=True)
+class _Slot:
+    """What the engine knows of one session; its keys and values lie in pool rows from first_row on."""
+
+    first_row: int
+    num_committed: int = 0
+    scratch: Scratch = EMPTY
+
+
+class Engine:
+    """Forward, commit and truncate over a fixed number of slots. One thread at a time may use it.
+
+    It takes the model over: afterwards the model can be run only through engines. Every refusal and overflow is raised
+    before any slot changes, and a forward that fails leaves every slot as it was. Logits are inference tensors: clone
+    them to change them in place outside `torch.inference_mode`.
+
+    Args:
+        model: A causal LM in evaluation mode on one device.
+        slots: Sessions that can be open at once.
+        max_length: Tokens a slot can hold, scratch included.
+        check: Compare the engine with the plain model first, and refuse the model if they differ.
+        padded: Attend to short sessions in one padded batch; None does so on GPUs.
+
+    Attributes:
+        probe_error: Largest relative error of the logits seen by the check; 0.0 where it was switched off.
+
+    Raises:
+        UnservableModelError: The architecture cannot be served exactly; the message says why.
+    """
+
+    def __init__(
+        self, model: PreTrainedModel, *, slots: int, max_length: int, check: bool = True, padded: bool | None = None
+    ) -> None:
+        if slots < 1 or max_length < 1:
+            raise ValueError(f"slots={slots} and max_length={max_length} must both be positive")
+        refuse_unservable(model)
+        model.train(False)
+        self._model = model
+        self.slots, self.max_length = slots, max_length
+        self.device: torch.device = model.device
+        self.dtype: torch.dtype = model.dtype
+        self._padded = self.device.type == "cuda" if padded is None else padded
+        self._context_length = context_length(model)
+        embeddings: Any = model.get_input_embeddings()
+        self._num_embeddings = len(embeddings.weight)
+        self._selects_logits = "logits_to_keep" in inspect.signature(model.forward).parameters
+        self._past = PackedRow()
+        self._open: dict[int, _Slot] = {}
+        self._free = list(reversed(range(slots)))
+        model.set_attn_implementation(IMPLEMENTATION)
+        shapes, self.vocab_size = self._learn_shapes()
+        self._pool = KeyValuePool(shapes, rows=slots * max_length, device=self.device)
+        self.probe_error = 0.0
+        if check:
+            trial = Engine(model, slots=PROBE_SLOTS, max_length=PROBE_LENGTH, check=False, padded=self._padded)
+            self.probe_error = require_exact(model, trial)
+
+    def open(self) -> int:
+        """Reserve an empty slot.
+
+        Raises:
+            NoFreeSlotError: All slots are open.
+        """
+        if not self._free:
+            raise NoFreeSlotError(f"all {self.slots} slots are in use")
+        slot = self._free.pop()
+        self._open[slot] = _Slot(first_row=slot * self.max_length)
+        return slot
+
+    def close(self, slot: int) -> None:
+        """Give the slot back; its contents are gone."""
+        self._slot(slot)
+        del self._open[slot]
+        self._free.append(slot)
+
+    def length(self, slot: int) -> int:
+        """Committed tokens of the slot."""
+        return self._slot(slot).num_committed
+
+    @torch.inference_mode()
+    def forward(self, chunks: Sequence[Chunk]) -> list[Tensor]:
+        """Run the model once over the new tokens of several sessions and append them to their scratch.
+
+        Args:
+            chunks: At most one per slot; of any lengths.
+
+        Returns:
+            For each chunk the logits (wanted, vocab) of its wanted tokens, in the model's dtype.
+
+        Raises:
+            InvalidRequestError: A slot is not open or named twice, or a token or wanted index is out of range.
+            InvalidTreeError: A token comes before its parent.
+            SlotFullError: The tokens do not fit.
+        """
+        if not chunks:
+            return []
+        if len({chunk.slot for chunk in chunks}) < len(chunks):
+            raise InvalidRequestError("slot", "two chunks of one forward name the same slot")
+        grown = [self._grown(chunk) for chunk in chunks]
+        logits = self._run(chunks, grown)
+        for chunk, scratch in zip(chunks, grown, strict=True):
+            self._open[chunk.slot].scratch = scratch
+        return list(torch.split(logits, [len(_wanted(chunk)) for chunk in chunks]))
+
+    @torch.inference_mode()
+    def commit(self, slot: int, keep: Sequence[int] | None = None) -> None:
+        """Move a path of the scratch to the committed prefix and forget the rest.
+
+        Args:
+            slot: The session.
+            keep: Scratch indices from a child of the prefix downwards; () keeps nothing, None all.
+
+        Raises:
+            InvalidTreeError: The kept tokens are not a path.
+        """
+        state = self._slot(slot)
+        kept = state.scratch.path(keep)
+        # Tokens already in place need no copy, and a path often starts as a chain.
+        in_place = next((place for place, node in enumerate(kept) if place != node), len(kept))
+        first_row = state.first_row + state.num_committed
+        if in_place < len(kept):
+            sources = torch.tensor([first_row + node for node in kept[in_place:]], device=self.device)
+            self._pool.move(sources, first_row + in_place)
+        state.num_committed += len(kept)
+        state.scratch = EMPTY
+
+    def truncate(self, slot: int, length: int) -> None:
+        """Forget committed tokens beyond `length`, and all scratch.
+
+        Raises:
+            InvalidRequestError: The slot holds fewer tokens.
+        """
+        state = self._slot(slot)
+        if not 0 <= length <= state.num_committed:
+            raise InvalidRequestError("length", f"cannot cut {state.num_committed} tokens to {length}")
+        state.num_committed = length
+        state.scratch = EMPTY
+
+    def _slot(self, slot: int) -> _Slot:
+        try:
+            return self._open[slot]
+        except KeyError:
+            raise InvalidRequestError("slot", f"slot {slot} is not open") from None
+
+    def _grown(self, chunk: Chunk) -> Scratch:
+        """The slot's scratch as it will be after the chunk, everything about the chunk being checked."""
+        state = self._slot(chunk.slot)
+        count = len(chunk.token_ids)
+        if not count:
+            raise InvalidRequestError("token_ids", "a chunk needs at least one token")
+        if min(chunk.token_ids) < 0 or max(chunk.token_ids) >= self._num_embeddings:
+            raise InvalidRequestError("token_ids", f"token ids must lie in [0, {self._num_embeddings})")
+        if chunk.wanted and not 0 <= min(chunk.wanted) <= max(chunk.wanted) < count:
+            raise InvalidRequestError("wanted", f"indices must lie in [0, {count})")
+        scratch = state.scratch.grown(count, chunk.parents)
+        needed = state.num_committed + len(scratch)
+        if needed > self.max_length:
+            raise SlotFullError(f"slot {chunk.slot} holds {self.max_length} tokens; {needed} are needed")
+        deepest = state.num_committed + 1 + max(scratch.depths)
+        if self._context_length is not None and deepest > self._context_length:
+            raise SlotFullError(f"the model reads {self._context_length} tokens; {deepest} are needed")
+        return scratch
+
+    def _run(self, chunks: Sequence[Chunk], grown: Sequence[Scratch]) -> Tensor:
+        """One model call; logits of all wanted tokens, chunk after chunk."""
+        spans: list[Span] = []
+        token_ids: list[int] = []
+        positions: list[int] = []
+        rows: list[int] = []
+        wanted: list[int] = []
+        for chunk, scratch in zip(chunks, grown, strict=True):
+            wanted += [len(token_ids) + index for index in _wanted(chunk)]
+            span = self._span(chunk, scratch, start=len(token_ids))
+            spans.append(span)
+            token_ids += chunk.token_ids
+            positions += span.positions[-span.num_new :]
+            last_row = span.first_row + span.num_keys
+            rows += range(last_row - span.num_new, last_row)
+        row = torch.tensor([token_ids, positions, rows], device=self.device)
+        step = PooledStep(self._pool, spans, row[2], padded=self._padded)
+        return self._call(step, row[0], row[1], None if wanted == list(range(len(token_ids))) else wanted)
+
+    def _span(self, chunk: Chunk, scratch: Scratch, *, start: int) -> Span:
+        state = self._open[chunk.slot]
+        count = len(chunk.token_ids)
+        return Span(
+            start=start,
+            stop=start + count,
+            first_row=state.first_row,
+            num_committed=state.num_committed,
+            positions=[state.num_committed + depth for depth in scratch.depths],
+            ancestry=None if scratch.is_chain else scratch.ancestry(len(scratch) - count),
+        )
+
+    def _call(self, step: AttentionStep, token_ids: Tensor, positions: Tensor, wanted: list[int] | None) -> Tensor:
+        """Logits (wanted, vocab) of a packed row; None wants all, in order."""
+        self._past.positions = positions
+        options: dict[str, Tensor] = {}
+        selected = None if wanted is None else torch.tensor(wanted, dtype=torch.long, device=self.device)
+        if selected is not None and self._selects_logits:
+            options["logits_to_keep"] = selected
+        with running(step):
+            output = self._model(
+                input_ids=token_ids[None],
+                position_ids=positions[None],
+                past_key_values=self._past,
+                use_cache=True,
+                return_dict=True,
+                **options,
+            )
+        logits: Tensor = output.logits[0]
+        return logits[selected] if selected is not None and not self._selects_logits else logits
+
+    @torch.inference_mode()
+    def _learn_shapes(self) -> tuple[dict[nn.Module, LayerShape], int]:
+        """What every attention layer stores, and the width of the logits, by running one token."""
+        recorder = ShapeRecorder()
+        first = torch.zeros(1, dtype=torch.long, device=self.device)
+        name = type(self._model).__name__
+        try:
+            logits = self._call(recorder, first, first, None)
+        except torch.OutOfMemoryError:
+            raise
+        except UnsupportedAttentionError as error:
+            raise UnservableModelError(name, str(error)) from error
+        except Exception as error:  # whatever a foreign model raises here, it cannot be served
+            raise UnservableModelError(name, f"cannot run on packed rows ({type(error).__name__}: {error})") from error
+        if not recorder.shapes:
+            raise UnservableModelError(name, "has no attention layers")
+        return recorder.shapes, logits.shape[-1]
+
+
+def _wanted(chunk: Chunk) -> Sequence[int]:
+    return range(len(chunk.token_ids)) if chunk.wanted is None else chunk.wanted

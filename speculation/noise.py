@@ -99,5 +99,5 @@ def gumbel_noise(seed: int, positions: NDArray[np.int64], vocab_size: int) -> ND
 
 def gumbel_noise_torch(seed: int, positions: "torch.Tensor", vocab_size: int) -> "torch.Tensor":
     """`gumbel_noise` as torch float64, equal but for the last bits of the logarithm."""
-    uniform = (noise_words_torch(seed, positions, vocab_size) + 0.5) * 2.0**-32
+    uniform = (noise_words_torch(seed, positions, vocab_size).double() + 0.5) * 2.0**-32
     return -(-uniform.log()).log()

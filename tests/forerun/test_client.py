@@ -278,7 +278,7 @@ def test_cancelling_the_waiting_task_cancels_the_call(address: str, service: Fak
 
 def test_no_controller_is_said_in_one_line() -> None:
     with (
-        pytest.raises(WorkerUnavailableError, match="127.0.0.1:1") as caught,
+        pytest.raises(WorkerUnavailableError) as caught,
         Client("127.0.0.1:1", retry=QUICK) as client,
     ):
         client.generate("what?")

@@ -1,0 +1,168 @@
+"""A real fleet of real processes, each of which a test may kill, freeze or thaw."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import grpc
+import yaml
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from speculation.v1 import router_pb2, router_pb2_grpc
+from zoo.catalog import model_folder
+
+ONE_THREAD = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
+START_S = 90.0
+
+
+@dataclass
+class Process:
+    """A process of ours and where it listens."""
+
+    name: str
+    command: tuple[str, ...]
+    address: str = "127.0.0.1:0"
+    popen: subprocess.Popen[str] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.start()
+
+    def start(self) -> None:
+        """Start it, on the address that it had before if it had one."""
+        self.popen = subprocess.Popen(
+            (sys.executable, "-m", *self.command, "--listen", self.address),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+            env={**os.environ, **ONE_THREAD},
+        )
+
+    def await_ready(self) -> None:
+        """Read the line that a process prints once it can be called."""
+        assert self.popen.stdout is not None
+        timer = threading.Timer(START_S, self.popen.kill)
+        timer.start()
+        line = self.popen.stdout.readline()
+        timer.cancel()
+        assert line, f"{self.name} did not start"
+        self.address = json.loads(line)["address"]
+
+    def mend(self) -> None:
+        """Thaw it if it is frozen, start it again if it has ended."""
+        if self.popen.poll() is None:
+            self.popen.send_signal(signal.SIGCONT)
+        else:
+            self.end()
+            self.start()
+            self.await_ready()
+
+    def signal(self, number: int) -> None:
+        """Send it a signal."""
+        self.popen.send_signal(number)
+
+    def end(self) -> None:
+        """End it for good, frozen or not."""
+        with suppress(ProcessLookupError):
+            self.popen.kill()
+        self.popen.wait(10)
+        if self.popen.stdout is not None:
+            self.popen.stdout.close()
+
+
+def worker(role: str, model: str, *, name: str | None = None, slots: int = 8) -> Process:
+    """A worker process around a zoo model; not yet waited for."""
+    return Process(
+        name or model,
+        (
+            "worker",
+            *("--role", role, "--model", str(model_folder(model)), "--name", name or model),
+            *("--slots", str(slots), "--max-length", "512"),
+        ),
+    )
+
+
+@dataclass
+class Fleet:
+    """Workers and a controller over them."""
+
+    workers: Mapping[str, Process]
+    controller: Process
+
+    def mend(self) -> None:
+        """Undo what a test did to its processes."""
+        for process in (*self.workers.values(), self.controller):
+            process.mend()
+        eventually(lambda: serving(self, self.workers.keys()), within_s=30)
+
+    @property
+    def address(self) -> str:
+        """Where the controller listens."""
+        return self.controller.address
+
+    def show(self) -> router_pb2.ShowResponse:
+        """What the controller sees."""
+        with grpc.insecure_channel(self.address) as channel:
+            response: router_pb2.ShowResponse = router_pb2_grpc.RouterServiceStub(channel).Show(
+                router_pb2.ShowRequest(), timeout=5
+            )
+        return response
+
+    def health(self) -> int:
+        """The controller's serving status for generation."""
+        with grpc.insecure_channel(self.address) as channel:
+            request = health_pb2.HealthCheckRequest(service="speculation.v1.GenerationService")
+            status: int = health_pb2_grpc.HealthStub(channel).Check(request, timeout=5).status
+        return status
+
+
+@contextmanager
+def fleet(folder: Path, *, workers: Mapping[str, Process], redis_url: str = "", **settings: Any) -> Iterator[Fleet]:
+    """A controller over these workers; ends all of them."""
+    started: list[Process] = list(workers.values())
+    try:
+        for process in workers.values():
+            process.await_ready()
+        config = folder / "controller.yaml"
+        config.write_text(yaml.safe_dump(_configuration(workers, redis_url) | settings))
+        controller = Process("controller", ("controller", "--config", str(config)))
+        started.append(controller)
+        controller.await_ready()
+        running = Fleet(workers, controller)
+        eventually(lambda: serving(running, workers.keys()), within_s=30)
+        yield running
+    finally:
+        for process in reversed(started):
+            process.end()
+
+
+def _configuration(workers: Mapping[str, Process], redis_url: str) -> dict[str, Any]:
+    roles = {name: process.command[process.command.index("--role") + 1] for name, process in workers.items()}
+    configuration: dict[str, Any] = {
+        "tokenizer": str(model_folder("target")),
+        "workers": [{"role": roles[name], "address": process.address} for name, process in workers.items()],
+    }
+    return configuration | ({"redis": {"url": redis_url, "namespace": "test"}} if redis_url else {})
+
+
+def serving(running: Fleet, names: Sequence[str] | Any) -> bool:
+    """Whether the controller counts all these workers as serving."""
+    addresses = {running.workers[name].address for name in names}
+    healthy = {state.address for state in running.show().workers if state.health == router_pb2.WORKER_HEALTH_SERVING}
+    return addresses <= healthy
+
+
+def eventually(holds: Callable[[], bool], *, within_s: float) -> None:
+    """Wait for something to become true; fail if it does not within the time."""
+    ends = time.monotonic() + within_s
+    while not holds():
+        assert time.monotonic() < ends, "did not become true in time"
+        time.sleep(0.02)

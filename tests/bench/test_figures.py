@@ -1,0 +1,66 @@
+"""The report of a bench."""
+
+import json
+
+import pytest
+
+from bench.figures import Figure, Report, count, figure, remarks_on
+from bench.machine import describe_commit, describe_machine
+from bench.spread import Spread
+
+STEADY = figure("speed.static_over_none", Spread(2.0, 1.95, 2.05), "x", goal=1.7)
+
+
+def test_the_last_line_is_the_whole_report(capsys: pytest.CaptureFixture[str]) -> None:
+    Report(figures=(STEADY, count("exactness.differences", 0, "differences", goal=0)), seed=7, load_before=0.0).show(
+        as_json=True
+    )
+
+    report = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert report["figures"][0] == {
+        "name": "speed.static_over_none",
+        "value": 2.0,
+        "unit": "x",
+        "low": 1.95,
+        "high": 2.05,
+        "goal": 1.7,
+    }
+    assert set(report) >= {"figures", "machine", "commit", "seed"}
+    assert report["seed"] == 7
+    assert set(report["machine"]) >= {"cpu", "cores", "python", "torch", "transformers"}
+
+
+def test_without_json_stdout_stays_empty(capsys: pytest.CaptureFixture[str]) -> None:
+    Report(figures=(STEADY,), seed=7, load_before=0.0).show(as_json=False)
+
+    assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize(
+    ("value", "goal", "at_most", "reached"),
+    [
+        pytest.param(1.8, 1.7, False, True, id="enough"),
+        pytest.param(1.6, 1.7, False, False, id="too little"),
+        pytest.param(1.6, 2.0, True, True, id="within the limit"),
+        pytest.param(2.1, 2.0, True, False, id="over the limit"),
+        pytest.param(2.1, None, False, None, id="for information"),
+    ],
+)
+def test_a_figure_knows_whether_it_reaches_its_goal(
+    value: float, goal: float | None, at_most: bool, reached: bool | None
+) -> None:
+    assert Figure(name="a", value=value, unit="x", goal=goal, at_most=at_most).reached is reached
+
+
+def test_doubts_are_said() -> None:
+    wobbly = figure("wobbly", Spread(1.0, 0.5, 1.5), "x")
+
+    remarks = remarks_on([STEADY, wobbly], load_before=3.0, cores=2)
+
+    assert [remark.split()[0] for remark in remarks] == ["wobbly", "the"]
+    assert remarks_on([STEADY], load_before=0.1, cores=2) == []
+
+
+def test_machine_and_commit_are_known() -> None:
+    assert describe_machine()["cores"]
+    assert len(describe_commit().removesuffix("-dirty")) == 40 or describe_commit() == "unknown"

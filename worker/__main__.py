@@ -1,0 +1,76 @@
+"""`python -m worker`: one draft or verify worker."""
+
+import argparse
+import asyncio
+import logging
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import fields
+
+from speculation.errors import ForerunError
+from worker.settings import ROLES, WorkerSettings
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a worker until it is told to end; the exit status is 1 if it could not start."""
+    options = {name: value for name, value in vars(_parser().parse_args(arguments)).items() if value is not None}
+    logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    try:
+        settings = WorkerSettings(**options)
+        _prepare_threads(settings.threads)
+        _run(settings)
+    except ForerunError as error:
+        print(f"worker: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _prepare_threads(threads: int) -> None:
+    """Before torch is imported: it reads these once. Spinning threads of several processes would starve each other."""
+    os.environ["OMP_NUM_THREADS"] = str(threads)
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+
+def _run(settings: WorkerSettings) -> None:
+    from worker.serve import serve
+
+    try:
+        from uvloop import run
+    except ImportError:
+        asyncio.run(serve(settings))
+    else:
+        run(serve(settings))
+
+
+def _parser() -> argparse.ArgumentParser:
+    defaults = {field.name: field.default for field in fields(WorkerSettings)}
+
+    def add(flag: str, help_text: str, **options: object) -> None:
+        name = str(options.get("dest", flag.strip("-").replace("-", "_")))
+        shown = f" (default {defaults[name]})" if isinstance(defaults[name], str | int | float) else ""
+        parser.add_argument(flag, help=help_text + shown, **options)  # type: ignore[arg-type]
+
+    parser = argparse.ArgumentParser(prog="python -m worker", description="Serves one model to a Forerun controller.")
+    add("--role", "what the model is for", choices=ROLES, required=True)
+    add("--model", "folder or hub id", required=True)
+    add("--name", "name of the drafter or target, as operators and requests use it", required=True)
+    add("--listen", "host:port; port 0 takes a free one", metavar="ADDRESS")
+    add("--revision", "hub branch, tag or commit of the model")
+    add("--dtype", "float32, bfloat16 or float16")
+    add("--device", "torch device, such as cuda:0")
+    add("--threads", "torch threads", type=int)
+    add("--slots", "sessions whose caches fit at once", type=int)
+    add("--max-length", "most tokens of a session, tree included", type=int)
+    add("--max-sessions", "streams open at once", type=int)
+    add("--max-calls", "calls waiting at once; more are answered BUSY", type=int)
+    add("--redis", "where to register: redis://, rediss:// or unix://", dest="redis_url", metavar="URL")
+    add("--namespace", "which fleet to register with")
+    add("--advertise", "host:port under which others reach this worker", metavar="ADDRESS")
+    add("--heartbeat-ttl", "seconds after which a registration lapses", type=float, dest="heartbeat_ttl_s")
+    add("--grace", "seconds that running sessions get on SIGTERM", type=float, dest="grace_s")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

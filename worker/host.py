@@ -1,0 +1,187 @@
+"""What both services stand on: the engine's thread, the sessions of all streams, and the end of the day."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Generic
+
+from speculation.errors import CapacityError, DrainingError, InvalidRequestError
+from speculation.prefix import Context
+from speculation.sampling import SamplingParameters
+from speculation.tree import MAX_NODES
+from speculation.verdict import WorkerTimings
+from worker.batching import EngineThread, Result, Steps
+from worker.engine import Engine
+from worker.sampling import Sampler
+from worker.sessions import ContextNotHeldError, Session, SessionTable
+from worker.surprisal import PromptSurprisal
+
+TREE_ROOM = MAX_NODES
+"""Tokens a slot needs beyond the longest session: a tree is as deep as it reaches, but takes a row for every node."""
+
+
+@dataclass(frozen=True, slots=True)
+class Done(Generic[Result]):
+    """A call that was answered."""
+
+    result: Result
+    timings: WorkerTimings
+
+
+@dataclass(frozen=True, slots=True)
+class NeedContext:
+    """A call that builds on tokens this worker does not hold; it holds the first held_length."""
+
+    held_length: int
+
+
+@dataclass(frozen=True, slots=True)
+class Busy:
+    """A call for which there was no room."""
+
+
+@dataclass(frozen=True, slots=True)
+class Draining:
+    """A call that came after the worker had been told to end."""
+
+
+Outcome = Done[Result] | NeedContext | Busy | Draining
+"""How a call ended, when nothing was wrong with it."""
+
+
+class Stream:
+    """One stream, and its session once that is open.
+
+    Attributes:
+        top_logprobs: Alternatives it wants reported with each emitted token.
+    """
+
+    def __init__(self) -> None:
+        self.top_logprobs = 0
+        self._session: Session | None = None
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the session was opened."""
+        return self._session is not None
+
+    @property
+    def session(self) -> Session:
+        """The session; only an open stream may be asked."""
+        if self._session is None:
+            raise RuntimeError("the stream has no session yet")
+        return self._session
+
+    def open(self, session: Session) -> None:
+        """Begin the session.
+
+        Raises:
+            InvalidRequestError: There is one already.
+        """
+        if self._session is not None:
+            raise InvalidRequestError("open", "the session is open already")
+        self._session = session
+
+
+class Host:
+    """Sessions over one engine.
+
+    Args:
+        engine: With room for TREE_ROOM more tokens a slot than max_length.
+        max_length: Tokens a session may hold.
+        max_streams: Streams open at once.
+        max_calls: Calls waiting or running at once.
+    """
+
+    def __init__(self, engine: Engine, *, max_length: int, max_streams: int = 1024, max_calls: int = 256) -> None:
+        self.engine, self.max_length = engine, max_length
+        self.draining = False
+        self._table = SessionTable(engine, max_length=max_length)
+        self._thread = EngineThread(engine, max_jobs=max_calls)
+        self._max_streams, self._num_streams = max_streams, 0
+        self._empty = asyncio.Event()
+        self._empty.set()
+
+    @asynccontextmanager
+    async def stream(self) -> AsyncIterator[Stream]:
+        """A place for one stream; its slot is freed when it ends, however it ends.
+
+        Raises:
+            CapacityError: Too many streams are open.
+        """
+        if self._num_streams >= self._max_streams:
+            raise CapacityError(f"{self._max_streams} sessions are open")
+        stream = Stream()
+        self._num_streams += 1
+        self._empty.clear()
+        try:
+            yield stream
+        finally:
+            self._num_streams -= 1
+            if not self._num_streams:
+                self._empty.set()
+            if stream.is_open:
+                self._thread.post(partial(self._table.close, stream.session))
+
+    def new_session(
+        self, sampling: SamplingParameters, *, prompt_length: int, coupled: bool = True, surprised: bool = False
+    ) -> Session:
+        """A session that holds nothing yet.
+
+        Args:
+            sampling: How tokens are chosen.
+            prompt_length: Tokens of the prompt.
+            coupled: Whether the request's noise counts.
+            surprised: Whether to gather the prompt's surprisal.
+
+        Raises:
+            InvalidRequestError: A parameter does not fit the model.
+        """
+        if prompt_length > self.max_length:
+            raise InvalidRequestError("prompt_length", f"{prompt_length} tokens; {self.max_length} can be held")
+        sampler = Sampler(
+            sampling,
+            vocab_size=self.engine.vocab_size,
+            prompt_length=prompt_length,
+            device=self.engine.device,
+            coupled=coupled,
+        )
+        return Session(sampler, PromptSurprisal(prompt_length) if surprised else None)
+
+    async def call(self, session: Session, context: Context, steps: Steps[Result], *, read_ns: int) -> Outcome[Result]:
+        """Run the steps over the context.
+
+        Args:
+            session: Whose context.
+            context: What the call builds on.
+            steps: What to do with it.
+            read_ns: When the message was read, by time.perf_counter_ns.
+
+        Raises:
+            InvalidRequestError: What was asked for cannot be.
+        """
+        try:
+            result, timings = await self._thread.run(self._table.call(session, context, steps))
+        except ContextNotHeldError as missing:
+            return NeedContext(missing.held_length)
+        except CapacityError:
+            return Busy()
+        except DrainingError:
+            return Draining()
+        return Done(result, replace(timings, total_ns=time.perf_counter_ns() - read_ns))
+
+    async def drain(self, grace_s: float) -> None:
+        """Take no new calls, and wait for the streams to end, but no longer than this."""
+        self.draining = True
+        try:
+            async with asyncio.timeout(grace_s):
+                await self._empty.wait()
+        except TimeoutError:
+            pass
+
+    def close(self) -> None:
+        """End the engine's thread."""
+        self._thread.close()

@@ -1,0 +1,171 @@
+"""The worker process, put together: model, engine, service, health, registration, and their end in the right order."""
+
+import asyncio
+import importlib.metadata
+import json
+import signal
+import uuid
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+
+import grpc
+from grpc_health.v1 import health, health_pb2_grpc
+from grpc_health.v1.health_pb2 import HealthCheckResponse
+from grpc_reflection.v1alpha import reflection
+
+from speculation.errors import ConfigurationError
+from speculation.fingerprint import tokenizer_fingerprint
+from worker.engine import Engine
+from worker.host import TREE_ROOM, Host
+from worker.models import LoadedModel, load_model
+from worker.registration import Registration
+from worker.service import SERVICE_NAMES, Description, add_service, describe
+from worker.settings import MEBIBYTE, WorkerSettings, split_address
+
+MESSAGE_LIMIT = 16 * MEBIBYTE
+
+SERVER_OPTIONS = (
+    ("grpc.max_receive_message_length", MESSAGE_LIMIT),
+    ("grpc.max_send_message_length", MESSAGE_LIMIT),
+    # A controller that vanished without a word is noticed within half a minute, and its slots are freed.
+    ("grpc.keepalive_time_ms", 20_000),
+    ("grpc.keepalive_timeout_ms", 10_000),
+    ("grpc.keepalive_permit_without_calls", 1),
+    ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
+    # Two workers on one port would each get some of the other's sessions.
+    ("grpc.so_reuseport", 0),
+)
+
+STOP_S = 0.5
+"""What the calls that are no sessions (health watches, mostly) get to end in."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ready:
+    """A worker that can be called.
+
+    Attributes:
+        address: host:port it listens on.
+        name: As told in the settings.
+        role: As told in the settings.
+        host: Its sessions.
+    """
+
+    address: str
+    name: str
+    role: str
+    host: Host
+
+
+def announce(ready: Ready) -> None:
+    """One line of JSON on stdout, for whoever started the process."""
+    event = {"event": "ready", "address": ready.address, "name": ready.name, "role": ready.role}
+    print(json.dumps(event), flush=True)
+
+
+async def serve(
+    settings: WorkerSettings, *, stop: asyncio.Event | None = None, on_ready: Callable[[Ready], None] = announce
+) -> None:
+    """Be a worker until `stop` is set, or SIGTERM or SIGINT comes; then end in order.
+
+    Args:
+        settings: What to be.
+        stop: Ends the worker; None for the signals alone.
+        on_ready: Told once the worker can be called.
+
+    Raises:
+        ForerunError: The worker cannot start; the message says why.
+    """
+    async with running(settings) as ready:
+        on_ready(ready)
+        await (stop or _stop_on_signal()).wait()
+
+
+@asynccontextmanager
+async def running(settings: WorkerSettings) -> AsyncIterator[Ready]:
+    """A worker that can be called while the body runs, and drains after it."""
+    loaded = load_model(
+        settings.model,
+        dtype=settings.dtype,
+        device=settings.device,
+        threads=settings.threads,
+        revision=settings.revision,
+    )
+    max_length = min(settings.max_length, loaded.context_length or settings.max_length)
+    engine = Engine(loaded.model, slots=settings.slots, max_length=max_length + TREE_ROOM)
+    host = Host(engine, max_length=max_length, max_streams=settings.max_sessions, max_calls=settings.max_calls)
+    description = _description(settings, loaded, host)
+    async with AsyncExitStack() as stack:
+        stack.callback(host.close)
+        address = await stack.enter_async_context(_listening(settings, host, description))
+        if settings.redis_url is not None:
+            registration = Registration(
+                settings.redis_url,
+                namespace=settings.namespace,
+                address=settings.advertise or address,
+                worker=description,
+                ttl_s=settings.heartbeat_ttl_s,
+            )
+            await stack.enter_async_context(registration.kept())
+        yield Ready(address=address, name=settings.name, role=settings.role, host=host)
+
+
+@asynccontextmanager
+async def _listening(settings: WorkerSettings, host: Host, description: Description) -> AsyncIterator[str]:
+    """The address of a server that takes calls while the body runs; afterwards it drains and stops."""
+    server = grpc.aio.server(options=SERVER_OPTIONS)
+    add_service(server, settings.role, host, description)
+    state = health.aio.HealthServicer()  # type: ignore[attr-defined]
+    health_pb2_grpc.add_HealthServicer_to_server(state, server)
+    service_name = SERVICE_NAMES[settings.role]
+    reflection.enable_server_reflection([service_name, health.SERVICE_NAME, reflection.SERVICE_NAME], server)
+    address = _bind(server, settings.listen)
+    await state.set(service_name, HealthCheckResponse.SERVING)
+    await server.start()
+    try:
+        yield address
+    finally:
+        await state.enter_graceful_shutdown()
+        await host.drain(settings.grace_s)
+        await server.stop(STOP_S)
+
+
+def _bind(server: grpc.aio.Server, listen: str) -> str:
+    wanted_host, _ = split_address(listen)
+    try:
+        port = server.add_insecure_port(listen)
+    except RuntimeError as error:
+        raise ConfigurationError("listen", f"cannot listen on {listen}: {error}") from error
+    return f"{wanted_host}:{port}"
+
+
+def _description(settings: WorkerSettings, loaded: LoadedModel, host: Host) -> Description:
+    return describe(
+        role=settings.role,
+        name=settings.name,
+        model=loaded.name,
+        model_revision=loaded.revision,
+        tokenizer_fingerprint=tokenizer_fingerprint(loaded.tokenizer.get_vocab()),
+        vocab_size=host.engine.vocab_size,
+        max_length=host.max_length,
+        slots=settings.slots,
+        dtype=settings.dtype,
+        device=settings.device,
+        version=_version(),
+        instance_id=uuid.uuid4().hex,
+    )
+
+
+def _version() -> str:
+    try:
+        return importlib.metadata.version("forerun")
+    except importlib.metadata.PackageNotFoundError:  # run from a bare checkout
+        return "unknown"
+
+
+def _stop_on_signal() -> asyncio.Event:
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    return stop

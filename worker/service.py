@@ -1,0 +1,246 @@
+"""DraftService and VerifyService: protobuf in, a call for the host, protobuf out."""
+
+import time
+from collections.abc import AsyncIterable
+from typing import Any
+
+import grpc
+
+from speculation import wire
+from speculation.errors import InvalidRequestError
+from speculation.prefix import Context
+from speculation.rpc import errors_to_status, status_of
+from speculation.sampling import MAX_TOP_LOGPROBS
+from speculation.v1 import common_pb2, draft_pb2, draft_pb2_grpc, verify_pb2, verify_pb2_grpc
+from worker.drafting import draft
+from worker.host import Busy, Done, Draining, Host, NeedContext, Outcome, Stream
+from worker.scoring import score
+from worker.sessions import read_all
+from worker.settings import Role
+from worker.verification import verify
+
+ROLES = {"draft": common_pb2.WORKER_ROLE_DRAFT, "verify": common_pb2.WORKER_ROLE_VERIFY}
+
+SERVICE_NAMES: dict[Role, str] = {
+    "draft": draft_pb2.DESCRIPTOR.services_by_name["DraftService"].full_name,
+    "verify": verify_pb2.DESCRIPTOR.services_by_name["VerifyService"].full_name,
+}
+
+Description = common_pb2.DescribeResponse
+"""What a worker is."""
+
+CallContext = grpc.aio.ServicerContext[Any, Any]
+
+
+def describe(*, role: Role, **fields: Any) -> Description:
+    """The description with these fields; see the protocol for what they mean."""
+    return common_pb2.DescribeResponse(role=ROLES[role], **fields)
+
+
+def add_service(server: grpc.aio.Server, role: Role, host: Host, description: Description) -> None:
+    """Offer the service of a role."""
+    if role == "draft":
+        draft_pb2_grpc.add_DraftServiceServicer_to_server(DraftService(host, description), server)  # type: ignore[no-untyped-call]
+    else:
+        verify_pb2_grpc.add_VerifyServiceServicer_to_server(VerifyService(host, description), server)  # type: ignore[no-untyped-call]
+
+
+class DraftService(draft_pb2_grpc.DraftServiceServicer):
+    """Proposes trees and scores finished text."""
+
+    def __init__(self, host: Host, description: common_pb2.DescribeResponse) -> None:
+        self._host, self._description = host, description
+
+    async def Describe(  # noqa: N802
+        self, request: common_pb2.DescribeRequest, context: CallContext
+    ) -> common_pb2.DescribeResponse:
+        """What this worker is."""
+        return self._description
+
+    async def Draft(  # noqa: N802
+        self, request_iterator: AsyncIterable[draft_pb2.DraftRequest], context: CallContext
+    ) -> None:
+        """One session. Replies are written, not yielded, so that a lost stream always ends this coroutine at once."""
+        async with errors_to_status(context), self._host.stream() as stream:
+            async for request in request_iterator:
+                await _require_open(stream, request.HasField("open") or self._host.draining, context)
+                await context.write(await self._answer(stream, request))
+
+    async def _answer(self, stream: Stream, request: draft_pb2.DraftRequest) -> draft_pb2.DraftResponse:
+        read_ns = time.perf_counter_ns()
+        reply = draft_pb2.DraftResponse()
+        if self._host.draining:
+            _report(reply, Draining())
+            return reply
+        match request.WhichOneof("message"):
+            case "open":
+                self._open(stream, request.open)
+                reply.status = common_pb2.SESSION_STATUS_OK
+                reply.opened.name = self._description.name
+                reply.opened.model_revision = self._description.model_revision
+            case "extend":
+                await self._extend(stream, request.extend, reply, read_ns)
+            case "propose":
+                await self._propose(stream, request.propose, reply, read_ns)
+            case "score":
+                await self._score(stream, request.score, reply, read_ns)
+            case _:
+                raise InvalidRequestError("message", "is neither open nor extend, propose or score")
+        return reply
+
+    def _open(self, stream: Stream, message: draft_pb2.OpenDraft) -> None:
+        session = self._host.new_session(
+            wire.sampling_from_proto(message.sampling),
+            prompt_length=message.prompt_length,
+            coupled=not message.uncoupled,
+            surprised=True,
+        )
+        stream.open(session)
+
+    async def _extend(
+        self, stream: Stream, message: draft_pb2.ExtendDraft, reply: draft_pb2.DraftResponse, read_ns: int
+    ) -> None:
+        session = stream.session
+        steps = read_all(self._host.engine, session)
+        outcome = await self._host.call(session, _context(message, self._host), steps, read_ns=read_ns)
+        _report(reply, outcome)
+        if isinstance(outcome, Done):
+            reply.extended.held_length = outcome.result
+            if session.surprisal is not None and session.surprisal.value is not None:
+                reply.extended.prompt_surprisal = session.surprisal.value
+
+    async def _propose(
+        self, stream: Stream, message: draft_pb2.Propose, reply: draft_pb2.DraftResponse, read_ns: int
+    ) -> None:
+        host, session = self._host, stream.session
+        steps = draft(host.engine, session, wire.shape_from_proto(message.shape), max_length=host.max_length)
+        outcome = await host.call(session, _context(message, host), steps, read_ns=read_ns)
+        _report(reply, outcome)
+        if isinstance(outcome, Done):
+            reply.proposal.round = message.round
+            reply.proposal.tree.CopyFrom(wire.tree_to_proto(outcome.result))
+            if session.surprisal is not None and session.surprisal.value is not None:
+                reply.proposal.prompt_surprisal = session.surprisal.value
+
+    async def _score(
+        self, stream: Stream, message: draft_pb2.Score, reply: draft_pb2.DraftResponse, read_ns: int
+    ) -> None:
+        host, context = self._host, _context(message, self._host)
+        if not message.token_ids:
+            raise InvalidRequestError("token_ids", "there is nothing to score")
+        wire.check_token_ids("token_ids", message.token_ids, host.engine.vocab_size)
+        _require_room("token_ids", context, len(message.token_ids), host)
+        steps = score(host.engine, stream.session, tuple(message.token_ids))
+        outcome = await host.call(stream.session, context, steps, read_ns=read_ns)
+        _report(reply, outcome)
+        if isinstance(outcome, Done):
+            reply.scores.ranks.extend(outcome.result.ranks)
+            reply.scores.confidences.extend(outcome.result.confidences)
+
+
+class VerifyService(verify_pb2_grpc.VerifyServiceServicer):
+    """Emits the target's tokens."""
+
+    def __init__(self, host: Host, description: common_pb2.DescribeResponse) -> None:
+        self._host, self._description = host, description
+
+    async def Describe(  # noqa: N802
+        self, request: common_pb2.DescribeRequest, context: CallContext
+    ) -> common_pb2.DescribeResponse:
+        """What this worker is."""
+        return self._description
+
+    async def Verify(  # noqa: N802
+        self, request_iterator: AsyncIterable[verify_pb2.VerifyRequest], context: CallContext
+    ) -> None:
+        """One session. Replies are written, not yielded, so that a lost stream always ends this coroutine at once."""
+        async with errors_to_status(context), self._host.stream() as stream:
+            async for request in request_iterator:
+                await _require_open(stream, request.HasField("open") or self._host.draining, context)
+                await context.write(await self._answer(stream, request))
+
+    async def _answer(self, stream: Stream, request: verify_pb2.VerifyRequest) -> verify_pb2.VerifyResponse:
+        read_ns = time.perf_counter_ns()
+        reply = verify_pb2.VerifyResponse()
+        if self._host.draining:
+            _report(reply, Draining())
+            return reply
+        match request.WhichOneof("message"):
+            case "open":
+                self._open(stream, request.open)
+                reply.status = common_pb2.SESSION_STATUS_OK
+                reply.opened.name = self._description.name
+                reply.opened.model_revision = self._description.model_revision
+            case "extend":
+                await self._extend(stream, request.extend, reply, read_ns)
+            case "verify":
+                await self._verify(stream, request.verify, reply, read_ns)
+            case _:
+                raise InvalidRequestError("message", "is neither open nor extend or verify")
+        return reply
+
+    def _open(self, stream: Stream, message: verify_pb2.OpenVerify) -> None:
+        if message.top_logprobs > MAX_TOP_LOGPROBS:
+            raise InvalidRequestError("top_logprobs", f"{message.top_logprobs} is more than {MAX_TOP_LOGPROBS}")
+        sampling = wire.sampling_from_proto(message.sampling)
+        stream.open(self._host.new_session(sampling, prompt_length=message.prompt_length))
+        stream.top_logprobs = message.top_logprobs
+
+    async def _extend(
+        self, stream: Stream, message: verify_pb2.ExtendVerify, reply: verify_pb2.VerifyResponse, read_ns: int
+    ) -> None:
+        session = stream.session
+        steps = read_all(self._host.engine, session)
+        outcome = await self._host.call(session, _context(message, self._host), steps, read_ns=read_ns)
+        _report(reply, outcome)
+        if isinstance(outcome, Done):
+            reply.extended.held_length = outcome.result
+
+    async def _verify(
+        self, stream: Stream, message: verify_pb2.VerifyTree, reply: verify_pb2.VerifyResponse, read_ns: int
+    ) -> None:
+        host, session, context = self._host, stream.session, _context(message, self._host)
+        tree = wire.tree_from_proto(message.tree, vocab_size=host.engine.vocab_size)
+        _require_room("tree", context, tree.depth, host)
+        steps = verify(host.engine, session, tree, top_logprobs=stream.top_logprobs)
+        outcome = await host.call(session, context, steps, read_ns=read_ns)
+        _report(reply, outcome)
+        if isinstance(outcome, Done):
+            reply.verdict.CopyFrom(wire.verdict_to_proto(outcome.result, message.round))
+
+
+def _context(message: Any, host: Host) -> Context:
+    """The context of a message that must have one."""
+    if not message.HasField("context"):
+        raise InvalidRequestError("context", "is missing")
+    return wire.context_from_proto(message.context, vocab_size=host.engine.vocab_size)
+
+
+def _require_room(field: str, context: Context, count: int, host: Host) -> None:
+    """Refuse what would reach beyond the longest sequence a session may hold."""
+    length = context.base_length + len(context.token_ids)
+    if length + count > host.max_length:
+        raise InvalidRequestError(field, f"{length} + {count} tokens; {host.max_length} can be held")
+
+
+def _report(reply: draft_pb2.DraftResponse | verify_pb2.VerifyResponse, outcome: Outcome[Any]) -> None:
+    """Write how a call ended, and what it cost, into its reply."""
+    match outcome:
+        case Done(timings=timings):
+            reply.status = common_pb2.SESSION_STATUS_OK
+            reply.timings.CopyFrom(wire.timings_to_proto(timings))
+        case NeedContext(held_length=held_length):
+            reply.status = common_pb2.SESSION_STATUS_NEED_CONTEXT
+            reply.held_length = held_length
+        case Busy():
+            reply.status = common_pb2.SESSION_STATUS_BUSY
+        case Draining():
+            reply.status = common_pb2.SESSION_STATUS_DRAINING
+
+
+async def _require_open(stream: Stream, excused: bool, context: CallContext) -> None:
+    """End the stream with FAILED_PRECONDITION if it speaks before it is open."""
+    if not (stream.is_open or excused):
+        status = status_of(InvalidRequestError("message", "the first message of a stream must be open"))
+        details = (("grpc-status-details-bin", status.SerializeToString()),)
+        await context.abort(grpc.StatusCode.FAILED_PRECONDITION, status.message, details)

@@ -1,0 +1,209 @@
+"""Sessions: whose tokens this worker holds, and in which slots of the engine.
+
+The controller owns every sequence. A session here is a copy that may be forgotten at any time; what a call then finds
+missing is asked for again. Apart from opening, everything in this module happens on the engine's thread.
+"""
+
+from collections.abc import Iterable
+
+from speculation.errors import InvalidRequestError
+from speculation.prefix import EMPTY_PREFIX, Context, extend_hash
+from speculation.tree import ROOT
+from worker.batching import Result, Steps
+from worker.engine import Chunk, Engine, NoFreeSlotError
+from worker.sampling import Sampler
+from worker.surprisal import PromptSurprisal
+
+SLICE = 256
+"""Most context tokens run in one step, so that a long prompt delays the other sessions by no more than this."""
+
+
+class ContextNotHeldError(Exception):
+    """Expected: the call builds on tokens that this worker does not hold. Send all after held_length and repeat."""
+
+    def __init__(self, held_length: int) -> None:
+        super().__init__(f"only {held_length} tokens are held")
+        self.held_length = held_length
+
+
+class Session:
+    """The tokens of one stream, and how its request wants tokens chosen.
+
+    Attributes:
+        token_ids: Prompt and answer so far, as the last call gave them.
+        scratch: (token, parent) of what lies uncommitted in the slot: the tree drafted last, which often comes true.
+        surprisal: Gathers the prompt's surprisal while it is read; None where nobody asks for it.
+    """
+
+    def __init__(self, sampler: Sampler, surprisal: PromptSurprisal | None = None) -> None:
+        self.sampler, self.surprisal = sampler, surprisal
+        self.token_ids: list[int] = []
+        self.scratch: list[tuple[int, int]] = []
+        self._slot: int | None = None
+        self._hashes = [EMPTY_PREFIX]
+
+    @property
+    def has_slot(self) -> bool:
+        """Whether keys and values of some of the tokens may be held."""
+        return self._slot is not None
+
+    @property
+    def slot(self) -> int:
+        """Where they are; only a session that has a slot may be asked."""
+        if self._slot is None:
+            raise RuntimeError("the session has no slot")
+        return self._slot
+
+    def move(self, slot: int | None) -> None:
+        """Be told where keys and values are from now on; None for nowhere."""
+        self._slot, self.scratch = slot, []
+
+    def take(self, context: Context) -> int:
+        """Make token_ids what the context says.
+
+        Returns:
+            How many tokens at the beginning are as before.
+
+        Raises:
+            ContextNotHeldError: The tokens before the context are not all held, or are others.
+        """
+        if context.base_length > len(self.token_ids):
+            raise ContextNotHeldError(len(self.token_ids))
+        if self._hashes[context.base_length] != context.prefix_hash:
+            self.forget()
+            raise ContextNotHeldError(0)
+        kept = context.base_length
+        for held, given in zip(self.token_ids[context.base_length :], context.token_ids, strict=False):
+            if held != given:
+                break
+            kept += 1
+        self._cut(kept)
+        self.append(context.token_ids[kept - context.base_length :])
+        return kept
+
+    def append(self, token_ids: Iterable[int]) -> None:
+        """Add tokens at the end."""
+        for token in token_ids:
+            self.token_ids.append(token)
+            self._hashes.append(extend_hash(self._hashes[-1], (token,)))
+
+    def forget(self) -> None:
+        """Hold nothing any more; the slot is not touched."""
+        self._cut(0)
+
+    def _cut(self, length: int) -> None:
+        del self.token_ids[length:], self._hashes[length + 1 :]
+        if self.surprisal is not None:
+            self.surprisal.forget_from(length)
+
+
+class SessionTable:
+    """Which sessions have slots. One without a running call loses its slot when others need it, the longest idle first.
+
+    Args:
+        engine: Whose slots they are.
+        max_length: Tokens a session may hold.
+    """
+
+    def __init__(self, engine: Engine, *, max_length: int) -> None:
+        self._engine, self._max_length = engine, max_length
+        self._idle: dict[Session, None] = {}
+
+    def call(self, session: Session, context: Context, steps: Steps[Result]) -> Steps[Result]:
+        """Run the steps of one call with the context taken and a slot held; what they leave unfinished is undone.
+
+        Raises:
+            ContextNotHeldError: See `Session.take`.
+            InvalidRequestError: The context is empty, or too long.
+        """
+        self._check(context)
+        unchanged = session.take(context)
+        yield from self._claim(session)
+        try:
+            self._fit_cache(session, unchanged)
+            return (yield from steps)
+        except BaseException:
+            session.scratch = []
+            raise
+        finally:
+            self._release(session)
+
+    def close(self, session: Session) -> None:
+        """Free the session's slot, if it has one."""
+        self._idle.pop(session, None)
+        if session.has_slot:
+            self._engine.close(session.slot)
+            session.move(None)
+
+    def _check(self, context: Context) -> None:
+        length = context.base_length + len(context.token_ids)
+        if not 0 < length <= self._max_length:
+            raise InvalidRequestError("context", f"{length} tokens; 1 to {self._max_length} can be held")
+
+    def _claim(self, session: Session) -> Steps[None]:
+        while not session.has_slot:
+            try:
+                session.move(self._engine.open())
+            except NoFreeSlotError:
+                if self._idle:
+                    self._evict(next(iter(self._idle)))
+                else:  # every slot has a running call: wait for one to end
+                    yield None
+        self._idle.pop(session, None)
+
+    def _evict(self, session: Session) -> None:
+        self.close(session)
+        session.forget()
+
+    def _fit_cache(self, session: Session, unchanged: int) -> None:
+        """Keep of the cache what agrees with the session's tokens, all but the last: its logits are always needed."""
+        slot, wanted = session.slot, len(session.token_ids) - 1
+        committed = self._engine.length(slot)
+        if committed <= min(unchanged, wanted):
+            self._engine.commit(slot, _path(session.scratch, session.token_ids[committed:wanted]))
+        else:
+            self._engine.truncate(slot, max(0, min(unchanged, wanted)))
+        session.scratch = []
+
+    def _release(self, session: Session) -> None:
+        if not session.scratch:
+            self._engine.truncate(session.slot, self._engine.length(session.slot))
+        self._idle[session] = None
+
+
+def _path(scratch: list[tuple[int, int]], token_ids: Iterable[int]) -> list[int]:
+    """Indices of the scratch nodes that spell the tokens, as far as they go."""
+    path = [ROOT]
+    for token in token_ids:
+        node = next((node for node, spelt in enumerate(scratch) if spelt == (token, path[-1])), None)
+        if node is None:
+            break
+        path.append(node)
+    return path[1:]
+
+
+def read(engine: Engine, session: Session, end: int) -> Steps[None]:
+    """Bring the cache to `end` tokens, a slice a step."""
+    while (start := engine.length(session.slot)) < end:
+        stop = min(end, start + SLICE)
+        wanted = session.surprisal.wanted(start, stop) if session.surprisal is not None else []
+        token_ids = session.token_ids[start:stop]
+        logits = yield Chunk(slot=session.slot, token_ids=token_ids, wanted=[position - start for position in wanted])
+        if session.surprisal is not None:
+            session.surprisal.add(wanted, logits, session.token_ids)
+        engine.commit(session.slot)
+
+
+def read_all(engine: Engine, session: Session) -> Steps[int]:
+    """Read all but the last token, whose logits a later step will want; returns how many tokens the session holds."""
+    yield from read(engine, session, len(session.token_ids) - 1)
+    return len(session.token_ids)
+
+
+def read_to_tail(engine: Engine, session: Session) -> Steps[list[int]]:
+    """Read until what is left fits into one step, and return that: at least the last token."""
+    length = len(session.token_ids)
+    pending = session.surprisal is not None and session.surprisal.pending
+    if pending or length - engine.length(session.slot) > SLICE:
+        yield from read(engine, session, length - 1)
+    return session.token_ids[engine.length(session.slot) :]

@@ -1,0 +1,96 @@
+"""What an operator decides about one worker process."""
+
+import ipaddress
+from dataclasses import dataclass
+from typing import Literal
+
+from speculation.errors import ConfigurationError
+
+SECONDS = 1.0
+MEBIBYTE = 2**20
+
+Role = Literal["draft", "verify"]
+ROLES: tuple[Role, ...] = ("draft", "verify")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerSettings:
+    """Everything a worker process is told.
+
+    Attributes:
+        role: Which service it offers.
+        model: Folder or hub id.
+        name: The drafter's or target's name, as operators and requests use it.
+        listen: host:port; port 0 takes a free one.
+        revision: Hub branch, tag or commit of the model.
+        dtype: float32, bfloat16 or float16.
+        device: A torch device.
+        threads: Torch threads; processes that spin on more threads than cores lose tenfold.
+        slots: Sessions whose caches fit at once.
+        max_length: Most tokens a session may hold; the model's own limit if that is lower.
+        max_sessions: Streams open at once; more are refused.
+        max_calls: Calls waiting or running at once; more are answered BUSY.
+        redis_url: Where to register; None registers nowhere. redis://, rediss:// or unix://.
+        namespace: Which fleet to register with.
+        advertise: host:port under which others reach this worker; None: what it listens on.
+        heartbeat_ttl_s: Age at which a registration lapses; it is renewed three times as often.
+        grace_s: How long running sessions may go on after SIGTERM.
+
+    Raises:
+        ConfigurationError: A value is out of its range.
+    """
+
+    role: Role
+    model: str
+    name: str
+    listen: str = "127.0.0.1:0"
+    revision: str | None = None
+    dtype: str = "float32"
+    device: str = "cpu"
+    threads: int = 1
+    slots: int = 16
+    max_length: int = 1024
+    max_sessions: int = 1024
+    max_calls: int = 256
+    redis_url: str | None = None
+    namespace: str = "default"
+    advertise: str | None = None
+    heartbeat_ttl_s: float = 15 * SECONDS
+    grace_s: float = 10 * SECONDS
+
+    def __post_init__(self) -> None:
+        if self.role not in ROLES:
+            raise ConfigurationError("role", f"{self.role!r} is neither draft nor verify")
+        if not self.name:
+            raise ConfigurationError("name", "a worker needs a name")
+        for field in ("threads", "slots", "max_length", "max_sessions", "max_calls"):
+            if getattr(self, field) < 1:
+                raise ConfigurationError(field, f"{getattr(self, field)} is not positive")
+        for field in ("heartbeat_ttl_s", "grace_s"):
+            if not getattr(self, field) >= 0:
+                raise ConfigurationError(field, f"{getattr(self, field)} is not a length of time")
+        _, port = split_address(self.listen)
+        if self.redis_url is not None and self.advertise is None and _is_everywhere(self.listen):
+            raise ConfigurationError("advertise", f"{self.listen} is no address that others could call; name one")
+        if not 0 <= port < 2**16:
+            raise ConfigurationError("listen", f"port {port} does not exist")
+
+
+def split_address(address: str) -> tuple[str, int]:
+    """Host and port; an IPv6 host is written in brackets.
+
+    Raises:
+        ConfigurationError: It is not host:port.
+    """
+    host, colon, port = address.rpartition(":")
+    if not colon or not host or not port.isdecimal():
+        raise ConfigurationError("listen", f"{address!r} is not host:port")
+    return host, int(port)
+
+
+def _is_everywhere(address: str) -> bool:
+    host = split_address(address)[0].strip("[]")
+    try:
+        return ipaddress.ip_address(host).is_unspecified
+    except ValueError:
+        return False

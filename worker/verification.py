@@ -1,0 +1,76 @@
+"""Verification: the rest of the context and the whole tree in one forward, then the walk."""
+
+from torch import Tensor
+
+from speculation.acceptance import walk
+from speculation.tree import ROOT, TokenTree
+from speculation.verdict import TokenLogprob, Verdict
+from worker.batching import Steps
+from worker.engine import Chunk, Engine
+from worker.sessions import Session, read_to_tail
+
+
+def verify(engine: Engine, session: Session, tree: TokenTree, *, top_logprobs: int = 0) -> Steps[Verdict]:
+    """What the target emits after the context and along the tree; the session holds it afterwards.
+
+    Args:
+        engine: The target.
+        session: Its context taken, its slot held.
+        tree: Candidates, of which doubles are welcome.
+        top_logprobs: Likeliest alternatives to report for each emitted token.
+    """
+    tail = yield from read_to_tail(engine, session)
+    root = len(tail) - 1
+    logits = yield Chunk(
+        slot=session.slot,
+        token_ids=[*tail, *tree.token_ids],
+        parents=[*range(ROOT, root), *(root if parent == ROOT else len(tail) + parent for parent in tree.parents)],
+        wanted=range(root, root + 1 + len(tree)),
+    )
+    verdict = judge(session, tree, logits, top_logprobs=top_logprobs)
+    engine.commit(session.slot, [*range(len(tail)), *(len(tail) + node for node in verdict.accepted)])
+    session.append(verdict.token_ids)
+    return verdict
+
+
+def judge(session: Session, tree: TokenTree, logits: Tensor, *, top_logprobs: int) -> Verdict:
+    """The verdict on a tree.
+
+    Args:
+        session: Its tokens end at the root.
+        tree: The tree.
+        logits: (1 + nodes, vocab), the target's at the root and after each node.
+        top_logprobs: Alternatives to report.
+    """
+    paths = [(), *map(tree.tokens_on_path, range(len(tree)))]
+    scores = session.sampler.scores(logits, session.token_ids, paths)
+    chosen: list[int] = scores.argmax(dim=-1).tolist()
+    walked = walk(tree, chosen[0], chosen[1:])
+    rows = [0, *(1 + node for node in walked.accepted)]
+    token_ids = [chosen[row] for row in rows]
+    log_probs = logits.float().log_softmax(dim=-1)
+    return Verdict(
+        accepted=walked.accepted,
+        token_ids=tuple(token_ids),
+        logprobs=tuple(log_probs[rows, token_ids].tolist()),
+        top_logprobs=_likeliest(log_probs[rows], top_logprobs),
+        node_probs=_node_probs(tree, log_probs),
+        near_ties=session.sampler.near_ties(scores[rows], logits[rows]),
+    )
+
+
+def _node_probs(tree: TokenTree, log_probs: Tensor) -> tuple[float, ...]:
+    if not len(tree):
+        return ()
+    rows = [1 + parent for parent in tree.parents]  # the root's row comes first, and ROOT is -1
+    return tuple(log_probs[rows, list(tree.token_ids)].exp().tolist())
+
+
+def _likeliest(log_probs: Tensor, count: int) -> tuple[tuple[TokenLogprob, ...], ...]:
+    if not count:
+        return ()
+    best = log_probs.topk(min(count, log_probs.shape[-1]))
+    return tuple(
+        tuple(map(TokenLogprob, token_ids, values))
+        for token_ids, values in zip(best.indices.tolist(), best.values.tolist(), strict=True)
+    )

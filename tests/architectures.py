@@ -2,12 +2,15 @@
 
 import copy
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 import transformers
+from torch import Tensor
 from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
+
+torch.set_num_threads(1)
 
 VOCAB_SIZE = 256
 WINDOW = 12
@@ -107,7 +110,10 @@ UNSERVABLE: dict[str, tuple[Callable[[], PreTrainedConfig], str]] = {
         "AttentionInterface",
     ),
     "qwen3_next": (_config("Qwen3NextConfig", head_dim=8), "linear_attention layers"),
-    "mamba": (lambda: transformers.MambaConfig(hidden_size=32, num_hidden_layers=2, **_GPT_LIKE), "recurrent layers"),
+    "mamba": (
+        lambda: transformers.MambaConfig(hidden_size=32, num_hidden_layers=2, **_GPT_LIKE),
+        "linear_attention layers",
+    ),
     "dynamic rope": (_config("LlamaConfig", rope_parameters=_LONG_ROPE), "dynamic rope"),
     "dynamic rope in one layer type": (
         _config(
@@ -135,6 +141,7 @@ def new_model(config: PreTrainedConfig, *, sharpness: float = 3.0, seed: int = 0
     return model
 
 
+# One model per architecture and process: nothing in a test may change it.
 @functools.cache
 def plain_model(architecture: str) -> PreTrainedModel:
     """The reference of that architecture; never give it to an engine."""
@@ -144,3 +151,22 @@ def plain_model(architecture: str) -> PreTrainedModel:
 def served_model(architecture: str) -> PreTrainedModel:
     """A copy of the reference that an engine may take over."""
     return copy.deepcopy(plain_model(architecture))
+
+
+@torch.inference_mode()
+def plain_logits(architecture: str, token_ids: Sequence[int]) -> Tensor:
+    """What the reference says after every token: (tokens, vocab)."""
+    logits: Tensor = plain_model(architecture)(input_ids=torch.tensor([token_ids]), use_cache=False).logits[0]
+    return logits
+
+
+def greedy_continuation(architecture: str, prompt: Sequence[int], count: int) -> list[int]:
+    """What `generate` of the reference appends to a prompt."""
+    output = plain_model(architecture).generate(
+        torch.tensor([prompt]),
+        attention_mask=torch.ones(1, len(prompt), dtype=torch.long),
+        max_new_tokens=count,
+        do_sample=False,
+    )
+    tokens: list[int] = output[0, len(prompt) :].tolist()
+    return tokens

@@ -8,12 +8,13 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, cast
 
 import torch
 import torch.nn.functional as functional
 from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface
+from transformers.masking_utils import causal_mask_function
 
 from worker.cache import LayerShape
 
@@ -24,6 +25,8 @@ MAX_FOLDED_QUERIES = 128
 
 Predicate = Callable[[int, int, Tensor, Tensor], Tensor]
 """(batch, head, query position, key position) -> may the query see the key; transformers' mask function."""
+
+CAUSAL = cast(Predicate, causal_mask_function)  # transformers annotates it for numbers and calls it on tensors
 
 
 class UnsupportedAttentionError(Exception):

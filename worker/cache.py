@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -62,7 +63,7 @@ class KeyValuePool:
             group[:, target : target + len(sources)] = group[:, sources]
 
 
-class PackedRow(Cache):  # type: ignore[misc]  # transformers is untyped
+class PackedRow(Cache):
     """Stands in for transformers' cache: the past lies in the pool, and a layer sees only the new tokens.
 
     Passing None instead would make transformers take positions that jump for packed training sequences and cut the
@@ -73,11 +74,13 @@ class PackedRow(Cache):  # type: ignore[misc]  # transformers is untyped
         super().__init__(layers=[])
         self.positions: Tensor | None = None
 
-    def update(self, key: Tensor, value: Tensor, *_: object, **__: object) -> tuple[Tensor, Tensor]:
+    def update(
+        self, key_states: Tensor, value_states: Tensor, layer_idx: int, *_: Any, **__: Any
+    ) -> tuple[Tensor, Tensor]:
         """Hand the new keys and values on unchanged."""
-        return key, value
+        return key_states, value_states
 
-    def get_seq_length(self, layer_idx: int = 0) -> Tensor | int:
+    def get_seq_length(self, layer_idx: int = 0) -> Tensor | int:  # type: ignore[override]
         """What a layer must add to a token's place in the row to get its position.
 
         One number would do for one session; Llama 4, whose queries are scaled by position, adds it to a range and takes

@@ -88,11 +88,11 @@ class Engine:
         self._free = list(reversed(range(slots)))
         model.set_attn_implementation(IMPLEMENTATION)
         shapes, self.vocab_size = self._learn_shapes()
-        self._pool = KeyValuePool(shapes, rows=slots * max_length, device=self.device)
         self.probe_error = 0.0
         if check:
             trial = Engine(model, slots=PROBE_SLOTS, max_length=PROBE_LENGTH, check=False, padded=self._padded)
             self.probe_error = require_exact(model, trial)
+        self._pool = KeyValuePool(shapes, rows=slots * max_length, device=self.device)
 
     def open(self) -> int:
         """Reserve an empty slot.

@@ -23,6 +23,12 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 NEEDED_FILES = ("*.json", "*.safetensors", "*.model", "*.txt", "*.jinja")
 """What is fetched from the hub: never pickled weights or Python code."""
 
+UNNEEDED_FILES = ("*/*", "consolidated*")
+"""Subfolders and second copies of the weights in other people's layouts."""
+
+IDENTIFYING_FILES = ("*.safetensors", "config.json", "tokenizer*", "vocab.*", "merges.txt", "*.model")
+"""What decides the output; notes and training logs kept beside it do not."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoadedModel:
@@ -31,7 +37,7 @@ class LoadedModel:
     Attributes:
         model: In evaluation mode, on its device.
         tokenizer: Its tokenizer.
-        revision: Hash of the files it was loaded from: two workers with the same revision compute the same thing.
+        revision: Hash of the files it was loaded from: equal revisions mean equal weights and tokenizer.
         name: The folder or hub id it was asked for by.
         context_length: Positions the model was built for; None when its configuration names no bound.
     """
@@ -87,9 +93,9 @@ def context_length(model: PreTrainedModel) -> int | None:
 
 
 def content_hash(folder: Path) -> str:
-    """SHA-256 over names and contents of a model's weights, configuration and tokenizer, shortened to 16 digits."""
+    """SHA-256 over a model's weights, configuration and tokenizer files, shortened to 16 digits."""
     digest = hashlib.sha256()
-    for path in sorted(path for pattern in NEEDED_FILES for path in folder.glob(pattern)):
+    for path in sorted(path for pattern in IDENTIFYING_FILES for path in folder.glob(pattern)):
         with path.open("rb") as file:
             content = hashlib.file_digest(file, "sha256").digest()
         digest.update(path.name.encode() + b"\0" + content)
@@ -105,7 +111,7 @@ def _dtype(name: str) -> torch.dtype:
 def _device(name: str) -> torch.device:
     try:
         device = torch.device(name)
-        torch.empty(0, device=device)
+        torch.empty(0, device=device).cpu()
     except (RuntimeError, AssertionError, NotImplementedError) as error:  # torch raises all three for absent devices
         raise ConfigurationError("device", f"{name!r} cannot be used here ({_first_line(error)})") from error
     return device
@@ -119,7 +125,11 @@ def _folder(name: str, revision: str | None) -> Path:
     if local.exists() or name.startswith((".", "/", "~")) or name.count("/") > 1:
         raise ModelNotFoundError(name, "there is no such folder")
     try:
-        return Path(snapshot_download(name, revision=revision, allow_patterns=list(NEEDED_FILES)))
+        return Path(
+            snapshot_download(
+                name, revision=revision, allow_patterns=list(NEEDED_FILES), ignore_patterns=list(UNNEEDED_FILES)
+            )
+        )
     except (HFValidationError, HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
         raise ModelNotFoundError(name, f"neither a folder nor a reachable hub id ({_first_line(error)})") from error
 
@@ -147,7 +157,12 @@ def _load_weights(name: str, folder: Path, dtype: torch.dtype) -> PreTrainedMode
         raise UnservableModelError(name, f"{config.model_type} models are not causal language models")
     try:
         loaded: Any = AutoModelForCausalLM.from_pretrained(
-            folder, dtype=dtype, use_safetensors=True, trust_remote_code=False, output_loading_info=True
+            folder,
+            dtype=dtype,
+            use_safetensors=True,
+            trust_remote_code=False,
+            ignore_mismatched_sizes=True,  # reported below, with the name of the weight
+            output_loading_info=True,
         )
     except (SafetensorError, OSError, RuntimeError, ValueError) as error:
         raise CorruptModelError(name, f"weights cannot be loaded ({_first_line(error)})") from error

@@ -5,7 +5,7 @@ ragged sessions and forked trees. Sliding and chunked windows are shortened for 
 window of any size is crossed by a few dozen tokens: both read it from the configuration at every call.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -24,8 +24,8 @@ PROBE_SLOTS = 2
 PROBE_LENGTH = 48
 PROBE_WINDOW = 5
 
-TOLERANCES = {torch.float64: 1e-9, torch.float32: 1e-4, torch.float16: 1e-2, torch.bfloat16: 8e-2}
-"""Largest relative error of one position's logits that rounding explains."""
+TOLERANCES = {torch.float64: 1e-5, torch.float32: 1e-4, torch.float16: 1e-2, torch.bfloat16: 5e-2}
+"""Largest relative error of the logits that rounding explains."""
 
 SERVABLE_LAYERS = {"full_attention", "sliding_attention", "chunked_attention"}
 BATCH_DEPENDENT_ROPES = {"dynamic", "longrope"}
@@ -33,9 +33,12 @@ BATCH_DEPENDENT_ROPES = {"dynamic", "longrope"}
 _PROMPT_LENGTHS = (23, 4)
 _FIRST_TREE = (ROOT, 0, 0, 1, 1, 2, 3, 4, 6)
 _SECOND_TREE = (5, 9, 5, 10, 10, 8)
-"""Parents of more tokens below the first tree, as a drafter growing depth by depth sends them."""
+"""More tokens below the first tree, sent later, as a drafter growing depth by depth does."""
 _KEPT = (0, 2, 5, 9, 10, 12)
 _LAST_TREE = (ROOT, 0, 0, 2)
+
+Path = list[int]
+"""All tokens of a session down to one node."""
 
 
 def refuse_unservable(model: PreTrainedModel) -> None:
@@ -49,7 +52,7 @@ def refuse_unservable(model: PreTrainedModel) -> None:
         raise UnservableModelError(name, f"has {', '.join(recurrent)} layers, whose state cannot be cut back")
     if getattr(model, "_is_stateful", False):
         raise UnservableModelError(name, "has recurrent layers, whose state cannot be cut back")
-    if ropes := sorted(set(_rope_types(config.to_dict())) & BATCH_DEPENDENT_ROPES):
+    if ropes := sorted(_rope_types(config) & BATCH_DEPENDENT_ROPES):
         raise UnservableModelError(
             name, f"uses {', '.join(ropes)} rope, where a token's encoding depends on the longest session of the batch"
         )
@@ -57,13 +60,16 @@ def refuse_unservable(model: PreTrainedModel) -> None:
         raise UnservableModelError(name, "does not use transformers' AttentionInterface")
 
 
-def _rope_types(config: Mapping[str, object]) -> Iterator[str]:
-    """Every rope type named in a configuration; newer ones nest a rope per layer type."""
-    for key, value in config.items():
-        if isinstance(value, Mapping):
-            yield from _rope_types(value)
-        elif key in ("rope_type", "type") and isinstance(value, str):
-            yield value
+def _rope_types(config: object) -> set[str]:
+    """Rope types a configuration names; newer ones nest one rope per layer type, older ones call the type `type`."""
+    ropes = [getattr(config, name, None) for name in ("rope_parameters", "rope_scaling")]
+    found = set()
+    while ropes:
+        rope = ropes.pop()
+        if isinstance(rope, Mapping):
+            ropes += rope.values()
+            found |= {rope.get("rope_type"), rope.get("type")}
+    return {name for name in found if isinstance(name, str)}
 
 
 @torch.inference_mode()
@@ -75,17 +81,17 @@ def require_exact(model: PreTrainedModel, engine: "Engine") -> float:
         engine: Empty, with PROBE_SLOTS slots of PROBE_LENGTH tokens.
 
     Returns:
-        The largest relative error of the logits after one token.
+        The largest relative error of the logits.
 
     Raises:
         UnservableModelError: It is beyond what rounding explains.
     """
     with _short_windows(model):
-        seen = _run_engine(engine)
+        calls = _Trial(engine).run()
         with _plain_attention(model):
-            errors = [_worst_error(model, paths, logits) for paths, logits in seen]
+            errors = [relative_error(logits, _plain_logits(model, paths)) for paths, logits in calls]
     error, tolerance = max(errors), TOLERANCES[model.dtype]
-    if not all(error <= tolerance for error in errors):  # written so that an error that is not a number refuses
+    if not all(error <= tolerance for error in errors):  # so put that an error that is not a number refuses
         raise UnservableModelError(
             type(model).__name__,
             f"engine and plain model disagree: relative logit error {error:.1e}, {tolerance:.0e} is allowed",
@@ -93,83 +99,76 @@ def require_exact(model: PreTrainedModel, engine: "Engine") -> float:
     return error
 
 
-def _run_engine(engine: "Engine") -> list[tuple[list[list[int]], Tensor]]:
-    """What happens to a session in service, for several at once.
+class _Trial:
+    """What happens to a session in service, to several at once, on random tokens."""
 
-    Returns:
-        For each session the token path that leads to every logit row, and the logits (paths, vocab).
-    """
-    generator = torch.Generator().manual_seed(0)
+    def __init__(self, engine: "Engine") -> None:
+        self._engine = engine
+        self._generator = torch.Generator().manual_seed(0)
+        self._slots = [engine.open() for _ in _PROMPT_LENGTHS]
+        self._prefixes: list[Path] = [[] for _ in self._slots]
+        self._scratches: list[list[Path]] = [[] for _ in self._slots]
 
-    def some_tokens(count: int) -> list[int]:
-        return torch.randint(engine.vocab_size, (count,), generator=generator).tolist()
+    def run(self) -> list[tuple[list[Path], Tensor]]:
+        """For each forward the path that leads to every logit row, and the logits (paths, vocab)."""
+        prompt = self._forward([range(ROOT, length - 1) for length in _PROMPT_LENGTHS])
+        self._commit(None)
+        first, second = self._forward([_FIRST_TREE] * PROBE_SLOTS), self._forward([_SECOND_TREE] * PROBE_SLOTS)
+        self._commit(_KEPT)
+        return [prompt, first, second, self._forward([_LAST_TREE] * PROBE_SLOTS)]
 
-    slots = [engine.open() for _ in _PROMPT_LENGTHS]
-    prefixes: list[list[int]] = [[] for _ in slots]
-    paths: list[list[list[int]]] = [[] for _ in slots]
-    logits: list[list[Tensor]] = [[] for _ in slots]
-
-    def forward(trees: Sequence[Sequence[int]], scratches: list[list[list[int]]]) -> None:
-        """Forward one tree per session; a scratch lists the path to each of its tokens."""
-        chunks = []
-        for slot, tree, prefix, scratch in zip(slots, trees, prefixes, scratches, strict=True):
-            tokens = some_tokens(len(tree))
-            for token, parent in zip(tokens, tree, strict=True):
+    def _forward(self, trees: Sequence[Sequence[int]]) -> tuple[list[Path], Tensor]:
+        chunks, paths = [], []
+        for slot, tree, prefix, scratch in zip(self._slots, trees, self._prefixes, self._scratches, strict=True):
+            token_ids = torch.randint(self._engine.vocab_size, (len(tree),), generator=self._generator).tolist()
+            for token, parent in zip(token_ids, tree, strict=True):
                 scratch.append([*(prefix if parent == ROOT else scratch[parent]), token])
-            chunks.append(Chunk(slot=slot, token_ids=tokens, parents=tree))
-        for session, rows in enumerate(engine.forward(chunks)):
-            logits[session].append(rows)
-            paths[session] += scratches[session][-len(trees[session]) :]
+            chunks.append(Chunk(slot=slot, token_ids=token_ids, parents=tree))
+            paths += scratch[-len(tree) :]
+        return paths, torch.cat(self._engine.forward(chunks))
 
-    def commit(scratches: list[list[list[int]]], keep: Sequence[int] | None) -> None:
-        for session, slot in enumerate(slots):
-            engine.commit(slot, keep)
-            prefixes[session] = scratches[session][-1 if keep is None else keep[-1]]
-
-    def fresh() -> list[list[list[int]]]:
-        return [[] for _ in slots]
-
-    scratch = fresh()
-    forward([range(ROOT, length - 1) for length in _PROMPT_LENGTHS], scratch)
-    commit(scratch, None)
-    scratch = fresh()
-    forward([_FIRST_TREE] * len(slots), scratch)
-    forward([_SECOND_TREE] * len(slots), scratch)
-    commit(scratch, _KEPT)
-    forward([_LAST_TREE] * len(slots), fresh())
-    return [(paths[session], torch.cat(logits[session])) for session in range(len(slots))]
+    def _commit(self, keep: Sequence[int] | None) -> None:
+        for index, slot in enumerate(self._slots):
+            self._engine.commit(slot, keep)
+            self._prefixes[index] = self._scratches[index][-1 if keep is None else keep[-1]]
+            self._scratches[index] = []
 
 
-def _worst_error(model: PreTrainedModel, paths: list[list[int]], logits: Tensor) -> float:
-    """Largest relative error over paths, each compared with the plain model's last logits on that path alone."""
+def _plain_logits(model: PreTrainedModel, paths: Sequence[Path]) -> Tensor:
+    """The plain model's logits (paths, vocab) after the last token of each path."""
     longest = _maximal(paths)
     # Padding on the right is invisible to what comes before it in a causal model, so no mask is needed.
     width = max(map(len, longest))
-    batch = torch.tensor([path + [0] * (width - len(path)) for path in longest], device=logits.device)
-    plain = model(input_ids=batch, use_cache=False).logits
-    expected = torch.stack([plain[_row_of(path, longest), len(path) - 1] for path in paths])
-    return relative_error(logits, expected)
+    batch = torch.tensor([path + [0] * (width - len(path)) for path in longest], device=model.device)
+    logits = model(input_ids=batch, use_cache=False).logits
+    return torch.stack([logits[_row_of(path, longest), len(path) - 1] for path in paths])
 
 
-def _maximal(paths: Iterable[list[int]]) -> list[list[int]]:
+def _maximal(paths: Sequence[Path]) -> list[Path]:
     """The paths that are no prefix of another one."""
-    kept: list[list[int]] = []
+    kept: list[Path] = []
     for path in sorted(paths, key=len, reverse=True):
         if not any(longer[: len(path)] == path for longer in kept):
             kept.append(path)
     return kept
 
 
-def _row_of(path: list[int], longest: list[list[int]]) -> int:
+def _row_of(path: Path, longest: Sequence[Path]) -> int:
     return next(row for row, longer in enumerate(longest) if longer[: len(path)] == path)
 
 
 def relative_error(logits: Tensor, expected: Tensor) -> float:
-    """Largest distance of a row from the expected one, in lengths of that; a constant added to a row is no error."""
+    """Distance of logit rows from the expected ones, relative to their length; a constant added to a row is none.
+
+    In full precision that of the worst row. In half precision the median row: there a rounded router score sends a few
+    tokens to another expert, in the plain model too when its batch changes, while a wrong mask spoils most rows.
+    """
+    is_half = logits.dtype in (torch.bfloat16, torch.float16)
     logits, expected = logits.double(), expected.double()
     centred = expected - expected.mean(dim=-1, keepdim=True)
     distance = logits - logits.mean(dim=-1, keepdim=True) - centred
-    return float((distance.norm(dim=-1) / centred.norm(dim=-1).clamp_min(1e-30)).max())
+    errors = distance.norm(dim=-1) / centred.norm(dim=-1).clamp_min(1e-30)
+    return float(errors.median() if is_half else errors.max())
 
 
 @contextmanager

@@ -68,7 +68,7 @@ class Scratch:
         continuing = range(len(self) - 1, total - 1)
         if parents is not None and len(parents) != count:
             raise InvalidTreeError(f"{count} tokens and {len(parents)} parents")
-        if self.is_chain and (parents is None or all(map(int.__eq__, parents, continuing))):
+        if self.is_chain and (parents is None or list(parents) == list(continuing)):
             return Scratch(parents=range(ROOT, total - 1), depths=range(total))
         return self._grown_into_tree(continuing if parents is None else parents)
 

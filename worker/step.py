@@ -7,9 +7,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from transformers.masking_utils import causal_mask_function
 
-from worker.attention import Mask, Predicate, Scoring, folded_heads, weighted_values
+from worker.attention import CAUSAL, Mask, Predicate, Scoring, folded_heads, weighted_values
 from worker.cache import KeyValuePool
 
 MAX_PADDED_QUERIES = 64
@@ -84,7 +83,7 @@ class PooledStep:
             (1, tokens, heads, value_size).
         """
         self._pool.write(layer, self._rows, key, value)
-        predicate = predicate or causal_mask_function
+        predicate = predicate or CAUSAL
         keys, values = self._pool.keys[layer], self._pool.values[layer]
         if len(self._parts) == 1:
             return self._parts[0].attend(query, keys, values, predicate, scoring)[None]
@@ -141,7 +140,7 @@ class _Session(_Part):
 
     def _new_mask(self, predicate: Predicate, copies: int, like: Tensor) -> Mask:
         span = self._span
-        if span.ancestry is None and predicate is causal_mask_function:
+        if span.ancestry is None and predicate is CAUSAL:
             if span.num_new == 1:
                 return Mask()
             if span.num_new == span.num_keys:
@@ -164,29 +163,32 @@ class _PaddedBatch(_Part):
 
     def __init__(self, spans: Sequence[Span], device: torch.device) -> None:
         super().__init__()
-        shape = len(spans), max(span.num_new for span in spans), max(span.num_keys for span in spans)
-        queries, query_positions = np.empty(shape[:2], np.int64), np.zeros(shape[:2], np.int64)
-        rows, key_positions = np.empty((shape[0], shape[2]), np.int64), np.zeros((shape[0], shape[2]), np.int64)
-        related = np.zeros(shape, np.bool_)
+        size = len(spans), max(span.num_new for span in spans), max(span.num_keys for span in spans)
+        is_query = np.arange(size[1]) < np.array([[span.num_new] for span in spans])
+        queries = np.zeros(size[:2], np.int64)
+        rows = np.zeros((size[0], size[2]), np.int64)
+        positions = np.zeros((size[0], size[2]), np.int64)
+        related = np.zeros(size, np.bool_)
         related[:, :, 0] = True  # a padded query must see something, or its softmax is not a number
         for index, span in enumerate(spans):
-            new, keys, committed = span.num_new, span.num_keys, span.num_committed
-            queries[index] = span.start
-            queries[index, :new] = range(span.start, span.stop)
-            query_positions[index, :new] = span.positions[-new:]
+            new, committed, keys = span.num_new, span.num_committed, span.num_keys
+            queries[index] = span.start + np.where(is_query[index], np.arange(size[1]), 0)
             rows[index] = span.first_row
-            rows[index, :keys] = range(span.first_row, span.first_row + keys)
-            key_positions[index, :keys] = [*range(committed), *span.positions]
+            rows[index, :keys] += np.arange(keys)
+            positions[index, :committed] = np.arange(committed)
+            positions[index, committed:keys] = span.positions
             related[index, :new, :keys] = True
             if span.ancestry is not None:
                 related[index, :new, committed:keys] = span.ancestry
-        is_query = np.arange(shape[1]) < np.array([[span.num_new] for span in spans])
+        last = np.array([[span.num_keys - span.num_new] for span in spans]) + np.arange(size[1])
+        query_positions = np.take_along_axis(positions, np.where(is_query, last, 0), axis=1)
+
         self.tokens = torch.from_numpy(queries[is_query]).to(device)
         self._is_query = torch.from_numpy(is_query).to(device)
         self._queries = torch.from_numpy(queries).to(device)
         self._rows = torch.from_numpy(rows).to(device)
         self._query_positions = torch.from_numpy(query_positions).to(device)
-        self._key_positions = torch.from_numpy(key_positions).to(device)
+        self._key_positions = torch.from_numpy(positions).to(device)
         self._related = torch.from_numpy(related).to(device)
 
     def attend(self, query: Tensor, keys: Tensor, values: Tensor, predicate: Predicate, scoring: Scoring) -> Tensor:

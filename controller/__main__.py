@@ -1,0 +1,30 @@
+"""`python -m controller --config FILE`: one controller process."""
+
+import argparse
+import sys
+from pathlib import Path
+
+import uvloop
+
+from controller.logs import log_to_stderr
+from controller.serve import serve
+from controller.settings import Settings
+from speculation.errors import ForerunError
+
+
+def main() -> int:
+    """Read the settings, serve until told to stop; 1 if that is impossible."""
+    parser = argparse.ArgumentParser(prog="python -m controller", description=__doc__)
+    parser.add_argument("--config", type=Path, required=True, help="YAML file; see controller/settings.py")
+    arguments = parser.parse_args()
+    log_to_stderr()
+    try:
+        uvloop.run(serve(Settings.load(arguments.config)))
+    except ForerunError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,56 @@
+"""What one request has cost and brought so far."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, fields
+from time import perf_counter_ns
+
+from controller.generation import Round
+from router_models.plan import Plan
+from router_models.policy import RoundTimings
+
+
+@dataclass(slots=True)
+class Account:
+    """Sums over the rounds of a request.
+
+    Attributes:
+        first_plan: The first round's.
+        per_step_drafted: Nodes verified in each round.
+        per_step_accepted: Of these, accepted.
+        completion_tokens: Tokens emitted.
+        near_ties: Emitted tokens that rounding could have swapped.
+        timings: Sums over the rounds.
+        time_to_first_token_ns: From the call to the first round's end; 0 before.
+    """
+
+    clock_ns: Callable[[], int] = perf_counter_ns
+    first_plan: Plan | None = None
+    per_step_drafted: list[int] = field(default_factory=list)
+    per_step_accepted: list[int] = field(default_factory=list)
+    completion_tokens: int = 0
+    near_ties: int = 0
+    timings: RoundTimings = field(default_factory=RoundTimings)
+    time_to_first_token_ns: int = 0
+    _started_ns: int = 0
+
+    def __post_init__(self) -> None:
+        self._started_ns = self.clock_ns()
+
+    @property
+    def total_ns(self) -> int:
+        """Since the call."""
+        return self.clock_ns() - self._started_ns
+
+    def add(self, done: Round) -> None:
+        """Count a round."""
+        self.first_plan = self.first_plan or done.plan
+        self.time_to_first_token_ns = self.time_to_first_token_ns or self.total_ns
+        self.per_step_drafted.append(len(done.outcome.tree))
+        self.per_step_accepted.append(done.outcome.verdict.num_accepted)
+        self.completion_tokens += len(done.emitted)
+        self.near_ties += done.outcome.verdict.near_ties
+        self.timings = _sum(self.timings, done.outcome.timings)
+
+
+def _sum(one: RoundTimings, other: RoundTimings) -> RoundTimings:
+    return RoundTimings(**{unit.name: getattr(one, unit.name) + getattr(other, unit.name) for unit in fields(one)})

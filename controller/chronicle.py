@@ -1,0 +1,143 @@
+"""Tells the decision log what happened, and remembers enough of it to explain recent requests."""
+
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from controller.account import Account
+from controller.generation import Round
+from controller.records import Origin, Outcome, Participants, RoundReport, decision_record, outcome_record, round_record
+from controller.records import round_report as report_of
+from controller.request import GenerationRequest
+from controller.sequence import Sequence as TokenSequence
+from controller.steering import DecisionMode, SteeredPolicy
+from router_models.plan import Plan
+from speculation.errors import UnknownNameError
+from speculation.tree import TreeShape
+
+REMEMBERED_REQUESTS = 1000
+
+
+class Log(Protocol):
+    """Where records go."""
+
+    def append(self, stream: str, record: bytes) -> None:
+        """Take a record; never waits, never fails."""
+
+
+class NoLog:
+    """For a controller without a decision log."""
+
+    def append(self, stream: str, record: bytes) -> None:
+        """Forget it."""
+
+
+@dataclass(slots=True)
+class ArmTally:
+    """What came of one combination of drafters and shape."""
+
+    rounds: int = 0
+    drafted_tokens: int = 0
+    accepted_tokens: int = 0
+
+
+@dataclass(slots=True)
+class History:
+    """Decisions and rounds of one request, serialised: a tenth of the memory of the objects."""
+
+    decisions: list[bytes] = field(default_factory=list)
+    rounds: list[tuple[int, bytes]] = field(default_factory=list)
+
+
+Arm = tuple[tuple[str, ...], TreeShape | None]
+
+
+class Chronicle:
+    """What this controller has decided.
+
+    Attributes:
+        arms: What came of each combination so far.
+    """
+
+    def __init__(self, origin: Origin, log: Log) -> None:
+        self.origin = origin
+        self.log = log
+        self.arms: dict[Arm, ArmTally] = {}
+        self._histories: OrderedDict[str, History] = OrderedDict()
+
+    def open(self, request: GenerationRequest, policy: SteeredPolicy, participants: Participants) -> "RequestChronicle":
+        """The chronicle of one request; it pushes the oldest one out."""
+        self._histories.pop(request.request_id, None)
+        history = self._histories[request.request_id] = History()
+        while len(self._histories) > REMEMBERED_REQUESTS:
+            self._histories.popitem(last=False)
+        return RequestChronicle(self, request, policy, participants, history)
+
+    def explain(self, request_id: str, text_of: Callable[[Sequence[int]], str]) -> list[RoundReport]:
+        """A report of each round of a recent request.
+
+        Raises:
+            UnknownNameError: It is not remembered.
+        """
+        history = self._histories.get(request_id)
+        if history is None:
+            raise UnknownNameError("recent request", request_id, list(self._histories)[-3:])
+        return [report_of(record, history.decisions[choice], text_of) for choice, record in history.rounds]
+
+    def count(self, done: Round) -> None:
+        """Add a round to what is known of its arm."""
+        plan = done.plan
+        tally = self.arms.setdefault((plan.drafters, plan.shape if plan.speculates else None), ArmTally())
+        tally.rounds += 1
+        tally.drafted_tokens += len(done.outcome.tree)
+        tally.accepted_tokens += done.outcome.verdict.num_accepted
+
+
+class RequestChronicle:
+    """Writes down one request: a decision when the choice changes, every round, and how it ended."""
+
+    def __init__(
+        self,
+        chronicle: Chronicle,
+        request: GenerationRequest,
+        policy: SteeredPolicy,
+        participants: Participants,
+        history: History,
+    ) -> None:
+        self._chronicle = chronicle
+        self._request = request
+        self._policy = policy
+        self._takers = participants
+        self._history = history
+        self._last_choice: tuple[Plan, tuple[str, ...], DecisionMode] | None = None
+        self._decision_event_id = ""
+
+    def add(self, done: Round) -> None:
+        """Write down a round."""
+        choice = (done.plan, done.missing, self._policy.mode)
+        if choice != self._last_choice:
+            self._last_choice = choice
+            self._decide(done)
+        record = round_record(done, decision_event_id=self._decision_event_id).SerializeToString()
+        self._history.rounds.append((len(self._history.decisions) - 1, record))
+        self._chronicle.log.append("rounds", record)
+        self._chronicle.count(done)
+
+    def report(self, text_of: Callable[[Sequence[int]], str]) -> RoundReport:
+        """The last round, with the text of every node, for people to read."""
+        choice, record = self._history.rounds[-1]
+        return report_of(record, self._history.decisions[choice], text_of)
+
+    def end(self, outcome: Outcome, account: Account, sequence: TokenSequence) -> None:
+        """Write down how the request ended."""
+        record = outcome_record(self._request, account, outcome, participants=self._takers, sequence=sequence)
+        self._chronicle.log.append("outcomes", record.SerializeToString())
+
+    def _decide(self, done: Round) -> None:
+        record = decision_record(
+            self._chronicle.origin, done, policy=self._policy.name, mode=self._policy.mode, participants=self._takers
+        )
+        self._decision_event_id = record.event_id
+        self._history.decisions.append(record.decision.SerializeToString())
+        self._chronicle.log.append("decisions", record.SerializeToString())

@@ -1,0 +1,143 @@
+"""The decision log: records to Redis Streams, off the hot path. Redis may be slow or gone; no request ever notices."""
+
+import asyncio
+import logging
+from collections import deque
+from typing import Any
+from urllib.parse import urlsplit, urlunsplit
+
+from redis.asyncio import Redis
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.exceptions import RedisError
+
+logger = logging.getLogger(__name__)
+
+GATHER_S = 0.03
+"""Records of this long go out together."""
+
+RECORDS_PER_TRIP = 256
+REDIS_TIMEOUT_S = 1.0
+FIRST_RETRY_S = 0.1
+LONGEST_RETRY_S = 2.0
+
+
+class EventLog:
+    """A bounded queue, and one writer that empties it.
+
+    What does not fit is dropped and counted. The count itself is logged: the next entry that is written carries it in
+    the field `dropped`.
+
+    Attributes:
+        url: Of Redis, without its password.
+        connected: Whether the last trip arrived.
+        written: Records that Redis has taken.
+        dropped: Records lost because the log could not be reached in time.
+    """
+
+    def __init__(self, url: str, *, namespace: str, most_entries: int, most_waiting: int = 10_000) -> None:
+        """
+        Args:
+            url: redis://, rediss:// or unix://.
+            namespace: Whose streams.
+            most_entries: About how many entries each stream keeps.
+            most_waiting: Records kept while Redis is away.
+        """
+        self.url = _without_password(url)
+        self.connected = False
+        self.written = 0
+        self.dropped = 0
+        self._redis = redis_client(url)
+        self._namespace = namespace
+        self._most_entries = most_entries
+        self._most_waiting = most_waiting
+        self._waiting: deque[tuple[str, bytes]] = deque()
+        self._filled = asyncio.Event()
+        self._dropped_told = 0
+
+    def append(self, stream: str, record: bytes) -> None:
+        """Take a record for the stream forerun:{NAMESPACE}:stream; never waits, never fails."""
+        if len(self._waiting) >= self._most_waiting:
+            self.dropped += 1
+            return
+        self._waiting.append((stream, record))
+        self._filled.set()
+
+    async def run(self) -> None:
+        """Write what waits, until cancelled; then once more what is left."""
+        retry_s = FIRST_RETRY_S
+        try:
+            while True:
+                await self._filled.wait()
+                await asyncio.sleep(GATHER_S)
+                if await self._write():
+                    retry_s = FIRST_RETRY_S
+                else:
+                    await asyncio.sleep(retry_s)
+                    retry_s = min(2 * retry_s, LONGEST_RETRY_S)
+        finally:
+            await self._close()
+
+    async def _write(self) -> bool:
+        """One trip; false if Redis could not be reached. What may have been lost on the way is written again."""
+        trip = [self._waiting[place] for place in range(min(len(self._waiting), RECORDS_PER_TRIP))]
+        dropped = self.dropped - self._dropped_told
+        try:
+            async with asyncio.timeout(2 * REDIS_TIMEOUT_S):
+                await self._send(trip, dropped)
+        except (RedisError, OSError, TimeoutError) as error:
+            self._note(connected=False, why=str(error))
+            return False
+        for _ in trip:
+            self._waiting.popleft()
+        self.written += len(trip)
+        self._dropped_told += dropped
+        if not self._waiting:
+            self._filled.clear()
+        self._note(connected=True, lost=dropped)
+        return True
+
+    async def _send(self, trip: list[tuple[str, bytes]], dropped: int) -> None:
+        async with self._redis.pipeline(transaction=False) as pipeline:
+            for place, (stream, record) in enumerate(trip):
+                fields: dict[Any, Any] = {"record": record}  # redis-py's own type is invariant
+                if place == 0 and dropped:
+                    fields["dropped"] = dropped
+                pipeline.xadd(
+                    f"forerun:{self._namespace}:{stream}", fields, maxlen=self._most_entries, approximate=True
+                )
+            await pipeline.execute()
+
+    def _note(self, *, connected: bool, why: str = "", lost: int = 0) -> None:
+        if connected is not self.connected or lost:
+            logger.log(
+                logging.INFO if connected and not lost else logging.WARNING,
+                "decision log %s",
+                "reached" if connected else "out of reach",
+                extra={"redis": self.url, "written": self.written, "dropped": self.dropped, "problem": why},
+            )
+        self.connected = connected
+
+    async def _close(self) -> None:
+        while self._waiting and await self._write():
+            pass
+        await self._redis.aclose()
+
+
+def redis_client(url: str) -> Redis:
+    """A client that fails fast: whoever uses it has better things to do than to wait.
+
+    Raises:
+        ValueError: The URL is not one of Redis.
+    """
+    return Redis.from_url(
+        url,
+        socket_timeout=REDIS_TIMEOUT_S,
+        socket_connect_timeout=REDIS_TIMEOUT_S,
+        retry=Retry(NoBackoff(), 0),
+    )
+
+
+def _without_password(url: str) -> str:
+    parts = urlsplit(url)
+    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))

@@ -1,0 +1,144 @@
+"""The speculative loop: plan, draft, combine, verify, learn, extend; and the two protocols it stands on."""
+
+from collections.abc import AsyncGenerator, Callable, Mapping
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass, field
+from time import perf_counter_ns
+from types import MappingProxyType
+from typing import Protocol
+
+from controller.request import GenerationRequest
+from controller.sequence import Sequence
+from router_models.plan import Plan
+from router_models.policy import Policy, RoundContext, RoundOutcome, RoundTimings
+from speculation.tree import TokenTree, prune
+from speculation.verdict import Verdict
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Drafts:
+    """What the drafters of one round answered.
+
+    Attributes:
+        trees: The tree of each drafter that answered in time, in the plan's order.
+        missing: Drafters that were asked and did not.
+        draft_ns: From the first call to the last answer.
+        worker_ns: What the slowest drafter reports as its own time.
+    """
+
+    trees: Mapping[str, TokenTree] = field(default_factory=lambda: MappingProxyType({}))
+    missing: tuple[str, ...] = ()
+    draft_ns: int = 0
+    worker_ns: int = 0
+
+
+class FleetSession(Protocol):
+    """One request's place on the workers. It outlives any of them."""
+
+    @property
+    def prompt_surprisal(self) -> Mapping[str, float]:
+        """Nats per token of the end of the prompt, by drafter that has read it."""
+
+    def offer(self, sequence: Sequence) -> tuple[str, ...]:
+        """Drafters that can be asked now, in the fleet's order."""
+
+    def room(self, sequence: Sequence) -> int:
+        """Most nodes that the target can hold after the sequence."""
+
+    async def draft(self, plan: Plan, sequence: Sequence) -> Drafts:
+        """The trees of the plan's drafters; raises for none of them, a drafter without an answer is missing."""
+
+    async def verify(self, tree: TokenTree, sequence: Sequence) -> Verdict:
+        """What the target emits after the sequence, by whichever worker can tell.
+
+        Raises:
+            WorkerUnavailableError: No verify worker answered in time.
+            CapacityError: All verify workers stayed busy.
+        """
+
+
+class Fleet(Protocol):
+    """The workers, as requests use them."""
+
+    def session(
+        self, request: GenerationRequest, sequence: Sequence, *, deadline: float
+    ) -> AbstractAsyncContextManager[FleetSession]:
+        """A place for one request; leaving it frees all it held. `deadline` is in seconds of the event loop's clock."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Round:
+    """One exchange with drafters and target.
+
+    Attributes:
+        context: What the policy knew.
+        plan: What was done.
+        missing: Drafters that were asked and did not answer.
+        outcome: What came of it.
+        emitted: Tokens that the answer gained: the verdict's, cut where the answer ends.
+    """
+
+    context: RoundContext
+    plan: Plan
+    missing: tuple[str, ...]
+    outcome: RoundOutcome
+    emitted: tuple[int, ...]
+
+
+async def generate(
+    request: GenerationRequest,
+    sequence: Sequence,
+    *,
+    session: FleetSession,
+    policy: Policy,
+    requests_in_flight: Callable[[], int] = lambda: 1,
+    clock_ns: Callable[[], int] = perf_counter_ns,
+) -> AsyncGenerator[Round]:
+    """Yield verified rounds until the sequence is finished."""
+    number = 0
+    while not sequence.finished:
+        started_ns = clock_ns()
+        context = _describe(request, sequence, session, number=number, requests_in_flight=requests_in_flight())
+        plan = policy.plan(context).within(sequence.remaining)
+        drafts = await session.draft(plan, sequence)
+        tree = _fitting(plan.combine(tuple(drafts.trees.values())), session.room(sequence))
+        asked_ns = clock_ns()
+        verdict = await session.verify(tree, sequence)
+        answered_ns = clock_ns()
+        timings = RoundTimings(
+            draft_ns=drafts.draft_ns,
+            verify_ns=answered_ns - asked_ns,
+            round_ns=answered_ns - started_ns,
+            draft_worker_ns=drafts.worker_ns,
+            verify_worker_ns=verdict.timings.total_ns,
+        )
+        outcome = RoundOutcome(drafts=drafts.trees, tree=tree, verdict=verdict, timings=timings)
+        policy.learn(context, plan, outcome)
+        emitted = sequence.extend(verdict.token_ids)
+        yield Round(context=context, plan=plan, missing=drafts.missing, outcome=outcome, emitted=emitted)
+        number += 1
+
+
+def _describe(
+    request: GenerationRequest, sequence: Sequence, session: FleetSession, *, number: int, requests_in_flight: int
+) -> RoundContext:
+    """What the policy may know and choose from: the drafters on offer that the caller allows."""
+    allowed = request.pins.drafters
+    return RoundContext(
+        request_id=request.request_id,
+        round=number,
+        drafters=tuple(name for name in session.offer(sequence) if not allowed or name in allowed),
+        pinned_shape=request.pins.shape,
+        task=request.task,
+        tenant=request.tenant,
+        prompt_tokens=sequence.prompt_length,
+        emitted_tokens=sequence.num_emitted,
+        remaining_tokens=sequence.remaining,
+        temperature=request.sampling.temperature,
+        prompt_surprisal=session.prompt_surprisal,
+        requests_in_flight=requests_in_flight,
+    )
+
+
+def _fitting(tree: TokenTree, room: int) -> TokenTree:
+    return tree if len(tree) <= room else prune(tree, max(room, 0))

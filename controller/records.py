@@ -1,0 +1,266 @@
+"""What happened, as protobuf: for the caller, for operators and for the decision log."""
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from enum import Enum
+from time import time_ns
+from typing import Protocol
+
+from controller.account import Account
+from controller.generation import Round
+from controller.request import GenerationRequest
+from controller.sequence import FinishReason
+from controller.sequence import Sequence as TokenSequence
+from controller.steering import DecisionMode
+from router_models.plan import Plan
+from router_models.policy import RoundTimings
+from speculation.v1 import generation_pb2, log_pb2
+from speculation.wire import sampling_to_proto, shape_to_proto, tree_to_proto
+
+SCHEMA_VERSION = 1
+
+
+RoundReport = generation_pb2.RoundReport
+
+
+class Participants(Protocol):
+    """The workers that took part in a request, as its session knows them."""
+
+    @property
+    def model_revisions(self) -> Mapping[str, str]:
+        """Revision of each model, by worker name."""
+
+    @property
+    def prompt_surprisal(self) -> Mapping[str, float]:
+        """Nats per token of the end of the prompt, by drafter."""
+
+    @property
+    def ineligible_drafters(self) -> tuple[str, ...]:
+        """Drafters that could not be chosen, each as "name: reason"."""
+
+    @property
+    def failovers(self) -> int:
+        """Times a worker was lost and its session moved, or a drafter was given up for a round."""
+
+
+class Outcome(Enum):
+    """How a request ended."""
+
+    OK = log_pb2.OUTCOME_STATUS_OK
+    CANCELLED = log_pb2.OUTCOME_STATUS_CANCELLED
+    DEADLINE = log_pb2.OUTCOME_STATUS_DEADLINE
+    WORKER_ERROR = log_pb2.OUTCOME_STATUS_WORKER_ERROR
+
+
+_MODES = {
+    DecisionMode.ONLINE: log_pb2.DECISION_MODE_ONLINE,
+    DecisionMode.FORCED: log_pb2.DECISION_MODE_FORCED,
+    DecisionMode.FALLBACK: log_pb2.DECISION_MODE_FALLBACK,
+    DecisionMode.KILLED: log_pb2.DECISION_MODE_KILLED,
+}
+
+_FINISH = {
+    FinishReason.STOP: generation_pb2.FINISH_REASON_STOP,
+    FinishReason.LENGTH: generation_pb2.FINISH_REASON_LENGTH,
+    None: generation_pb2.FINISH_REASON_UNSPECIFIED,
+}
+
+
+def uuid7(*, now_ms: int | None = None) -> str:
+    """A UUID that sorts by time (RFC 9562, version 7): 48 bits of Unix milliseconds, then chance."""
+    milliseconds = time_ns() // 1_000_000 if now_ms is None else now_ms
+    chance = int.from_bytes(os.urandom(10))
+    value = milliseconds << 80 | 0x7 << 76 | (chance >> 68) << 64 | 0b10 << 62 | (chance & (1 << 62) - 1)
+    digits = f"{value:032x}"
+    return "-".join((digits[:8], digits[8:12], digits[12:16], digits[16:20], digits[20:]))
+
+
+def decision(policy: str, plan: Plan) -> generation_pb2.Decision:
+    """What was chosen, and why."""
+    return generation_pb2.Decision(
+        policy=policy,
+        model_version=plan.model_version,
+        drafters=plan.drafters,
+        shape=shape_to_proto(plan.shape) if plan.speculates else None,
+        verify_budget=plan.verify_budget if plan.speculates else 0,
+        propensity=plan.propensity,
+        explanation=plan.explanation,
+    )
+
+
+def round_timings(timings: RoundTimings) -> generation_pb2.RoundTimings:
+    """The message of a round's timings."""
+    return generation_pb2.RoundTimings(
+        draft_ns=timings.draft_ns,
+        verify_ns=timings.verify_ns,
+        round_ns=timings.round_ns,
+        draft_worker_ns=timings.draft_worker_ns,
+        verify_worker_ns=timings.verify_worker_ns,
+    )
+
+
+def acceptance(account: Account) -> generation_pb2.AcceptanceRecord:
+    """How much of what was drafted was kept."""
+    return generation_pb2.AcceptanceRecord(
+        num_spec_steps=len(account.per_step_drafted),
+        num_draft_tokens=sum(account.per_step_drafted),
+        num_accepted_draft_tokens=sum(account.per_step_accepted),
+        per_step_drafted=account.per_step_drafted,
+        per_step_accepted=account.per_step_accepted,
+    )
+
+
+def usage(request: GenerationRequest, account: Account) -> generation_pb2.Usage:
+    """Tokens counted."""
+    return generation_pb2.Usage(prompt_tokens=len(request.prompt), completion_tokens=account.completion_tokens)
+
+
+def request_timings(account: Account) -> generation_pb2.RequestTimings:
+    """Where the request spent its time."""
+    return generation_pb2.RequestTimings(
+        time_to_first_token_ns=account.time_to_first_token_ns,
+        total_ns=account.total_ns,
+        rounds=round_timings(account.timings),
+    )
+
+
+def summary(
+    request: GenerationRequest,
+    account: Account,
+    *,
+    policy: str,
+    finish_reason: FinishReason | None,
+    matched_stop: str,
+    participants: Participants,
+) -> generation_pb2.Summary:
+    """The last response of a request."""
+    return generation_pb2.Summary(
+        request_id=request.request_id,
+        finish_reason=_FINISH[finish_reason],
+        matched_stop=matched_stop,
+        usage=usage(request, account),
+        seed=request.sampling.seed,
+        acceptance=acceptance(account),
+        decision=decision(policy, account.first_plan) if account.first_plan is not None else None,
+        timings=request_timings(account),
+        model_revisions=dict(participants.model_revisions),
+        near_ties=account.near_ties,
+        failovers=participants.failovers,
+        prompt_surprisal=dict(participants.prompt_surprisal),
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Origin:
+    """What every record of this process says of where it comes from."""
+
+    controller_id: str
+    config_hash: str
+    code_version: str
+
+
+def decision_record(
+    origin: Origin,
+    done: Round,
+    *,
+    policy: str,
+    mode: DecisionMode,
+    participants: Participants,
+) -> log_pb2.DecisionRecord:
+    """What was chosen, out of what, knowing what."""
+    context = done.context
+    return log_pb2.DecisionRecord(
+        schema_version=SCHEMA_VERSION,
+        event_id=uuid7(),
+        request_id=context.request_id,
+        round=context.round,
+        ts_ms=_now_ms(),
+        controller_id=origin.controller_id,
+        tenant=context.tenant,
+        task=context.task,
+        config_hash=origin.config_hash,
+        code_version=origin.code_version,
+        mode=_MODES[DecisionMode.FALLBACK if done.missing else mode],
+        decision=decision(policy, done.plan),
+        eligible_drafters=context.drafters,
+        ineligible_drafters=participants.ineligible_drafters,
+        prompt_tokens=context.prompt_tokens,
+        emitted_tokens=context.emitted_tokens,
+        temperature=context.temperature,
+        requests_in_flight=context.requests_in_flight,
+        prompt_surprisal=dict(context.prompt_surprisal),
+        model_revisions=dict(participants.model_revisions),
+    )
+
+
+def round_record(done: Round, *, decision_event_id: str) -> log_pb2.RoundRecord:
+    """What one round cost and brought."""
+    verdict, tree = done.outcome.verdict, done.outcome.tree
+    return log_pb2.RoundRecord(
+        schema_version=SCHEMA_VERSION,
+        event_id=uuid7(),
+        request_id=done.context.request_id,
+        round=done.context.round,
+        ts_ms=_now_ms(),
+        decision_event_id=decision_event_id,
+        drafters=done.plan.drafters,
+        missing_drafters=done.missing,
+        num_draft_tokens=len(tree),
+        tree_depth=tree.depth,
+        num_accepted_draft_tokens=verdict.num_accepted,
+        tokens_emitted=len(done.emitted),
+        timings=round_timings(done.outcome.timings),
+        verify_batch_size=verdict.timings.batch_size,
+        tree=tree_to_proto(tree),
+        node_probs=verdict.node_probs,
+        accepted=verdict.accepted,
+        token_ids=verdict.token_ids,
+    )
+
+
+def outcome_record(
+    request: GenerationRequest,
+    account: Account,
+    outcome: Outcome,
+    *,
+    participants: Participants,
+    sequence: TokenSequence,
+) -> log_pb2.OutcomeRecord:
+    """How a request ended."""
+    return log_pb2.OutcomeRecord(
+        schema_version=SCHEMA_VERSION,
+        event_id=uuid7(),
+        request_id=request.request_id,
+        ts_ms=_now_ms(),
+        status=outcome.value,
+        finish_reason=_FINISH[sequence.finish_reason],
+        usage=usage(request, account),
+        acceptance=acceptance(account),
+        timings=request_timings(account),
+        failovers=participants.failovers,
+        near_ties=account.near_ties,
+        seed=request.sampling.seed,
+        sampling=sampling_to_proto(request.sampling),
+        prompt_token_ids=request.prompt,
+        token_ids=sequence.token_ids[sequence.prompt_length :],
+    )
+
+
+def round_report(record_bytes: bytes, choice: bytes, text_of: Callable[[Sequence[int]], str]) -> RoundReport:
+    """What one round did, from its serialised record and decision, with the text of every node, for people to read."""
+    record = log_pb2.RoundRecord.FromString(record_bytes)
+    return generation_pb2.RoundReport(
+        round=record.round,
+        decision=generation_pb2.Decision.FromString(choice),
+        tree=record.tree,
+        accepted=record.accepted,
+        node_texts=[text_of((token,)) for token in record.tree.token_ids],
+        extra_text=text_of(record.token_ids[-1:]),
+        timings=record.timings,
+        missing_drafters=record.missing_drafters,
+    )
+
+
+def _now_ms() -> int:
+    return time_ns() // 1_000_000

@@ -1,0 +1,66 @@
+"""The workers that announce themselves in Redis."""
+
+import asyncio
+import logging
+from collections.abc import Callable, Sequence
+from time import time
+
+from redis.exceptions import RedisError
+
+from controller.event_log import redis_client
+from controller.fleet import WorkerFleet
+from controller.worker_client import Role, announcements_from_hash
+
+logger = logging.getLogger(__name__)
+
+LOOK_INTERVAL_S = 1.0
+
+
+class Registry:
+    """Keeps a fleet's list of workers at what configuration and registry say together.
+
+    While Redis is away the last list stands: whether its workers live is seen by asking them.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        namespace: str,
+        fleet: WorkerFleet,
+        configured: Sequence[tuple[str, Role]],
+        now: Callable[[], float] = time,
+    ) -> None:
+        self._redis = redis_client(url)
+        self._key = f"forerun:{namespace}:workers"
+        self._fleet = fleet
+        self._configured = tuple(configured)
+        self._now = now
+        self._listed: tuple[tuple[str, Role], ...] = self._configured
+
+    async def run(self) -> None:
+        """Look into the registry about once a second, until cancelled."""
+        reached = True
+        try:
+            while True:
+                try:
+                    await self.look()
+                    reached = True
+                except (RedisError, OSError, TimeoutError) as error:
+                    if reached:
+                        logger.warning("worker registry out of reach", extra={"problem": str(error)})
+                    reached = False
+                await asyncio.sleep(LOOK_INTERVAL_S)
+        finally:
+            await self._redis.aclose()
+
+    async def look(self) -> None:
+        """Read the registry once."""
+        entries = announcements_from_hash(await self._redis.hgetall(self._key))
+        now_ms = self._now() * 1000
+        alive = [(entry.address, entry.role) for entry in entries if now_ms - entry.heartbeat_ms <= entry.ttl_ms]
+        configured = dict(self._configured)
+        listed = (*self._configured, *(entry for entry in alive if entry[0] not in configured))
+        if listed != self._listed:
+            self._listed = listed
+            self._fleet.list_workers(listed)

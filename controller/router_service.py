@@ -1,0 +1,110 @@
+"""RouterService: what operators see and overrule."""
+
+from typing import Any
+
+import grpc
+
+from controller.chronicle import Chronicle
+from controller.event_log import EventLog
+from controller.fleet import Health, Worker, WorkerFleet
+from controller.steering import Steering
+from controller.text import Tokenizer
+from controller.worker_client import description_to_proto
+from speculation.rpc import errors_to_status
+from speculation.v1 import router_pb2, router_pb2_grpc
+from speculation.wire import shape_to_proto
+
+SERVICE_NAME = router_pb2.DESCRIPTOR.services_by_name["RouterService"].full_name
+
+CallContext = grpc.aio.ServicerContext[Any, Any]
+
+_HEALTH = {
+    Health.SERVING: router_pb2.WORKER_HEALTH_SERVING,
+    Health.NOT_SERVING: router_pb2.WORKER_HEALTH_NOT_SERVING,
+    Health.REFUSED: router_pb2.WORKER_HEALTH_REFUSED,
+}
+
+
+class RouterService(router_pb2_grpc.RouterServiceServicer):
+    """Shows and steers the choice of drafters and trees."""
+
+    def __init__(
+        self,
+        *,
+        fleet: WorkerFleet,
+        steering: Steering,
+        chronicle: Chronicle,
+        log: EventLog | None,
+        tokenizer: Tokenizer,
+    ) -> None:
+        self._fleet = fleet
+        self._steering = steering
+        self._chronicle = chronicle
+        self._log = log
+        self._tokenizer = tokenizer
+
+    def add_to(self, server: grpc.aio.Server) -> None:
+        """Offer the service."""
+        router_pb2_grpc.add_RouterServiceServicer_to_server(self, server)  # type: ignore[no-untyped-call]
+
+    async def Show(  # noqa: N802
+        self, request: router_pb2.ShowRequest, context: CallContext
+    ) -> router_pb2.ShowResponse:
+        """The fleet, the policies and what they have decided so far."""
+        return router_pb2.ShowResponse(
+            policy=self._steering.policy,
+            known_policies=sorted(self._steering.policies),
+            kill_switch=self._steering.kill_switch,
+            workers=[_worker_state(worker) for worker in self._fleet.workers],
+            arms=self._arms(),
+            log=_log_state(self._log),
+        )
+
+    async def Explain(  # noqa: N802
+        self, request: router_pb2.ExplainRequest, context: CallContext
+    ) -> router_pb2.ExplainResponse:
+        """What was decided for one request, round by round."""
+        async with errors_to_status(context):
+            rounds = self._chronicle.explain(request.request_id, self._tokenizer.decode)
+            return router_pb2.ExplainResponse(rounds=rounds)
+
+    async def SetPolicy(  # noqa: N802
+        self, request: router_pb2.SetPolicyRequest, context: CallContext
+    ) -> router_pb2.SetPolicyResponse:
+        """Put another policy in charge."""
+        async with errors_to_status(context):
+            return router_pb2.SetPolicyResponse(previous_policy=self._steering.set_policy(request.policy))
+
+    async def SetKillSwitch(  # noqa: N802
+        self, request: router_pb2.SetKillSwitchRequest, context: CallContext
+    ) -> router_pb2.SetKillSwitchResponse:
+        """Stop or allow all speculation."""
+        return router_pb2.SetKillSwitchResponse(was_engaged=self._steering.set_kill_switch(request.engaged))
+
+    def _arms(self) -> list[router_pb2.ArmCount]:
+        return [
+            router_pb2.ArmCount(
+                drafters=drafters,
+                shape=shape_to_proto(shape) if shape is not None else None,
+                rounds=tally.rounds,
+                drafted_tokens=tally.drafted_tokens,
+                accepted_tokens=tally.accepted_tokens,
+            )
+            for (drafters, shape), tally in self._chronicle.arms.items()
+        ]
+
+
+def _worker_state(worker: Worker) -> router_pb2.WorkerState:
+    return router_pb2.WorkerState(
+        address=worker.address,
+        worker=description_to_proto(worker.description) if worker.description is not None else None,
+        health=_HEALTH[worker.health],
+        problem=worker.problem,
+        open_sessions=worker.open_sessions,
+    )
+
+
+def _log_state(log: EventLog | None) -> router_pb2.LogState:
+    if log is None:
+        return router_pb2.LogState()
+    return router_pb2.LogState(url=log.url, connected=log.connected, written=log.written, dropped=log.dropped)

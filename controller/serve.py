@@ -1,0 +1,222 @@
+"""The controller, put together: fleet, policies, log, services; and their end in the right order."""
+
+import asyncio
+import importlib.metadata
+import json
+import logging
+import signal
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import grpc
+from grpc_health.v1 import health, health_pb2_grpc
+from grpc_health.v1.health_pb2 import HealthCheckResponse
+from grpc_reflection.v1alpha import reflection
+
+from controller import router_service, service
+from controller.chronicle import Chronicle, NoLog
+from controller.embedded_redis import SCHEME, embedded_redis
+from controller.event_log import EventLog
+from controller.fleet import FleetTimeouts, TokenizerIdentity, WorkerFleet
+from controller.records import Origin, uuid7
+from controller.registry import Registry
+from controller.router_service import RouterService
+from controller.service import GenerationService, Limits
+from controller.settings import Settings
+from controller.steering import Steering
+from controller.tasks import owned_tasks
+from controller.text import Tokenizer, load_tokenizer
+from controller.worker_client import Role
+from router_models.catalogue import all_policies
+from speculation.errors import ConfigurationError
+
+logger = logging.getLogger(__name__)
+
+SERVER_OPTIONS = (
+    ("grpc.max_receive_message_length", 16 << 20),
+    ("grpc.max_send_message_length", 16 << 20),
+    # A client that vanished without a word is noticed within half a minute.
+    ("grpc.keepalive_time_ms", 20_000),
+    ("grpc.keepalive_timeout_ms", 10_000),
+    ("grpc.keepalive_permit_without_calls", 1),
+    ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
+    # Two controllers on one port would each get some of the other's calls.
+    ("grpc.so_reuseport", 0),
+)
+
+HealthState = Any
+"""health.aio.HealthServicer, which the type stubs do not list."""
+
+STOP_S = 1.0
+"""What calls that are no requests (health watches, mostly) get to end in."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Controller:
+    """A controller that can be called.
+
+    Attributes:
+        address: host:port it listens on.
+        fleet: Its workers.
+        steering: Its policies.
+        generation: Its main service.
+    """
+
+    address: str
+    fleet: WorkerFleet
+    steering: Steering
+    generation: GenerationService
+
+
+def announce(controller: Controller) -> None:
+    """One line of JSON on stdout, for whoever started the process."""
+    print(json.dumps({"event": "ready", "address": controller.address}), flush=True)
+
+
+async def serve(
+    settings: Settings, *, stop: asyncio.Event | None = None, on_ready: Callable[[Controller], None] = announce
+) -> None:
+    """Be a controller until `stop` is set, or SIGTERM or SIGINT comes; then drain and end.
+
+    Args:
+        settings: What to be.
+        stop: Ends the controller; None for the signals alone.
+        on_ready: Told once the controller can be called.
+
+    Raises:
+        ForerunError: The controller cannot start; the message says why.
+    """
+    async with running(settings) as controller:
+        on_ready(controller)
+        await (stop or _stop_on_signal()).wait()
+
+
+def _stop_on_signal() -> asyncio.Event:
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    return stop
+
+
+@asynccontextmanager
+async def running(settings: Settings, *, tokenizer: Tokenizer | None = None) -> AsyncIterator[Controller]:
+    """A controller that can be called while the body runs, and drains after it."""
+    tokenizer = tokenizer or load_tokenizer(settings.tokenizer)
+    timeouts = settings.timeouts
+    fleet = WorkerFleet(
+        TokenizerIdentity(fingerprint=tokenizer.fingerprint, vocab_size=tokenizer.vocab_size),
+        FleetTimeouts(
+            draft_timeout_s=timeouts.draft_timeout_s,
+            verify_wait_s=timeouts.verify_wait_s,
+            health_interval_s=timeouts.health_interval_s,
+            health_timeout_s=timeouts.health_timeout_s,
+        ),
+    )
+    async with AsyncExitStack() as stack:
+        spawn = await stack.enter_async_context(owned_tasks())
+        log = await _started_log(settings, fleet, stack)
+        spawn(fleet.run())
+        steering = Steering(
+            all_policies(shape=settings.policy.shape.shape, drafter=settings.policy.drafter), settings.policy.name
+        )
+        chronicle = Chronicle(_origin(settings), log or NoLog())
+        generation = GenerationService(
+            tokenizer=tokenizer, fleet=fleet, steering=steering, chronicle=chronicle, limits=_limits(settings)
+        )
+        router = RouterService(fleet=fleet, steering=steering, chronicle=chronicle, log=log, tokenizer=tokenizer)
+        address = await stack.enter_async_context(_listening(settings, generation, router, fleet))
+        yield Controller(address=address, fleet=fleet, steering=steering, generation=generation)
+
+
+def _limits(settings: Settings) -> Limits:
+    return Limits(
+        concurrent_requests=settings.limits.concurrent_requests,
+        default_max_new_tokens=settings.limits.default_max_new_tokens,
+        longest_request_s=settings.timeouts.longest_request_s,
+    )
+
+
+def _origin(settings: Settings) -> Origin:
+    return Origin(
+        controller_id=uuid7(),
+        config_hash=settings.content_hash,
+        code_version=importlib.metadata.version("forerun"),
+    )
+
+
+async def _started_log(settings: Settings, fleet: WorkerFleet, stack: AsyncExitStack) -> EventLog | None:
+    """The decision log, if there is a Redis; the list of workers comes from there, too."""
+    configured = [(worker.address, Role(worker.role)) for worker in settings.workers]
+    fleet.list_workers(configured)
+    if settings.redis is None:
+        return None
+    url, namespace = settings.redis.url, settings.redis.namespace
+    if url.startswith(SCHEME):
+        url = await stack.enter_async_context(embedded_redis(url))
+    spawn = await stack.enter_async_context(owned_tasks())
+    log = EventLog(url, namespace=namespace, most_entries=settings.redis.log_entries)
+    spawn(log.run())
+    spawn(Registry(url, namespace=namespace, fleet=fleet, configured=configured).run())
+    return log
+
+
+@asynccontextmanager
+async def _listening(
+    settings: Settings, generation: GenerationService, router: RouterService, fleet: WorkerFleet
+) -> AsyncIterator[str]:
+    """The address of a server that takes calls while the body runs; afterwards it drains and stops."""
+    server = grpc.aio.server(options=SERVER_OPTIONS)
+    generation.add_to(server)
+    router.add_to(server)
+    state = health.aio.HealthServicer()  # type: ignore[attr-defined]
+    health_pb2_grpc.add_HealthServicer_to_server(state, server)
+    names = (service.SERVICE_NAME, router_service.SERVICE_NAME, health.SERVICE_NAME, reflection.SERVICE_NAME)
+    reflection.enable_server_reflection(names, server)
+    address = _bind(server, settings.listen)
+    await state.set(router_service.SERVICE_NAME, HealthCheckResponse.SERVING)
+    await _show_health(state, serves=fleet.serves)
+    await server.start()
+    async with owned_tasks() as spawn:
+        telling = spawn(_tell_health(state, fleet))
+        try:
+            yield address
+        finally:
+            telling.cancel()
+            await _drain(server, state, generation, settings.timeouts.drain_grace_s)
+
+
+def _bind(server: grpc.aio.Server, listen: str) -> str:
+    try:
+        port = server.add_insecure_port(listen)
+    except RuntimeError as error:
+        raise ConfigurationError("listen", f"{listen}: {error}") from error
+    return f"{listen.rpartition(':')[0]}:{port}"
+
+
+async def _tell_health(state: HealthState, fleet: WorkerFleet) -> None:
+    """Serving means that there is a target: without one, no request can be answered."""
+    while True:
+        shown = fleet.serves
+        await _show_health(state, serves=shown)
+        while fleet.serves is shown:
+            await fleet.changed.wait()
+
+
+async def _show_health(state: HealthState, *, serves: bool) -> None:
+    status = HealthCheckResponse.SERVING if serves else HealthCheckResponse.NOT_SERVING
+    for name in ("", service.SERVICE_NAME):
+        await state.set(name, status)
+
+
+async def _drain(server: grpc.aio.Server, state: HealthState, generation: GenerationService, grace_s: float) -> None:
+    """Say so, take nothing new, let running requests finish, stop."""
+    generation.reception.draining = True
+    await state.enter_graceful_shutdown()
+    try:
+        async with asyncio.timeout(grace_s):
+            await generation.reception.drained()
+    except TimeoutError:
+        logger.warning("requests cut off", extra={"requests": generation.reception.inside})
+    await server.stop(STOP_S)

@@ -1,0 +1,319 @@
+"""GenerationService: a request checked and read, the loop run, the answer written as it grows."""
+
+import asyncio
+import secrets
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from contextlib import aclosing, asynccontextmanager, contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import grpc
+
+from controller.account import Account
+from controller.chronicle import Chronicle, RequestChronicle
+from controller.fleet import WorkerFleet
+from controller.generation import Round, generate
+from controller.records import Outcome, summary, uuid7
+from controller.request import GenerationRequest, Pins
+from controller.sequence import Sequence as TokenSequence
+from controller.session import RequestSession
+from controller.steering import SteeredPolicy, Steering
+from controller.tasks import Signal
+from controller.text import AnswerText, Tokenizer
+from controller.worker_client import WorkerDescription
+from speculation.errors import (
+    CapacityError,
+    DrainingError,
+    ForerunError,
+    InvalidRequestError,
+    PromptTooLongError,
+    UnknownNameError,
+)
+from speculation.rpc import errors_to_status
+from speculation.sampling import MAX_TOP_LOGPROBS
+from speculation.v1 import generation_pb2, generation_pb2_grpc
+from speculation.wire import check_token_ids, sampling_from_proto, shape_from_proto
+
+SERVICE_NAME = generation_pb2.DESCRIPTOR.services_by_name["GenerationService"].full_name
+
+MOST_STOPS = 16
+LONGEST_REQUEST_ID = 128
+LONGEST_LABEL = 64
+
+FOREVER_S = 1e8
+"""gRPC reports a call without a deadline as one that ends in centuries."""
+
+CallContext = grpc.aio.ServicerContext[Any, Any]
+Write = Callable[[generation_pb2.GenerateResponse], Awaitable[None]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """What one controller takes on.
+
+    Attributes:
+        concurrent_requests: Most requests at once; more get CapacityError.
+        default_max_new_tokens: Tokens of an answer where the request names no number.
+        longest_request_s: Deadline of a request that brings none.
+    """
+
+    concurrent_requests: int = 256
+    default_max_new_tokens: int = 256
+    longest_request_s: float = 600.0
+
+
+class RequestReader:
+    """Checks every field of a request and fills in the defaults."""
+
+    def __init__(self, tokenizer: Tokenizer, fleet: WorkerFleet, limits: Limits) -> None:
+        self._tokenizer = tokenizer
+        self._fleet = fleet
+        self._limits = limits
+
+    async def read(self, message: generation_pb2.GenerateRequest) -> GenerationRequest:
+        """The request of a message.
+
+        Raises:
+            InvalidRequestError: A field is wrong; the message names it.
+            UnknownNameError: There is no such drafter.
+            WorkerUnavailableError: No target worker is there to say how long a prompt may be.
+        """
+        _check_lengths(message)
+        sampling = sampling_from_proto(message.sampling, default_seed=secrets.randbits(64))
+        sampling.check_vocabulary(self._tokenizer.vocab_size)
+        check_token_ids("stop_token_ids", message.stop_token_ids, self._tokenizer.vocab_size)
+        pins = self._pins(message.speculation)
+        prompt = await self._prompt(message)
+        end_tokens = frozenset() if message.ignore_eos else self._tokenizer.end_token_ids
+        return GenerationRequest(
+            request_id=message.request_id or uuid7(),
+            prompt=prompt,
+            max_new_tokens=self._max_new_tokens(len(prompt), message.max_new_tokens, await self._fleet.target()),
+            stop=tuple(message.stop),
+            stop_token_ids=end_tokens | frozenset(message.stop_token_ids),
+            sampling=sampling,
+            logprobs=message.logprobs if message.HasField("logprobs") else None,
+            task=message.task,
+            tenant=message.tenant,
+            pins=pins,
+            explain=message.explain,
+        )
+
+    async def _prompt(self, message: generation_pb2.GenerateRequest) -> tuple[int, ...]:
+        kind = message.WhichOneof("prompt")
+        if kind == "tokens":
+            prompt = tuple(message.tokens.ids)
+            check_token_ids("tokens", prompt, self._tokenizer.vocab_size)
+        elif kind == "chat":
+            prompt = await self._tokenizer.encode_chat([(turn.role, turn.content) for turn in _turns(message.chat)])
+        elif kind == "text":
+            prompt = await self._tokenizer.encode(message.text)
+        else:
+            raise InvalidRequestError("prompt", "is missing; send text, chat or tokens")
+        if not prompt:
+            raise InvalidRequestError(kind, "the prompt has no token")
+        return prompt
+
+    def _pins(self, message: generation_pb2.Speculation) -> Pins:
+        known = self._fleet.drafter_names
+        for name in message.drafters:
+            if name not in known:
+                raise UnknownNameError("drafter", name, known)
+        return Pins(
+            off=message.off,
+            policy=message.policy,
+            drafters=tuple(message.drafters),
+            shape=shape_from_proto(message.shape) if message.HasField("shape") else None,
+            uncoupled=message.uncoupled,
+        )
+
+    def _max_new_tokens(self, prompt_tokens: int, asked: int, target: WorkerDescription) -> int:
+        room = target.max_length - prompt_tokens
+        wanted = asked or min(self._limits.default_max_new_tokens, max(room, 1))
+        if wanted > room:
+            raise PromptTooLongError(prompt_tokens, wanted, target.max_length)
+        return wanted
+
+
+def _check_lengths(message: generation_pb2.GenerateRequest) -> None:
+    for field, longest in (("request_id", LONGEST_REQUEST_ID), ("task", LONGEST_LABEL), ("tenant", LONGEST_LABEL)):
+        if len(getattr(message, field)) > longest:
+            raise InvalidRequestError(field, f"has more than {longest} characters")
+    if len(message.stop) > MOST_STOPS:
+        raise InvalidRequestError("stop", f"{len(message.stop)} strings; at most {MOST_STOPS} are allowed")
+    if "" in message.stop:
+        raise InvalidRequestError("stop", "an empty string would stop every answer at once")
+    if message.logprobs > MAX_TOP_LOGPROBS:
+        raise InvalidRequestError("logprobs", f"{message.logprobs} is more than {MAX_TOP_LOGPROBS}")
+
+
+def _turns(chat: generation_pb2.ChatMessages) -> Sequence[generation_pb2.ChatMessage]:
+    if not chat.messages:
+        raise InvalidRequestError("chat", "there is no message")
+    for place, turn in enumerate(chat.messages):
+        if not turn.role:
+            raise InvalidRequestError("chat", f"message {place} has no role")
+    return chat.messages
+
+
+class Reception:
+    """Counts the requests inside, and closes the door when it is time to go."""
+
+    def __init__(self, capacity: int) -> None:
+        self.inside = 0
+        self.draining = False
+        self._capacity = capacity
+        self._left = Signal()
+
+    @contextmanager
+    def place(self) -> Iterator[None]:
+        """A place for one request.
+
+        Raises:
+            DrainingError: The controller shuts down.
+            CapacityError: All places are taken.
+        """
+        if self.draining:
+            raise DrainingError("this controller shuts down; call another one with the same seed for the same text")
+        if self.inside >= self._capacity:
+            raise CapacityError(f"all {self._capacity} places are taken; call again after a pause")
+        self.inside += 1
+        try:
+            yield
+        finally:
+            self.inside -= 1
+            self._left.fire()
+
+    async def drained(self) -> None:
+        """Wait until everybody has left."""
+        while self.inside:
+            await self._left.wait()
+
+
+class GenerationService(generation_pb2_grpc.GenerationServiceServicer):
+    """What backend services call."""
+
+    def __init__(
+        self,
+        *,
+        tokenizer: Tokenizer,
+        fleet: WorkerFleet,
+        steering: Steering,
+        chronicle: Chronicle,
+        limits: Limits,
+    ) -> None:
+        self.reception = Reception(limits.concurrent_requests)
+        self._tokenizer = tokenizer
+        self._fleet = fleet
+        self._steering = steering
+        self._chronicle = chronicle
+        self._reader = RequestReader(tokenizer, fleet, limits)
+        self._longest_request_s = limits.longest_request_s
+
+    def add_to(self, server: grpc.aio.Server) -> None:
+        """Offer the service."""
+        generation_pb2_grpc.add_GenerationServiceServicer_to_server(self, server)  # type: ignore[no-untyped-call]
+
+    async def Generate(  # noqa: N802
+        self, request: generation_pb2.GenerateRequest, context: CallContext
+    ) -> None:
+        """One answer. It is written, not yielded: a generator that nobody reads is not closed at once."""
+        account = Account()
+        async with errors_to_status(context), _deadline(context, self._longest_request_s) as deadline:
+            with self.reception.place():
+                asked = await self._reader.read(request)
+                policy = self._steering.for_request(asked.pins)
+                await self._answer(asked, policy, account, deadline=deadline, write=context.write)
+
+    async def _answer(
+        self, request: GenerationRequest, policy: SteeredPolicy, account: Account, *, deadline: float, write: Write
+    ) -> None:
+        text = AnswerText(self._tokenizer, prompt=request.prompt, stops=request.stop)
+        sequence = TokenSequence(
+            request.prompt,
+            max_new_tokens=request.max_new_tokens,
+            stop_token_ids=request.stop_token_ids,
+            ends_answer=text.push,
+        )
+        async with self._fleet.session(request, sequence, deadline=deadline) as session:
+            chronicle = self._chronicle.open(request, policy, session)
+            with _ending(chronicle, account, sequence, deadline):
+                async with aclosing(self._rounds(request, sequence, session, policy)) as rounds:
+                    async for done in rounds:
+                        account.add(done)
+                        chronicle.add(done)
+                        await write(_delta(request, done, text.take(finished=sequence.finished)))
+                        if request.explain:
+                            await write(generation_pb2.GenerateResponse(round=chronicle.report(self._tokenizer.decode)))
+                await write(_last(request, account, policy, sequence, text, session))
+
+    def _rounds(
+        self, request: GenerationRequest, sequence: TokenSequence, session: RequestSession, policy: SteeredPolicy
+    ) -> AsyncGenerator[Round]:
+        return generate(
+            request, sequence, session=session, policy=policy, requests_in_flight=lambda: self.reception.inside
+        )
+
+
+@asynccontextmanager
+async def _deadline(context: CallContext, longest_s: float) -> AsyncIterator[float]:
+    """The caller's deadline, or ours if there is none, in seconds of the event loop's clock."""
+    remaining_s = context.time_remaining()
+    allowed_s = longest_s if remaining_s is None or remaining_s > FOREVER_S else remaining_s
+    try:
+        async with asyncio.timeout(allowed_s):
+            yield asyncio.get_running_loop().time() + allowed_s
+    except TimeoutError:
+        await context.abort(grpc.StatusCode.DEADLINE_EXCEEDED, "the deadline passed; what was sent before is valid")
+
+
+@contextmanager
+def _ending(chronicle: RequestChronicle, account: Account, sequence: TokenSequence, deadline: float) -> Iterator[None]:
+    """Write down how the request ended, however it ends."""
+    outcome = Outcome.CANCELLED
+    try:
+        yield
+        outcome = Outcome.OK
+    except ForerunError:
+        outcome = Outcome.WORKER_ERROR
+        raise
+    except TimeoutError:
+        outcome = Outcome.DEADLINE
+        raise
+    finally:
+        if outcome is Outcome.CANCELLED and asyncio.get_running_loop().time() >= deadline:
+            outcome = Outcome.DEADLINE
+        chronicle.end(outcome, account, sequence)
+
+
+def _delta(request: GenerationRequest, done: Round, text: str) -> generation_pb2.GenerateResponse:
+    """What a round added to the answer."""
+    delta = generation_pb2.Delta(text=text, token_ids=done.emitted)
+    if request.logprobs is not None:
+        verdict = done.outcome.verdict
+        for place in range(len(done.emitted)):
+            entry = delta.logprobs.add(logprob=verdict.logprobs[place])
+            if request.logprobs:
+                for top in verdict.top_logprobs[place]:
+                    entry.top.add(token_id=top.token_id, logprob=top.logprob)
+    return generation_pb2.GenerateResponse(delta=delta)
+
+
+def _last(
+    request: GenerationRequest,
+    account: Account,
+    policy: SteeredPolicy,
+    sequence: TokenSequence,
+    text: AnswerText,
+    session: RequestSession,
+) -> generation_pb2.GenerateResponse:
+    """The summary."""
+    message = summary(
+        request,
+        account,
+        policy=policy.name,
+        finish_reason=sequence.finish_reason,
+        matched_stop=text.matched_stop,
+        participants=session,
+    )
+    return generation_pb2.GenerateResponse(summary=message)

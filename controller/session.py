@@ -1,0 +1,292 @@
+"""One request's place on the fleet: it asks whoever can answer, and outlives every worker."""
+
+import asyncio
+from contextlib import suppress
+from dataclasses import dataclass
+from time import perf_counter_ns
+from typing import TYPE_CHECKING
+
+from controller.generation import Drafts
+from controller.request import GenerationRequest
+from controller.sequence import Sequence
+from controller.tasks import Spawn
+from controller.worker_client import DraftStream, Opening, Proposal, VerifyStream
+from router_models.plan import Plan
+from speculation.errors import (
+    CapacityError,
+    DrainingError,
+    ForerunError,
+    InvalidRequestError,
+    InvalidTreeError,
+    WorkerUnavailableError,
+)
+from speculation.tree import TokenTree, TreeShape
+from speculation.verdict import Verdict
+
+if TYPE_CHECKING:
+    from controller.fleet import Worker, WorkerFleet
+
+_MOVABLE = (WorkerUnavailableError, DrainingError, CapacityError)
+"""Errors of one worker that another one may not have."""
+
+MOST_MOVES_A_STEP = 6
+"""What took down this many workers will take down the next one, too."""
+
+FIRST_BUSY_PAUSE_S = 0.01
+LONGEST_BUSY_PAUSE_S = 0.2
+
+READ_AT_ONCE = 256
+"""Tokens that a drafter reads within its timeout; one that had more to read may be late without being at fault."""
+
+
+@dataclass(slots=True)
+class _Target:
+    """The session on a verify worker."""
+
+    worker: "Worker"
+    stream: VerifyStream
+
+
+@dataclass(slots=True)
+class _Drafter:
+    """The session on a drafter.
+
+    Attributes:
+        worker: Where the session is open.
+        stream: The session.
+        asked: The exchange under way, if any; a late one is left to finish.
+        length: Tokens of the sequence when it was last asked.
+        unusable: It cannot serve this request at all.
+    """
+
+    worker: "Worker | None" = None
+    stream: DraftStream | None = None
+    asked: "asyncio.Task[_Answer | None] | None" = None
+    length: int = 0
+    unusable: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class _Answer:
+    proposal: Proposal
+    at_ns: int
+
+
+class RequestSession:
+    """Implements `generation.FleetSession` over gRPC.
+
+    Attributes:
+        prompt_surprisal: By drafter that has read the prompt.
+        model_revisions: By name of each worker that took part.
+        failovers: Times a worker was lost and the session moved, or a drafter was given up for a round.
+    """
+
+    def __init__(self, fleet: "WorkerFleet", request: GenerationRequest, *, deadline: float, spawn: Spawn) -> None:
+        self.prompt_surprisal: dict[str, float] = {}
+        self.model_revisions: dict[str, str] = {}
+        self.failovers = 0
+        self._fleet = fleet
+        self._deadline = deadline
+        self._spawn = spawn
+        self._opening = Opening(
+            session_id=request.request_id,
+            sampling=request.sampling,
+            prompt_length=len(request.prompt),
+            top_logprobs=request.logprobs or 0,
+            uncoupled=request.pins.uncoupled,
+        )
+        self._drafters: dict[str, _Drafter] = {}
+        self._target: asyncio.Task[_Target] | None = None
+        self._revision: str | None = None
+        self._max_length = 0
+        self._round = 0
+
+    @property
+    def ineligible_drafters(self) -> tuple[str, ...]:
+        """Drafters that cannot be asked now, each as "name: reason"."""
+        return self._fleet.unavailable_drafters
+
+    def begin(self, sequence: Sequence) -> None:
+        """Let the target read the prompt while drafters read and draft."""
+        self._target = self._spawn(self._open_target(sequence))
+
+    def close(self) -> None:
+        """End every session, so that the workers free their caches."""
+        for drafter in self._drafters.values():
+            self._drop(drafter)
+        if self._target is not None and self._target.done() and not self._target.cancelled():
+            with suppress(ForerunError):
+                target = self._target.result()
+                target.worker.close(target.stream)
+
+    def offer(self, sequence: Sequence) -> tuple[str, ...]:
+        """Drafters that can be asked now: serving, long enough for the sequence, and not still at an older round."""
+        return tuple(name for name in self._fleet.serving_drafters if self._can_ask(name, len(sequence)))
+
+    def _can_ask(self, name: str, length: int) -> bool:
+        drafter = self._drafters.get(name)
+        if drafter is not None and (drafter.unusable or (drafter.asked is not None and not drafter.asked.done())):
+            return False
+        worker = self._fleet.drafter(name)
+        return worker is not None and worker.description is not None and length < worker.description.max_length
+
+    def room(self, sequence: Sequence) -> int:
+        """Most nodes that the target can hold after the sequence."""
+        return self._max_length - len(sequence)
+
+    async def draft(self, plan: Plan, sequence: Sequence) -> Drafts:
+        """Ask the plan's drafters at once, and wait for them until they keep a ready target waiting for too long."""
+        if not plan.speculates:
+            await self._reach_target(sequence)
+            return Drafts()
+        started_ns = perf_counter_ns()
+        asked = {name: self._ask(name, plan.shape, sequence) for name in plan.drafters}
+        await self._reach_target(sequence)
+        await asyncio.wait(asked.values(), timeout=self._fleet.timeouts.draft_timeout_s)
+        answers = {name: task.result() for name, task in asked.items() if task.done()}
+        in_time = {name: answer for name, answer in answers.items() if answer is not None}
+        for name in in_time:
+            self._praise(self._drafters[name])
+        for name in asked.keys() - answers.keys():
+            self._set_aside(self._drafters[name], sequence)
+        self.failovers += len(asked) - len(in_time)
+        return Drafts(
+            trees={name: answer.proposal.tree for name, answer in in_time.items()},
+            missing=tuple(name for name in asked if name not in in_time),
+            draft_ns=max((answer.at_ns for answer in in_time.values()), default=perf_counter_ns()) - started_ns,
+            worker_ns=max((answer.proposal.timings.total_ns for answer in in_time.values()), default=0),
+        )
+
+    def _ask(self, name: str, shape: TreeShape, sequence: Sequence) -> "asyncio.Task[_Answer | None]":
+        drafter = self._drafters.setdefault(name, _Drafter())
+        drafter.asked = self._spawn(self._propose(name, drafter, shape, sequence))
+        return drafter.asked
+
+    async def _propose(self, name: str, drafter: _Drafter, shape: TreeShape, sequence: Sequence) -> _Answer | None:
+        """A drafter's answer, or None if there will be none; then its session is gone."""
+        try:
+            stream = self._stream_of(name, drafter)
+            proposal = await stream.propose(
+                sequence, shape, round_number=self._round, vocab_size=self._fleet.tokenizer.vocab_size
+            )
+        except ForerunError as error:
+            self._give_up(drafter, error)
+            return None
+        drafter.length = len(sequence)
+        if proposal.prompt_surprisal is not None:
+            self.prompt_surprisal[name] = proposal.prompt_surprisal
+        return _Answer(proposal, perf_counter_ns())
+
+    def _stream_of(self, name: str, drafter: _Drafter) -> DraftStream:
+        """The open session on a drafter, or a new one on its least loaded worker."""
+        if drafter.worker is not None and not drafter.worker.serving:
+            self._drop(drafter)
+        if drafter.stream is None:
+            worker = self._fleet.drafter(name)
+            if worker is None or worker.description is None:
+                raise CapacityError(f"no worker of drafter {name} serves now")
+            drafter.worker = worker
+            drafter.stream = worker.open_draft(self._opening, timeout_s=self._remaining_s())
+            drafter.length = 0
+            self.model_revisions[name] = worker.description.model_revision
+        return drafter.stream
+
+    def _give_up(self, drafter: _Drafter, error: ForerunError) -> None:
+        """Without an answer the session is of no more use; the worker only if it is to blame."""
+        if isinstance(error, InvalidRequestError) and not isinstance(error, InvalidTreeError):
+            drafter.unusable = True
+        elif drafter.worker is not None and not isinstance(error, CapacityError):
+            drafter.worker.eject(str(error))
+        self._drop(drafter)
+
+    @staticmethod
+    def _praise(drafter: _Drafter) -> None:
+        if drafter.worker is not None:
+            drafter.worker.worked()
+
+    def _set_aside(self, drafter: _Drafter, sequence: Sequence) -> None:
+        """A late drafter is not asked again before it has answered, nor by others before it has been examined."""
+        if drafter.worker is not None and len(sequence) - drafter.length <= READ_AT_ONCE:
+            drafter.worker.eject(f"kept a round waiting for {self._fleet.timeouts.draft_timeout_s:g} s")
+
+    def _drop(self, drafter: _Drafter) -> None:
+        if drafter.worker is not None and drafter.stream is not None:
+            drafter.worker.close(drafter.stream)
+        drafter.worker = drafter.stream = None
+
+    async def verify(self, tree: TokenTree, sequence: Sequence) -> Verdict:
+        """The target's verdict, from the worker that has the session or from any other."""
+        self._round += 1
+        moves = _Moves(patience_s=self._fleet.timeouts.verify_wait_s)
+        while True:
+            target = await self._reach_target(sequence)
+            try:
+                verdict = await target.stream.verify(sequence, tree, round_number=self._round)
+            except _MOVABLE as error:
+                self._target = None
+                self._leave(target, error)
+                await moves.make(error)
+                continue
+            target.worker.worked()
+            return verdict
+
+    async def _reach_target(self, sequence: Sequence) -> _Target:
+        """The session on a verify worker that has read the sequence."""
+        if self._target is None:
+            self._target = self._spawn(self._open_target(sequence))
+        return await self._target
+
+    async def _open_target(self, sequence: Sequence) -> _Target:
+        """Open a session and have all but the last token read: that one belongs to the first verdict."""
+        moves = _Moves(patience_s=self._fleet.timeouts.verify_wait_s)
+        while True:
+            worker = await self._fleet.verifier(self._revision)
+            target = _Target(worker, worker.open_verify(self._opening, timeout_s=self._remaining_s()))
+            try:
+                await target.stream.tell(sequence, len(sequence) - 1)
+            except _MOVABLE as error:
+                self._leave(target, error)
+                await moves.make(error)
+                continue
+            except BaseException:
+                worker.close(target.stream)
+                raise
+            self._note(worker)
+            return target
+
+    def _note(self, worker: "Worker") -> None:
+        if worker.description is not None:
+            self._revision = worker.description.model_revision
+            self._max_length = worker.description.max_length
+            self.model_revisions[worker.name] = worker.description.model_revision
+
+    def _leave(self, target: _Target, error: ForerunError) -> None:
+        """Go elsewhere. Nothing is lost: what the worker held, another one is told again."""
+        target.worker.close(target.stream)
+        if not isinstance(error, CapacityError):
+            self.failovers += 1
+            target.worker.eject(str(error))
+
+    def _remaining_s(self) -> float:
+        return max(self._deadline - asyncio.get_running_loop().time(), 0.001)
+
+
+class _Moves:
+    """How often, and how long, one step tries its luck with other workers."""
+
+    def __init__(self, *, patience_s: float) -> None:
+        self._ends_at = asyncio.get_running_loop().time() + patience_s
+        self._pause_s = FIRST_BUSY_PAUSE_S
+        self._lost = 0
+
+    async def make(self, error: ForerunError) -> None:
+        """Count a move, and pause if everybody is busy; raises the error when enough were made."""
+        if not isinstance(error, CapacityError):
+            self._lost += 1
+            if self._lost >= MOST_MOVES_A_STEP:
+                raise error
+            return
+        if asyncio.get_running_loop().time() >= self._ends_at:
+            raise error
+        await asyncio.sleep(self._pause_s)
+        self._pause_s = min(2 * self._pause_s, LONGEST_BUSY_PAUSE_S)

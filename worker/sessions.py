@@ -203,7 +203,9 @@ def read_all(engine: Engine, session: Session) -> Steps[int]:
 def read_to_tail(engine: Engine, session: Session) -> Steps[list[int]]:
     """Read until what is left fits into one step, and return that: at least the last token."""
     length = len(session.token_ids)
-    pending = session.surprisal is not None and session.surprisal.pending
-    if pending or length - engine.length(session.slot) > SLICE:
+    in_whole_slices = (length - engine.length(session.slot) - 1) // SLICE * SLICE
+    if session.surprisal is not None and session.surprisal.pending:
         yield from read(engine, session, length - 1)
+    else:
+        yield from read(engine, session, engine.length(session.slot) + in_whole_slices)
     return session.token_ids[engine.length(session.slot) :]

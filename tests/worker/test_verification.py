@@ -1,0 +1,159 @@
+"""Verification: the answer is the target's, whatever trees it is shown."""
+
+import random
+from collections.abc import Callable, Sequence
+
+import pytest
+import torch
+
+from speculation.sampling import SamplingParameters
+from speculation.tree import EMPTY_TREE, ROOT, TokenTree, chain, side_by_side
+from tests.architectures import VOCAB_SIZE, plain_logits
+from tests.worker.tiny_worker import (
+    MAX_LENGTH,
+    MODEL,
+    PROMPT,
+    SAMPLINGS,
+    context_of,
+    new_session,
+    reference_text,
+    speculative_text,
+    tiny_engine,
+    work,
+)
+from worker.engine import Engine
+from worker.sessions import SessionTable
+from worker.verification import verify
+
+COUNT = 24
+
+Answer = Sequence[int]
+TreeMaker = Callable[[Answer], TokenTree]
+
+
+@pytest.fixture(scope="module")
+def engine() -> Engine:
+    return tiny_engine()
+
+
+def random_tree(rng: random.Random, tokens: Sequence[int], size: int) -> TokenTree:
+    """A tree of any form whose nodes carry some of these tokens."""
+    return TokenTree(
+        token_ids=tuple(rng.choice(tokens) for _ in range(size)),
+        parents=tuple(rng.randrange(ROOT, node) for node in range(size)),
+        confidences=(0.5,) * size,
+    )
+
+
+def tree_makers(text: Answer) -> dict[str, TreeMaker]:
+    """Ways to speculate, some of which know the answer."""
+    rng = random.Random(0)
+
+    def right(answer: Answer) -> TokenTree:
+        return chain(text[len(answer) : len(answer) + 4])
+
+    def wrong(answer: Answer) -> TokenTree:
+        return chain([(token + 1) % VOCAB_SIZE for token in right(answer).token_ids])
+
+    def wrong_in_the_middle(answer: Answer) -> TokenTree:
+        token_ids = list(right(answer).token_ids)
+        token_ids[1:2] = [(token + 1) % VOCAB_SIZE for token in token_ids[1:2]]
+        return chain(token_ids)
+
+    def doubled(answer: Answer) -> TokenTree:
+        return side_by_side([wrong_in_the_middle(answer), right(answer), right(answer), wrong(answer)])
+
+    def any_form(answer: Answer) -> TokenTree:
+        return random_tree(rng, text, rng.randrange(14))
+
+    def likely_form(answer: Answer) -> TokenTree:
+        return random_tree(rng, text[len(answer) : len(answer) + 3] or [0], rng.randrange(14))
+
+    makers = (right, wrong, wrong_in_the_middle, doubled, any_form, likely_form)
+    return {maker.__name__: maker for maker in makers}
+
+
+@pytest.mark.parametrize("sampling", SAMPLINGS.values(), ids=SAMPLINGS.keys())
+def test_the_answer_is_the_targets_own_whatever_trees_are_verified(
+    engine: Engine, sampling: SamplingParameters
+) -> None:
+    text = reference_text(sampling, COUNT)
+
+    assert speculative_text(engine, sampling, COUNT) == text
+    for name, maker in tree_makers(text).items():
+        assert speculative_text(engine, sampling, COUNT, maker) == text, name
+
+
+def test_a_right_chain_is_accepted_whole(engine: Engine) -> None:
+    text = reference_text(SAMPLINGS["everything"], 5)
+    session = new_session(SAMPLINGS["everything"])
+
+    steps = verify(engine, session, chain(text[:4]))
+    verdict = work(engine, SessionTable(engine, max_length=MAX_LENGTH).call(session, context_of(PROMPT), steps))
+
+    assert verdict.accepted == (0, 1, 2, 3)
+    assert list(verdict.token_ids) == text
+    assert session.token_ids == [*PROMPT, *text]
+
+
+def test_probabilities_are_the_targets_before_any_transform(engine: Engine) -> None:
+    sampling = SAMPLINGS["everything"]
+    text = reference_text(sampling, 4)
+    tree = side_by_side([chain([text[0], 9]), chain(text[:3])])
+    session = new_session(sampling)
+
+    steps = verify(engine, session, tree, top_logprobs=3)
+    verdict = work(engine, SessionTable(engine, max_length=MAX_LENGTH).call(session, context_of(PROMPT), steps))
+
+    log_probs = plain_logits(MODEL, [*PROMPT, *text]).log_softmax(dim=-1)[len(PROMPT) - 1 :]
+    assert verdict.logprobs == pytest.approx([float(log_probs[at, token]) for at, token in enumerate(text)], abs=1e-4)
+    assert verdict.node_probs == pytest.approx(
+        [float(log_probs[at, token].exp()) for at, token in [(0, text[0]), (1, 9), *enumerate(text[:3])]], rel=1e-3
+    )
+    for at, entries in enumerate(verdict.top_logprobs):
+        best = log_probs[at].topk(3)
+        assert [entry.token_id for entry in entries] == best.indices.tolist()
+        assert [entry.logprob for entry in entries] == pytest.approx(best.values.tolist(), abs=1e-4)
+    assert len(verdict.top_logprobs) == len(text)
+
+
+def test_a_repeated_call_gives_the_same_verdict_whatever_tree_it_carries(engine: Engine) -> None:
+    table, session = SessionTable(engine, max_length=MAX_LENGTH), new_session(SAMPLINGS["top-p"])
+    text = reference_text(SAMPLINGS["top-p"], 6)
+
+    def call(tree: TokenTree) -> tuple[int, ...]:
+        return work(engine, table.call(session, context_of(PROMPT), verify(engine, session, tree))).token_ids
+
+    assert call(chain(text[:4])) == tuple(text[:5])
+    assert call(EMPTY_TREE) == tuple(text[:1])
+    assert call(chain(text[:2])) == tuple(text[:3])
+    assert call(chain(text[:4])) == tuple(text[:5])
+
+
+def test_of_a_round_the_accepted_tokens_need_no_second_forward(engine: Engine) -> None:
+    table, session = SessionTable(engine, max_length=MAX_LENGTH), new_session()
+    text = reference_text(SamplingParameters(), 6)
+    work(engine, table.call(session, context_of(PROMPT), verify(engine, session, chain(text[:4]))))
+    held = [*PROMPT, *text[:5]]
+
+    steps = table.call(session, context_of(held, len(held)), verify(engine, session, EMPTY_TREE))
+    chunk = next(steps)
+
+    assert chunk is not None
+    assert list(chunk.token_ids) == [text[4]]  # the extra token alone
+    steps.close()
+
+
+def test_a_tie_is_counted_as_near() -> None:
+    engine = tiny_engine()
+    session = new_session(SamplingParameters(temperature=1.0, top_k=2, logit_bias={1: 500.0, 2: 500.0}))
+    logits = torch.zeros(1, VOCAB_SIZE)
+
+    assert session.sampler.near_ties(session.sampler.log_probs(logits, PROMPT, [()]), torch.randn(1, VOCAB_SIZE)) == 1
+    verdict = work(
+        engine,
+        SessionTable(engine, max_length=MAX_LENGTH).call(
+            session, context_of(PROMPT), verify(engine, session, EMPTY_TREE)
+        ),
+    )
+    assert verdict.near_ties == 0

@@ -1,0 +1,51 @@
+"""The `forerun` command.
+
+Only what is needed to parse the command line is imported here: torch, transformers and gRPC come in when a command
+that needs them runs, so that `forerun --help` answers at once.
+"""
+
+import sys
+
+import typer
+
+from forerun.commands import bench, controller, demo, generate, up, worker, zoo
+from forerun.console import report
+from speculation.errors import ForerunError
+
+app = typer.Typer(
+    name="forerun",
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="""Serve a large language model faster, without changing one token of its output.
+
+Small drafters run ahead, the target checks many of their tokens in one pass.
+
+[bold]Try it:[/bold]  [cyan]forerun demo[/cyan]
+
+[bold]Use it:[/bold]  [cyan]forerun up[/cyan], and in another terminal  [cyan]forerun generate "def area(r):"[/cyan]
+
+Every command takes [cyan]--json[/cyan]: results as JSON on stdout, all else on stderr.""",
+)
+app.command("up")(up.up)
+app.command("demo")(demo.demo)
+app.command("generate")(generate.generate)
+app.command("worker", context_settings=worker.PASS_ON)(worker.worker)
+app.command("controller", context_settings=controller.PASS_ON)(controller.controller)
+app.command("bench", context_settings=bench.PASS_ON)(bench.bench)
+app.add_typer(zoo.app, name="zoo")
+
+
+def main() -> None:
+    """Run the command line; a deliberate error is one line and an exit status, never a traceback."""
+    try:
+        app()
+    except ForerunError as error:
+        sys.exit(report(error, as_json="--json" in sys.argv))
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,16 @@
+"""`forerun bench`: the measurements behind the README's numbers."""
+
+import typer
+
+from forerun.commands.program import PASS_ON, become
+
+__all__ = ["PASS_ON", "bench"]
+
+
+def bench(context: typer.Context) -> None:
+    """Measure: exactness, speed, overhead; `forerun bench --help` lists them.
+
+    [cyan]forerun bench exactness --quick[/cyan]
+    """
+    # A program of its own, which sees the product as any caller does; nothing here depends on it.
+    become("bench", context.args)

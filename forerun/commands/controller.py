@@ -1,0 +1,15 @@
+"""`forerun controller`: one controller in the foreground."""
+
+import typer
+
+from forerun.commands.program import PASS_ON, become
+
+__all__ = ["PASS_ON", "controller"]
+
+
+def controller(context: typer.Context) -> None:
+    """Run one controller in the foreground; `forerun controller --help` lists its options.
+
+    [cyan]forerun controller --config controller.yaml[/cyan]
+    """
+    become("controller", context.args)

@@ -1,0 +1,105 @@
+"""`forerun up`: the whole fleet on this machine, until Ctrl-C."""
+
+import asyncio
+import contextlib
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from forerun.commands.profile import Profile, target_of
+from forerun.console import PEOPLE, RESULT, emit
+
+if TYPE_CHECKING:
+    from forerun.local_fleet import FleetSettings, LocalFleet
+
+
+def up(
+    config: Annotated[
+        Path | None, typer.Option(help="A YAML file with the same settings; options given here overrule it.")
+    ] = None,
+    profile: Annotated[
+        Profile | None, typer.Option(help="What the zoo's target costs: plain, deep or wide.", show_default="deep")
+    ] = None,
+    target: Annotated[
+        str | None, typer.Option(help="Another target: a folder or hub id.", show_default="the zoo's")
+    ] = None,
+    drafters: Annotated[
+        str | None,
+        typer.Option(help="Zoo names, or NAME=MODEL for others, by commas.", show_default="code,docs,math,json,mixed"),
+    ] = None,
+    verify_workers: Annotated[
+        int | None, typer.Option(min=1, help="Processes that serve the target.", show_default="1")
+    ] = None,
+    listen: Annotated[
+        str | None,
+        typer.Option(help="Where the controller listens; port 0 takes a free one.", show_default="127.0.0.1:50050"),
+    ] = None,
+    redis: Annotated[
+        str | None,
+        typer.Option(help="Where decisions are logged: a URL, embedded or none.", show_default="embedded"),
+    ] = None,
+    state_folder: Annotated[
+        Path, typer.Option(help="For logs, the decision log and the controller's settings.")
+    ] = Path(".forerun"),
+    as_json: Annotated[bool, typer.Option("--json", help="One line of JSON when the fleet is ready.")] = False,
+) -> None:
+    """Run the whole fleet on this machine until Ctrl-C: target, drafters, Redis and controller.
+
+    Nothing listens beyond the loopback unless --listen says so. A process that dies is restarted.
+
+    [cyan]forerun up[/cyan]
+
+    [cyan]forerun up --profile plain --drafters code,math --listen 127.0.0.1:0 --json[/cyan]
+
+    [cyan]forerun up --target ./my-model --drafters small=./my-small-model[/cyan]
+    """
+    from forerun.commands.fleet_options import drafters_of, fleet_settings
+
+    given = {
+        "target": target or (target_of(profile) if profile else None),
+        "drafters": None if drafters is None else drafters_of(drafters),
+        "verify_workers": verify_workers,
+        "listen": listen,
+    }
+    settings = fleet_settings(config, given, redis=redis)
+    with contextlib.suppress(asyncio.CancelledError):
+        asyncio.run(_up(settings, state_folder.absolute(), as_json=as_json))
+
+
+async def _up(settings: "FleetSettings", state_folder: Path, *, as_json: bool) -> None:
+    from forerun.commands.fleet_options import fleet_with_status
+
+    with _cancelled_by_signals():
+        async with fleet_with_status(settings, state_folder) as fleet:
+            _show(fleet, as_json=as_json)
+            # Until a signal: it cancels this task, and leaving the fleet drains it.
+            await asyncio.Event().wait()
+
+
+@contextlib.contextmanager
+def _cancelled_by_signals() -> Iterator[None]:
+    """SIGTERM and SIGINT cancel the running task, at whatever point of starting or serving it is."""
+    loop, task = asyncio.get_running_loop(), asyncio.current_task()
+    assert task is not None
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, task.cancel)
+    try:
+        yield
+    finally:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.remove_signal_handler(number)
+
+
+def _show(fleet: "LocalFleet", *, as_json: bool) -> None:
+    if as_json:
+        emit({"event": "ready", "address": fleet.address, "target": fleet.target_folder, "processes": fleet.processes})
+        return
+    from forerun.commands.fleet_options import process_table
+
+    RESULT.print(process_table(fleet.processes))
+    RESULT.print(f"\nready at [bold]{fleet.address}[/bold]; Ctrl-C stops everything. Try:\n")
+    RESULT.print(f'  forerun generate "def area(radius):" --task code --explain --target {fleet.address}\n')
+    PEOPLE.print("[dim]all on one machine: for trying out, not for production[/dim]")

@@ -1,0 +1,156 @@
+"""A whole fleet on this machine: target, drafters, Redis and a controller, each a process of its own."""
+
+import asyncio
+import sys
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+from typing import Annotated, Literal
+
+import yaml
+from pydantic import Field
+
+from controller.embedded_redis import SCHEME
+from controller.settings import Count, RedisSettings, Settings, WorkerEntry
+from forerun.models import model_folder
+from forerun.supervisor import LISTEN, Listener, ProcessSpec, ProcessStatus, Supervisor
+
+FREE_PORT = "127.0.0.1:0"
+EMBEDDED_REDIS = RedisSettings(url="embedded://redis")
+"""A server of our own; the path is relative to the fleet's folder."""
+
+ZOO_DRAFTERS: Mapping[str, str] = MappingProxyType(
+    {name: f"zoo:{name}" for name in ("code", "docs", "math", "json", "mixed")}
+)
+
+Role = Literal["draft", "verify"]
+Name = Annotated[str, Field(min_length=1)]
+
+ONE_THREAD: Mapping[str, str] = MappingProxyType(
+    {
+        # Processes that spin on more threads than there are cores lose tenfold.
+        **dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1"),
+        "TOKENIZERS_PARALLELISM": "false",
+    }
+)
+
+
+class FleetSettings(Settings):
+    """Which processes make the fleet, and how its controller is set: a file of these is a controller's file and more.
+
+    Attributes:
+        target: Model of the verify workers: a folder, a hub id, or zoo:target@deep and the like.
+        drafters: Model of each draft worker, by the name that requests use.
+        verify_workers: Processes that serve the target.
+        dtype: Number format of all models.
+        device: Torch device of all models.
+        slots: Sessions each worker holds at once.
+        max_length: Most tokens of a session.
+        tokenizer: Not to be set: it is the target's.
+    """
+
+    target: Name = "zoo:target@deep"
+    drafters: Mapping[Name, Name] = Field(default_factory=lambda: dict(ZOO_DRAFTERS))
+    verify_workers: Count = 1
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    device: str = "cpu"
+    slots: Count = 16
+    max_length: Count = 1024
+    tokenizer: Literal["the target's"] = "the target's"
+    redis: RedisSettings | None = EMBEDDED_REDIS
+
+    def for_controller(self, *, tokenizer: str, workers: Sequence[WorkerEntry], folder: Path) -> Settings:
+        """The controller's part, once the workers have their addresses."""
+        shared = {name: getattr(self, name) for name in Settings.model_fields}
+        redis = self.redis
+        if redis is not None and redis.url.startswith(SCHEME):
+            redis = redis.model_copy(update={"url": f"{SCHEME}{folder / redis.url.removeprefix(SCHEME)}"})
+        return Settings(**shared | {"tokenizer": tokenizer, "workers": (*self.workers, *workers), "redis": redis})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LocalFleet:
+    """A fleet that runs.
+
+    Attributes:
+        address: Where the controller can be called.
+        target_folder: What the verify workers loaded.
+        supervisor: Keeps its processes.
+    """
+
+    address: str
+    target_folder: str
+    supervisor: Supervisor
+
+    @property
+    def processes(self) -> tuple[ProcessStatus, ...]:
+        """Every process, the controller last."""
+        return self.supervisor.processes
+
+
+@asynccontextmanager
+async def local_fleet(
+    settings: FleetSettings, folder: Path, *, listener: Listener = lambda status: None
+) -> AsyncIterator[LocalFleet]:
+    """Run a fleet while the body runs; afterwards the controller drains, then the workers.
+
+    Args:
+        settings: Which processes.
+        folder: For logs, the controller's configuration and the embedded Redis; an absolute path, made if missing.
+        listener: Told about every change of a process's state.
+
+    Raises:
+        ProcessStartError: One of them could not start; the message says why and where its log is.
+    """
+    # Writing a cost-padded model takes a second or two of computing, once.
+    target = await asyncio.to_thread(model_folder, settings.target)
+    verifiers = [_worker("verify", name, target, settings) for name in _numbered("target", settings.verify_workers)]
+    drafters = [_worker("draft", name, model_folder(model), settings) for name, model in settings.drafters.items()]
+    async with Supervisor(folder / "logs", listener=listener) as supervisor:
+        started = await supervisor.start([*verifiers, *drafters])
+        workers = [
+            WorkerEntry(role="verify" if place < len(verifiers) else "draft", address=process.address)
+            for place, process in enumerate(started)
+        ]
+        for_controller = settings.for_controller(tokenizer=target, workers=workers, folder=folder)
+        file = _write(folder / "controller.yaml", for_controller)
+        (controller,) = await supervisor.start([_controller(file)])
+        # Should it die, it comes back where its callers look for it.
+        _write(file, for_controller.model_copy(update={"listen": controller.address}))
+        yield LocalFleet(address=controller.address, target_folder=target, supervisor=supervisor)
+
+
+def _numbered(name: str, how_many: int) -> list[str]:
+    return [name if place == 0 else f"{name}-{place + 1}" for place in range(how_many)]
+
+
+def _worker(role: Role, name: str, model: str, settings: FleetSettings) -> ProcessSpec:
+    options = {
+        "role": role,
+        "model": model,
+        "name": name,
+        "listen": LISTEN,
+        "dtype": settings.dtype,
+        "device": settings.device,
+        "threads": "1",
+        "slots": str(settings.slots),
+        "max-length": str(settings.max_length),
+    }
+    return ProcessSpec(name=name, command=_python("worker", options), environment=ONE_THREAD)
+
+
+def _controller(file: Path) -> ProcessSpec:
+    return ProcessSpec(name="controller", command=_python("controller", {"config": str(file)}), environment=ONE_THREAD)
+
+
+def _python(module: str, options: Mapping[str, str]) -> tuple[str, ...]:
+    flags = (part for name, value in options.items() for part in (f"--{name}", value))
+    # -P: a folder called worker where the user happens to stand is not ours.
+    return (sys.executable, "-P", "-m", module, *flags)
+
+
+def _write(file: Path, settings: Settings) -> Path:
+    file.write_text(yaml.safe_dump(settings.model_dump(mode="json"), sort_keys=False))
+    return file

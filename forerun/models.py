@@ -1,0 +1,18 @@
+"""Names of models, as people give them, to what a worker can load."""
+
+ZOO = "zoo:"
+
+
+def model_folder(name: str) -> str:
+    """The folder of a zoo model ("zoo:code", "zoo:target@deep"); any other name, folder or hub id, as it is.
+
+    A cost-padded model is written to the cache the first time it is asked for.
+
+    Raises:
+        UnknownNameError: The zoo has no such model.
+    """
+    if not name.startswith(ZOO):
+        return name
+    from zoo.catalog import resolve
+
+    return str(resolve(name))

@@ -1,0 +1,41 @@
+"""What transformers itself would generate: the judge that knows nothing of us."""
+
+from pathlib import Path
+from typing import Any, Self
+
+
+class Reference:
+    """The target as transformers runs it, in float32 and on one thread's worth of a CPU.
+
+    Attributes:
+        tokenizer: The model's own.
+    """
+
+    def __init__(self, model: Any, tokenizer: Any) -> None:
+        self.tokenizer = tokenizer
+        self._model = model
+
+    @classmethod
+    def load(cls, folder: str | Path) -> Self:
+        """Load model and tokenizer of a folder. Takes seconds and all the memory that the model needs."""
+        import torch
+        from transformers import AutoModelForCausalLM, AutoTokenizer
+
+        # from_pretrained leaves the model in evaluation mode.
+        model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+        return cls(model, AutoTokenizer.from_pretrained(folder))
+
+    def encode(self, prompt: str) -> tuple[int, ...]:
+        """Tokens of a prompt whose chat markers, if any, are in it already."""
+        return tuple(self.tokenizer(prompt)["input_ids"])
+
+    def greedy(self, prompt: tuple[int, ...], max_new_tokens: int) -> tuple[int, ...]:
+        """The answer by `generate`, an end token included."""
+        import torch
+
+        ids = torch.tensor([prompt])
+        with torch.inference_mode():
+            output = self._model.generate(
+                ids, attention_mask=torch.ones_like(ids), do_sample=False, max_new_tokens=max_new_tokens
+            )
+        return tuple(output[0, len(prompt) :].tolist())

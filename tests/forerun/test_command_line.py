@@ -1,0 +1,222 @@
+"""The command line: it teaches, it answers programs in JSON, and its errors are one line."""
+
+import io
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from forerun.__main__ import app, main
+from forerun.commands.fleet_options import drafters_of, fleet_settings
+from forerun.commands.generate import shape_of
+from forerun.commands.worker import with_models_resolved
+from speculation.errors import CapacityError, ConfigurationError, InvalidRequestError, UnknownNameError
+from speculation.tree import TreeShape
+from tests.forerun.fake_service import WORDS, FakeGenerationService, serving
+
+COMMANDS = ("up", "demo", "generate", "worker", "controller", "bench", "zoo")
+
+
+@pytest.fixture
+def service() -> FakeGenerationService:
+    return FakeGenerationService()
+
+
+@pytest.fixture
+def address(service: FakeGenerationService) -> Iterator[str]:
+    with serving(service) as address:
+        yield address
+
+
+def forerun(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
+    """Run the command line in this process; its exit status."""
+    monkeypatch.setattr(sys, "argv", ["forerun", *arguments])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    return int(ended.value.code or 0)
+
+
+def test_help_names_every_command_and_shows_how_to_begin() -> None:
+    shown = CliRunner().invoke(app, ["--help"]).output
+
+    for command in COMMANDS:
+        assert command in shown
+    assert "forerun demo" in shown
+
+
+@pytest.mark.parametrize("command", ["up", "demo", "generate"])
+def test_the_help_of_a_command_has_an_example_and_json(command: str) -> None:
+    shown = CliRunner().invoke(app, [command, "--help"], env={"COLUMNS": "200"}).output
+
+    assert f"forerun {command}" in shown
+    assert "--json" in shown
+
+
+def test_help_loads_nothing_heavy() -> None:
+    code = (
+        "import sys; sys.argv = ['forerun', '--help']\n"
+        "from forerun.__main__ import main\n"
+        "try: main()\n"
+        "except SystemExit: pass\n"
+        "heavy = {'torch', 'transformers', 'grpc', 'numpy', 'redis', 'tokenizers'} & set(sys.modules)\n"
+        "sys.exit(f'loaded {heavy}' if heavy else 0)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
+
+    assert done.returncode == 0, done.stderr
+
+
+def test_generate_streams_the_text_to_stdout_and_all_else_to_stderr(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], address: str
+) -> None:
+    assert forerun(monkeypatch, "generate", "what?", "--target", address) == 0
+
+    assert capsys.readouterr().out == "".join(WORDS) + "\n"
+
+
+def test_generate_answers_programs_with_one_line_of_json(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], address: str
+) -> None:
+    assert forerun(monkeypatch, "generate", "what?", "--target", address, "--json", "--explain") == 0
+
+    (line,) = capsys.readouterr().out.splitlines()
+    answer = json.loads(line)
+    assert answer["text"] == "".join(WORDS)
+    assert answer["finish_reason"] == "length"
+    assert answer["acceptance"]["num_draft_tokens"] == 6
+    assert answer["derived"]["mean_acceptance_length"] == pytest.approx(2.0)
+    assert answer["rounds"][0]["accepted"] == [0, 2]
+
+
+def test_explain_draws_the_tree_of_every_round(
+    monkeypatch: pytest.MonkeyPatch, address: str, service: FakeGenerationService
+) -> None:
+    from rich.console import Console
+
+    import forerun.commands.generate as command
+
+    recorder = Console(record=True, width=120, file=io.StringIO())
+    monkeypatch.setattr(command, "PEOPLE", recorder)
+    assert forerun(monkeypatch, "generate", "what?", "--target", address, "--explain") == 0
+
+    shown = recorder.export_text()
+    assert "static: code, tree 2 deep, 2 wide, 3 nodes" in shown
+    assert "kept 2 of 3" in shown
+    assert "area" in shown
+    assert "volume" in shown
+
+
+def test_options_of_generate_reach_the_service(
+    monkeypatch: pytest.MonkeyPatch, address: str, service: FakeGenerationService
+) -> None:
+    options = ["--temperature", "0.8", "--seed", "3", "--drafters", "code, math", "--shape", "4x1x4", "--chat"]
+    assert forerun(monkeypatch, "generate", "what?", "--target", address, *options) == 0
+
+    request = service.requests[0]
+    assert request.chat.messages[0].content == "what?"
+    assert request.sampling.seed == 3
+    assert list(request.speculation.drafters) == ["code", "math"]
+    assert request.speculation.shape.depth == 4
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "said"),
+    [
+        pytest.param(["generate", "x", "--temperature", "-1"], 2, "temperature", id="negative temperature"),
+        pytest.param(["generate", "x", "--shape", "big"], 2, "DEPTHxBRANCHINGxBUDGET", id="no shape"),
+        pytest.param(["generate", "x", "--shape", "99x1x4"], 2, "between 1 and 64", id="an over-deep tree"),
+        pytest.param(["generate", "x", "--target", "127.0.0.1:1"], 1, "forerun up", id="no controller"),
+        pytest.param(["up", "--drafters", "psychic"], 2, "psychic", id="unknown zoo model"),
+        pytest.param(["up", "--drafters", "=x"], 2, "NAME=MODEL", id="a drafter without a name"),
+        pytest.param(["up", "--listen", "nowhere"], 2, "--listen", id="no address"),
+        pytest.param(["up", "--config", "/no/such/file.yaml"], 2, "/no/such/file.yaml", id="no configuration"),
+        pytest.param(["worker", "--model", "zoo:psychic"], 2, "psychic", id="unknown model of a worker"),
+    ],
+)
+def test_a_mistake_is_answered_in_one_line(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    arguments: list[str],
+    status: int,
+    said: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+
+    assert forerun(monkeypatch, *arguments) == status
+
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    (line,) = shown.err.splitlines()
+    assert line.startswith("error: ")
+    assert said in line
+
+
+def test_an_error_of_the_service_is_told_with_its_reason(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], address: str, service: FakeGenerationService
+) -> None:
+    service.failures = [CapacityError("256 requests in flight; call again after a pause")]
+
+    assert forerun(monkeypatch, "generate", "what?", "--target", address, "--json") == 1
+
+    shown = capsys.readouterr()
+    assert json.loads(shown.out)["error"]["reason"] == "CAPACITY"
+    assert "call again after a pause" in shown.err
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        pytest.param("drafters: {code: zoo:code}\nverify_workers: none\n", ":2: verify_workers", id="wrong type"),
+        pytest.param("target: zoo:target\nspeed: 11\n", ":2: speed", id="unknown field"),
+        pytest.param("policy:\n  name: psychic\n", ":2: policy.name", id="unknown policy"),
+        pytest.param("listen: [", "is no YAML", id="no YAML"),
+    ],
+)
+def test_a_malformed_configuration_is_told_with_line_and_field(tmp_path: Path, content: str, said: str) -> None:
+    file = tmp_path / "fleet.yaml"
+    file.write_text(content)
+
+    with pytest.raises(ConfigurationError) as caught:
+        fleet_settings(file, {})
+
+    assert said in str(caught.value)
+    assert str(file) in str(caught.value)
+
+
+def test_the_command_line_overrules_the_file(tmp_path: Path) -> None:
+    file = tmp_path / "fleet.yaml"
+    file.write_text("target: zoo:target\nverify_workers: 2\nlisten: 127.0.0.1:6000\n")
+
+    settings = fleet_settings(file, {"listen": "127.0.0.1:0", "target": None}, redis="none")
+
+    assert (settings.target, settings.verify_workers, settings.listen) == ("zoo:target", 2, "127.0.0.1:0")
+    assert settings.redis is None
+
+
+def test_drafters_are_zoo_names_or_models_of_ones_own() -> None:
+    assert drafters_of("code, small=./models/small") == {"code": "zoo:code", "small": "./models/small"}
+    assert drafters_of("") == {}
+    with pytest.raises(ConfigurationError, match="twice"):
+        drafters_of("code,code")
+
+
+def test_a_shape_is_three_numbers_or_the_length_of_a_chain() -> None:
+    assert shape_of("6x4x16") == TreeShape(depth=6, branching=4, budget=16)
+    assert shape_of("5") == TreeShape(depth=5, branching=1, budget=5)
+    with pytest.raises(InvalidRequestError):
+        shape_of("6x4")
+
+
+def test_a_worker_is_told_folders_and_never_zoo_names() -> None:
+    resolved = with_models_resolved(["--role", "draft", "--model", "zoo:code", "--name", "zoo:code"])
+
+    assert Path(resolved[3]).is_dir()
+    assert resolved[5] == "zoo:code"
+    assert with_models_resolved(["--model=some/hub-id"]) == ["--model=some/hub-id"]
+    with pytest.raises(UnknownNameError):
+        with_models_resolved(["--model=zoo:psychic"])

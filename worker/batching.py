@@ -21,6 +21,8 @@ from speculation.errors import CapacityError, DrainingError
 from speculation.verdict import WorkerTimings
 from worker.engine import Chunk, Engine
 
+SHUT_DOWN = "the worker has shut down"
+
 Result = TypeVar("Result")
 
 Steps = Generator[Chunk | None, Tensor, Result]
@@ -90,6 +92,8 @@ class EngineThread:
             DrainingError: The thread was closed.
             Exception: Whatever the job raised.
         """
+        if self._stopping:
+            raise DrainingError(SHUT_DOWN)
         if self._num_jobs >= self._max_jobs:
             raise CapacityError(f"{self._max_jobs} calls are waiting for the model")
         future: asyncio.Future[tuple[Result, WorkerTimings]] = asyncio.get_running_loop().create_future()
@@ -124,16 +128,18 @@ class EngineThread:
                 self._begin()
                 if batch := self._next_batch():
                     self._forward(batch)
+                else:  # no job can go on, so only an order can change anything
+                    self._orders.get()()
         finally:
+            self._stop()
+            self._obey()
             for job in list(self._jobs):
-                self._end(job, DrainingError("the worker has shut down"))
+                self._end(job, DrainingError(SHUT_DOWN))
 
     def _obey(self) -> None:
-        """Carry out all orders; with no chunk to run, wait for one."""
-        idle = not any(job.chunk for job in self._jobs)
-        while idle or not self._orders.empty():
+        """Carry out all orders given so far."""
+        while not self._orders.empty():
             self._orders.get()()
-            idle = False
 
     def _begin(self) -> None:
         """Start new jobs, and resume those that could not go on."""

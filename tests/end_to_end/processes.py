@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -21,7 +22,7 @@ from speculation.v1 import router_pb2, router_pb2_grpc
 from zoo.catalog import model_folder
 
 ONE_THREAD = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
-START_S = 90.0
+START_S = 240.0
 
 
 @dataclass
@@ -30,16 +31,16 @@ class Process:
 
     name: str
     command: tuple[str, ...]
-    address: str = "127.0.0.1:0"
+    address: str = ""
     popen: subprocess.Popen[str] = field(init=False)
 
     def __post_init__(self) -> None:
         self.start()
 
     def start(self) -> None:
-        """Start it, on the address that it had before if it had one."""
+        """Start it."""
         self.popen = subprocess.Popen(
-            (sys.executable, "-m", *self.command, "--listen", self.address),
+            (sys.executable, "-m", *self.command),
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             text=True,
@@ -78,6 +79,12 @@ class Process:
             self.popen.stdout.close()
 
 
+def free_address() -> str:
+    """An address nobody listens on, so that a process started again is found where it was."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        return f"127.0.0.1:{free.getsockname()[1]}"
+
+
 def worker(role: str, model: str, *, name: str | None = None, slots: int = 8) -> Process:
     """A worker process around a zoo model; not yet waited for."""
     return Process(
@@ -85,7 +92,7 @@ def worker(role: str, model: str, *, name: str | None = None, slots: int = 8) ->
         (
             "worker",
             *("--role", role, "--model", str(model_folder(model)), "--name", name or model),
-            *("--slots", str(slots), "--max-length", "512"),
+            *("--listen", free_address(), "--slots", str(slots), "--max-length", "512"),
         ),
     )
 
@@ -147,6 +154,7 @@ def fleet(folder: Path, *, workers: Mapping[str, Process], redis_url: str = "", 
 def _configuration(workers: Mapping[str, Process], redis_url: str) -> dict[str, Any]:
     roles = {name: process.command[process.command.index("--role") + 1] for name, process in workers.items()}
     configuration: dict[str, Any] = {
+        "listen": free_address(),
         "tokenizer": str(model_folder("target")),
         "workers": [{"role": roles[name], "address": process.address} for name, process in workers.items()],
     }

@@ -7,9 +7,9 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from controller.embedded_redis import EmbeddedRedis
 from grpc_health.v1 import health_pb2
 
+from controller.embedded_redis import EmbeddedRedis
 from forerun.client import Client, DeadlineExceededError, GenerateOptions, Generation
 from speculation.errors import ForerunError
 from tests.end_to_end.processes import Fleet, Process, eventually, fleet, serving, worker

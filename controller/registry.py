@@ -52,7 +52,11 @@ class Registry:
                     reached = False
                 await asyncio.sleep(LOOK_INTERVAL_S)
         finally:
-            await self._redis.aclose()
+            await self.close()
+
+    async def close(self) -> None:
+        """Drop the connection."""
+        await self._redis.aclose()
 
     async def look(self) -> None:
         """Read the registry once."""

@@ -74,6 +74,7 @@ class Faults:
         forget: How many exchanges begin by forgetting the whole session.
         die_after: Exchanges after which every call is broken off.
         delay_s: Before each answer.
+        delays_s: Before the next answers, first one first.
         frozen: Set while nothing at all is answered.
         garbage: Trees that are none.
     """
@@ -82,6 +83,7 @@ class Faults:
     forget: int = 0
     die_after: int | None = None
     delay_s: float = 0.0
+    delays_s: list[float] = field(default_factory=list)
     frozen: bool = False
     garbage: bool = False
 
@@ -104,7 +106,10 @@ class FakeWorker:
     Attributes:
         sessions: Open now.
         exchanges: Answered so far.
-        most_held: Most tokens any session ever held.
+        opened: Sessions opened so far.
+        rounds: Numbers of the rounds served.
+        shapes: Of the trees asked for.
+        message_sizes: Tokens in each context received.
     """
 
     def __init__(self, description: common_pb2.DescribeResponse, *, skill: float = 0.7) -> None:
@@ -123,8 +128,7 @@ class FakeWorker:
     async def before_answer(self, session: FakeSession, context: Any) -> int | None:
         """The worker's troubles; a status if it will not do what it was asked."""
         await self.thaw()
-        if self.faults.delay_s:
-            await asyncio.sleep(self.faults.delay_s)
+        await asyncio.sleep(self.faults.delays_s.pop(0) if self.faults.delays_s else self.faults.delay_s)
         if self.faults.die_after is not None:
             if self.faults.die_after == 0:
                 await context.abort(grpc.StatusCode.UNAVAILABLE, "died")

@@ -1,0 +1,151 @@
+"""The decision log counts what it cannot keep, and nothing ever waits for it."""
+
+import asyncio
+import time
+from contextlib import AsyncExitStack
+from pathlib import Path
+
+from redis.asyncio import Redis
+
+from controller.embedded_redis import embedded_redis
+from controller.event_log import EventLog
+from controller.settings import RedisSettings
+from speculation.v1 import log_pb2, router_pb2
+from tests.controller.house import DRAFT, VERIFY, eventually, house, plain, run
+
+
+def test_records_reach_their_streams_in_order(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with embedded_redis(f"embedded://{tmp_path}/r") as url, Redis.from_url(url) as redis:
+            log = EventLog(url, namespace="ns", most_entries=1000)
+            writing = asyncio.create_task(log.run())
+            for number in range(700):
+                log.append("rounds" if number % 2 else "decisions", b"%d" % number)
+
+            await eventually(lambda: log.written == 700)
+
+            entries = await redis.xrange("forerun:ns:rounds")
+            assert [fields[b"record"] for _, fields in entries] == [b"%d" % number for number in range(1, 700, 2)]
+            assert log.connected
+            assert log.dropped == 0
+            await ended(writing)
+
+    run(scenario())
+
+
+def test_what_is_lost_while_redis_is_down_is_counted_and_the_count_is_logged(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        log = EventLog(f"unix://{tmp_path}/r/redis.sock", namespace="ns", most_entries=1000, most_waiting=10)
+        writing = asyncio.create_task(log.run())
+        began = time.perf_counter()
+        for number in range(25):
+            log.append("rounds", b"%d" % number)
+        assert time.perf_counter() - began < 0.1, "nobody waits"
+        await asyncio.sleep(0.2)
+        assert (log.connected, log.written, log.dropped) == (False, 0, 15)
+
+        async with embedded_redis(f"embedded://{tmp_path}/r") as url, Redis.from_url(url) as redis:
+            await eventually(lambda: log.written == 10)
+            log.append("rounds", b"later")
+            await eventually(lambda: log.written == 11)
+
+            entries = [fields for _, fields in await redis.xrange("forerun:ns:rounds")]
+            assert [fields[b"record"] for fields in entries] == [*(b"%d" % number for number in range(10)), b"later"]
+            assert [fields.get(b"dropped") for fields in entries] == [b"15", *[None] * 10]
+            assert log.connected
+            await ended(writing)
+
+    run(scenario())
+
+
+def test_what_waits_is_written_before_the_end(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with embedded_redis(f"embedded://{tmp_path}/r") as url, Redis.from_url(url) as redis:
+            log = EventLog(url, namespace="ns", most_entries=1000)
+            writing = asyncio.create_task(log.run())
+            await asyncio.sleep(0)
+            log.append("outcomes", b"last words")
+
+            await ended(writing)
+
+            assert await redis.xlen("forerun:ns:outcomes") == 1
+
+    run(scenario())
+
+
+def test_streams_are_kept_short(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with embedded_redis(f"embedded://{tmp_path}/r") as url, Redis.from_url(url) as redis:
+            log = EventLog(url, namespace="ns", most_entries=100)
+            writing = asyncio.create_task(log.run())
+            for _ in range(2000):
+                log.append("rounds", b"x")
+            await eventually(lambda: log.written == 2000)
+
+            assert 100 <= await redis.xlen("forerun:ns:rounds") < 400
+            await ended(writing)
+
+    run(scenario())
+
+
+def test_a_password_is_not_shown() -> None:
+    async def scenario() -> None:
+        assert EventLog("redis://me:secret@host:1/0", namespace="n", most_entries=1).url == "redis://host:1/0"
+
+    run(scenario())
+
+
+def test_a_request_leaves_its_decision_its_rounds_and_its_outcome(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with AsyncExitStack() as stack:
+            redis_settings = RedisSettings(url=f"embedded://{tmp_path}/r", namespace="ns")
+            home = await stack.enter_async_context(house(VERIFY, DRAFT, redis=redis_settings))
+            redis = await stack.enter_async_context(Redis(unix_socket_path=str(tmp_path / "r" / "redis.sock")))
+            answer = await home.answer(request_id="mine", task="code", tenant="us")
+            await eventually_logged(home, 2 + len(answer.deltas))
+
+            decisions = [log_pb2.DecisionRecord.FromString(r) for r in await records(redis, "decisions")]
+            rounds = [log_pb2.RoundRecord.FromString(r) for r in await records(redis, "rounds")]
+            (outcome,) = [log_pb2.OutcomeRecord.FromString(r) for r in await records(redis, "outcomes")]
+
+            assert decisions[0].mode == log_pb2.DECISION_MODE_ONLINE
+            assert (decisions[0].task, decisions[0].tenant) == ("code", "us")
+            assert list(decisions[0].eligible_drafters) == ["alpha"]
+            assert decisions[0].config_hash
+            assert {record.decision_event_id for record in rounds} == {record.event_id for record in decisions}
+            assert [token for record in rounds for token in record.token_ids][:40] == plain()
+            assert sum(record.tokens_emitted for record in rounds) == 40
+            assert all(len(record.node_probs) == record.num_draft_tokens for record in rounds)
+            assert outcome.status == log_pb2.OUTCOME_STATUS_OK
+            assert list(outcome.token_ids) == plain()
+            assert outcome.acceptance == answer.summary.acceptance
+
+    run(scenario())
+
+
+def test_a_request_does_not_notice_that_redis_is_gone(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        gone = RedisSettings(url=f"unix://{tmp_path}/nobody.sock")
+        async with house(VERIFY, DRAFT, redis=gone) as home:
+            answer = await home.answer()
+            shown = await home.router.Show(router_pb2.ShowRequest())
+
+            assert answer.token_ids == plain()
+            assert not shown.log.connected
+
+    run(scenario())
+
+
+async def records(redis: Redis, stream: str) -> list[bytes]:
+    return [fields[b"record"] for _, fields in await redis.xrange(f"forerun:ns:{stream}")]
+
+
+async def eventually_logged(home: object, count: int) -> None:
+    async with asyncio.timeout(5):
+        while (await home.router.Show(router_pb2.ShowRequest())).log.written < count:  # type: ignore[attr-defined]
+            await asyncio.sleep(0.02)
+
+
+async def ended(task: "asyncio.Task[None]") -> None:
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)

@@ -1,0 +1,196 @@
+"""The loop, on a scripted fleet: what is speculated changes how many rounds it takes, and nothing else."""
+
+import asyncio
+from collections.abc import Mapping
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from controller.generation import Drafts, Round, generate
+from controller.request import GenerationRequest, Pins
+from controller.sequence import Sequence
+from controller.steering import DecisionMode, Steering
+from router_models.catalogue import all_policies
+from router_models.plan import Plan
+from router_models.policy import Policy
+from speculation.acceptance import walk
+from speculation.errors import UnknownNameError
+from speculation.sampling import SamplingParameters
+from speculation.tree import TokenTree, TreeShape
+from speculation.verdict import Verdict
+from tests.fakes import Language
+
+LANGUAGE = Language()
+SHAPE = TreeShape(depth=5, branching=2, budget=7)
+
+
+class ScriptedSession:
+    """Drafters of given skill, some of which may not answer, and a target that always does."""
+
+    def __init__(
+        self, skills: Mapping[str, float], *, missing: frozenset[str] = frozenset(), room: int = 10_000
+    ) -> None:
+        self.prompt_surprisal: dict[str, float] = {}
+        self.verified: list[TokenTree] = []
+        self.planned: list[Plan] = []
+        self._skills = skills
+        self._missing = missing
+        self._room = room
+
+    def offer(self, sequence: Sequence) -> tuple[str, ...]:
+        return tuple(self._skills)
+
+    def room(self, sequence: Sequence) -> int:
+        return self._room - len(sequence)
+
+    async def draft(self, plan: Plan, sequence: Sequence) -> Drafts:
+        self.planned.append(plan)
+        answering = [name for name in plan.drafters if name not in self._missing]
+        trees = {
+            name: LANGUAGE.draft(sequence.token_ids, plan.shape, seed=0, skill=self._skills[name], salt=len(name))
+            for name in answering
+        }
+        return Drafts(trees=trees, missing=tuple(name for name in plan.drafters if name in self._missing))
+
+    async def verify(self, tree: TokenTree, sequence: Sequence) -> Verdict:
+        self.verified.append(tree)
+        at = [LANGUAGE.next_token([*sequence.token_ids, *tree.tokens_on_path(node)]) for node in range(len(tree))]
+        steps = walk(tree, LANGUAGE.next_token(sequence.token_ids), at)
+        emitted = (*(tree.token_ids[node] for node in steps.accepted), steps.extra_token)
+        return Verdict(accepted=steps.accepted, token_ids=emitted, logprobs=(0.0,) * len(emitted))
+
+
+def rounds_of(
+    session: ScriptedSession,
+    policy: Policy,
+    *,
+    pins: Pins | None = None,
+    most: int = 50,
+    prompt: tuple[int, ...] = (1, 2),
+) -> tuple[Sequence, list[Round]]:
+    """Everything that one request did."""
+    request = GenerationRequest(
+        request_id="r", prompt=prompt, max_new_tokens=most, sampling=SamplingParameters(), pins=pins or Pins()
+    )
+    sequence = Sequence(prompt, max_new_tokens=most)
+
+    async def collect() -> list[Round]:
+        return [done async for done in generate(request, sequence, session=session, policy=policy)]
+
+    return sequence, asyncio.run(collect())
+
+
+@pytest.mark.parametrize("name", sorted(all_policies()))
+@given(
+    skills=st.dictionaries(st.sampled_from(["a", "bb", "ccc"]), st.floats(0, 1), max_size=3),
+    most=st.integers(1, 40),
+    prompt=st.lists(st.integers(0, 96), min_size=1, max_size=5).map(tuple),
+)
+def test_every_policy_gives_the_text_of_plain_decoding(
+    name: str, skills: dict[str, float], most: int, prompt: tuple[int, ...]
+) -> None:
+    session = ScriptedSession(skills)
+
+    sequence, _ = rounds_of(session, all_policies(shape=SHAPE)[name], most=most, prompt=prompt)
+
+    assert sequence.token_ids[len(prompt) :] == LANGUAGE.continuation(prompt, most)
+
+
+@pytest.mark.parametrize("name", sorted(all_policies()))
+def test_missing_drafters_change_nothing_and_are_named(name: str) -> None:
+    session = ScriptedSession({"a": 0.9, "bb": 0.9}, missing=frozenset({"bb"}))
+
+    sequence, rounds = rounds_of(session, all_policies(shape=SHAPE)[name])
+
+    assert sequence.token_ids[2:] == LANGUAGE.continuation((1, 2), 50)
+    assert all(done.missing == tuple(set(done.plan.drafters) & {"bb"}) for done in rounds)
+
+
+def test_good_drafts_save_rounds() -> None:
+    policies = all_policies(shape=SHAPE)
+
+    _, plain = rounds_of(ScriptedSession({"a": 1.0}), policies["none"])
+    _, speculated = rounds_of(ScriptedSession({"a": 1.0}), policies["static"])
+
+    assert len(plain) == 50
+    assert len(speculated) == 10, "seven nodes, two to a level: four levels and one token more each time"
+
+
+def test_nothing_is_drafted_that_the_answer_cannot_use() -> None:
+    session = ScriptedSession({"a": 1.0})
+
+    rounds_of(session, all_policies(shape=SHAPE)["static"], most=4)
+
+    assert [plan.shape.depth for plan in session.planned] == [3]
+
+
+def test_a_tree_never_outgrows_the_room_that_the_target_has() -> None:
+    session = ScriptedSession({"a": 1.0, "bb": 0.2}, room=20)
+
+    sequence, rounds = rounds_of(session, all_policies(shape=SHAPE)["merged"], most=18)
+
+    held = [2 + done.context.emitted_tokens + len(done.outcome.tree) for done in rounds]
+    assert sequence.finished
+    assert max(held) <= 20
+
+
+@pytest.mark.parametrize(
+    ("pins", "drafters", "mode"),
+    [
+        pytest.param(Pins(), ("a", "bb"), DecisionMode.ONLINE, id="nothing pinned"),
+        pytest.param(Pins(off=True), (), DecisionMode.FORCED, id="off"),
+        pytest.param(Pins(drafters=("bb",)), ("bb",), DecisionMode.FORCED, id="one drafter"),
+        pytest.param(Pins(policy="static"), ("a",), DecisionMode.FORCED, id="another policy"),
+        pytest.param(Pins(policy="none"), (), DecisionMode.FORCED, id="the policy of plain decoding"),
+    ],
+)
+def test_a_caller_may_pin(pins: Pins, drafters: tuple[str, ...], mode: DecisionMode) -> None:
+    policy = Steering(all_policies(shape=SHAPE), "merged").for_request(pins)
+
+    _, rounds = rounds_of(ScriptedSession({"a": 0.5, "bb": 0.5}), policy, pins=pins)
+
+    assert rounds[0].plan.drafters == drafters
+    assert policy.mode is mode
+
+
+def test_a_pinned_shape_is_drafted() -> None:
+    pinned = TreeShape(depth=2, branching=1, budget=2)
+    pins = Pins(shape=pinned)
+    session = ScriptedSession({"a": 0.5})
+
+    rounds_of(session, Steering(all_policies(shape=SHAPE), "static").for_request(pins), pins=pins)
+
+    assert session.planned[0].shape == pinned
+
+
+def test_the_kill_switch_stops_speculation_from_the_next_round_on() -> None:
+    steering = Steering(all_policies(shape=SHAPE), "static")
+    policy = steering.for_request(Pins())
+
+    _, before = rounds_of(ScriptedSession({"a": 0.5}), policy, most=4)
+    assert steering.set_kill_switch(True) is False
+    _, after = rounds_of(ScriptedSession({"a": 0.5}), policy, most=4)
+
+    assert before[0].plan.speculates
+    assert not any(done.plan.speculates for done in after)
+    assert policy.mode is DecisionMode.KILLED
+
+
+def test_a_running_request_ends_with_the_policy_it_began_with() -> None:
+    steering = Steering(all_policies(), "static")
+    policy = steering.for_request(Pins())
+
+    assert steering.set_policy("none") == "static"
+
+    assert policy.name == "static"
+    assert steering.for_request(Pins()).name == "none"
+
+
+def test_an_unknown_policy_is_refused_with_those_that_exist() -> None:
+    steering = Steering(all_policies(), "static")
+
+    with pytest.raises(UnknownNameError, match="merged-trie"):
+        steering.for_request(Pins(policy="psychic"))
+    with pytest.raises(UnknownNameError):
+        steering.set_policy("psychic")

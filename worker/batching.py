@@ -124,12 +124,12 @@ class EngineThread:
     def _work(self) -> None:
         try:
             while not self._stopping:
-                self._obey()
                 self._begin()
                 if batch := self._next_batch():
                     self._forward(batch)
                 else:  # no job can go on, so only an order can change anything
                     self._orders.get()()
+                self._obey()
         finally:
             self._stop()
             self._obey()

@@ -12,6 +12,7 @@ from enum import Enum
 from typing import Any, Generic, Protocol, TypeVar
 
 import grpc
+from google.protobuf.message import DecodeError
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from controller.sequence import Sequence
@@ -405,7 +406,7 @@ def announcements_from_hash(fields: Mapping[Any, Any]) -> list[Announcement]:
         try:
             entry = common_pb2.WorkerRegistration.FromString(value)
             role = _ROLES[entry.worker.role]
-        except (ValueError, KeyError):
+        except (DecodeError, KeyError):
             continue
         announcements.append(
             Announcement(address=entry.address, role=role, heartbeat_ms=entry.heartbeat_ms, ttl_ms=entry.ttl_ms)

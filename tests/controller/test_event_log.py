@@ -11,7 +11,7 @@ from controller.embedded_redis import embedded_redis
 from controller.event_log import EventLog
 from controller.settings import RedisSettings
 from speculation.v1 import log_pb2, router_pb2
-from tests.controller.house import DRAFT, VERIFY, eventually, house, plain, run
+from tests.controller.house import DRAFT, VERIFY, House, eventually, house, plain, run
 
 
 def test_records_reach_their_streams_in_order(tmp_path: Path) -> None:
@@ -140,9 +140,9 @@ async def records(redis: Redis, stream: str) -> list[bytes]:
     return [fields[b"record"] for _, fields in await redis.xrange(f"forerun:ns:{stream}")]
 
 
-async def eventually_logged(home: object, count: int) -> None:
+async def eventually_logged(home: House, count: int) -> None:
     async with asyncio.timeout(5):
-        while (await home.router.Show(router_pb2.ShowRequest())).log.written < count:  # type: ignore[attr-defined]
+        while (await home.router.Show(router_pb2.ShowRequest())).log.written < count:  # noqa: ASYNC110 - another process
             await asyncio.sleep(0.02)
 
 

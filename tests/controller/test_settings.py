@@ -68,7 +68,7 @@ def test_only_a_tokenizer_must_be_named(tmp_path: Path) -> None:
         pytest.param("concurrent_requests: 8", "concurrent_requests: many", 12, "concurrent_requests", id="no number"),
         pytest.param("0.25", "-1", 14, "timeouts.draft_timeout_s", id="a negative time"),
         pytest.param("embedded://", "mysql://", 7, "redis.url", id="no Redis"),
-        pytest.param("listen: 127.0.0.1:0", "listen: [", 2, "YAML", id="no YAML"),
+        pytest.param("listen: 127.0.0.1:0", "listen: [", 3, "YAML", id="no YAML"),
         pytest.param(GOOD, "just words\n", 1, "mapping", id="no mapping"),
         pytest.param(GOOD, "", 1, "mapping", id="an empty file"),
     ],

@@ -1,0 +1,1 @@
+"""The six corpora the zoo learns from: two read from pinned source archives, four written by seeded generators."""

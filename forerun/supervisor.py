@@ -44,14 +44,14 @@ class ProcessSpec:
         command: Program and arguments; LISTEN in any of them becomes the address to listen on.
         listen: That address at the first start.
         environment: Added to our own.
-        ready_within_s: How long it may take to become ready.
+        ready_within_s: How long it may take to become ready; a process that ends before is noticed at once.
     """
 
     name: str
     command: tuple[str, ...]
     listen: str = "127.0.0.1:0"
     environment: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
-    ready_within_s: float = 120.0
+    ready_within_s: float = 300.0
 
     @property
     def arguments(self) -> tuple[str, ...]:

@@ -51,13 +51,13 @@ async def _demo(
     settings: "FleetSettings", folder: Path, profile: Profile, prompts: int, tokens: int, *, as_json: bool
 ) -> bool:
     from forerun.client import AsyncClient
-    from forerun.commands.fleet_options import fleet_with_status
     from forerun.demo import POLICIES, Board, ask_transformers, result, run_workload, warm_up
     from forerun.demo_screen import DemoScreen, final_table, verdict
+    from forerun.fleet_screen import shown_fleet
 
     began = time.perf_counter()
     board, work = Board(), tasks(PROMPT_SETS, prompts)
-    async with fleet_with_status(settings, folder) as fleet, AsyncClient(fleet.address) as client:
+    async with shown_fleet(settings, folder) as fleet, AsyncClient(fleet.address) as client:
         started = time.perf_counter()
         PEOPLE.print(f"{len(fleet.processes)} processes, {target_in_words(profile)}")
         with DemoScreen(board, POLICIES, total=len(work) * len(POLICIES)) as screen:

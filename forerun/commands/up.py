@@ -70,10 +70,10 @@ def up(
 
 
 async def _up(settings: "FleetSettings", state_folder: Path, *, as_json: bool) -> None:
-    from forerun.commands.fleet_options import fleet_with_status
+    from forerun.fleet_screen import shown_fleet
 
     with _cancelled_by_signals():
-        async with fleet_with_status(settings, state_folder) as fleet:
+        async with shown_fleet(settings, state_folder) as fleet:
             _show(fleet, as_json=as_json)
             # Until a signal: it cancels this task, and leaving the fleet drains it.
             await asyncio.Event().wait()
@@ -97,7 +97,7 @@ def _show(fleet: "LocalFleet", *, as_json: bool) -> None:
     if as_json:
         emit({"event": "ready", "address": fleet.address, "target": fleet.target_folder, "processes": fleet.processes})
         return
-    from forerun.commands.fleet_options import process_table
+    from forerun.fleet_screen import process_table
 
     RESULT.print(process_table(fleet.processes))
     RESULT.print(f"\nready at [bold]{fleet.address}[/bold]; Ctrl-C stops everything. Try:\n")

@@ -1,0 +1,176 @@
+"""`python -m bench`, which is what `forerun bench` runs: the measurements behind the README's numbers."""
+
+import asyncio
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Annotated, Protocol
+
+import typer
+
+from forerun.commands.profile import Profile
+from forerun.console import FAILURE, report
+from forerun.workload import PLAIN_DOMAINS, PROMPT_SETS, Task, tasks
+from speculation.errors import ForerunError
+
+if TYPE_CHECKING:
+    from bench.figures import Figure
+    from bench.fleet import Bench
+
+app = typer.Typer(
+    name="forerun bench",
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="""Measure a fleet that is started for the purpose, with the models of the zoo.
+
+With [cyan]--json[/cyan] the last line of stdout is {"figures": [...], "machine": ..., "commit": ..., "seed": ...}.""",
+)
+
+SEED = 20261122
+HELD_FOR_TUNING = 20
+"""Prompts of each set at its beginning that benches leave to those who tune shapes and thresholds."""
+
+SPECIALISTS = {name: f"zoo:{name}" for name in PLAIN_DOMAINS}
+
+AsJson = Annotated[bool, typer.Option("--json", help="End with one line of JSON on stdout.")]
+Quick = Annotated[bool, typer.Option("--quick", help="Few and short answers: to see that it works.")]
+Prompts = Annotated[int | None, typer.Option(min=1, max=180, help="Prompts of each set.", show_default=False)]
+Tokens = Annotated[int | None, typer.Option(min=2, help="Most tokens of an answer.", show_default=False)]
+Seed = Annotated[int, typer.Option(min=0, help="Of sampled answers and of the resampling.")]
+
+
+class Measure(Protocol):
+    """One bench: figures from a fleet and tasks."""
+
+    async def __call__(
+        self, bench: "Bench", tasks: Sequence[Task], /, *, max_new_tokens: int, seed: int
+    ) -> "tuple[Figure, ...]":
+        """Measure."""
+
+
+@app.command()
+def exactness(
+    prompts: Prompts = None,
+    tokens: Tokens = None,
+    profile: Annotated[Profile, typer.Option(help="What the target costs: plain, deep or wide.")] = "plain",
+    quick: Quick = False,
+    seed: Seed = SEED,
+    as_json: AsJson = False,
+) -> None:
+    """Compare answers, token for token, with transformers and with plain decoding.
+
+    Every prompt set under every policy, greedily and sampled, one request and eight at a time. The exit status is 1 if
+    any answer differs.
+
+    [cyan]forerun bench exactness --prompts 20 --tokens 96 --json[/cyan]
+    """
+    from bench.exactness import measure_exactness
+    from forerun.local_fleet import ZOO_DRAFTERS
+
+    work = tasks(PROMPT_SETS, prompts or (1 if quick else 6), skip=HELD_FOR_TUNING)
+    figures = _report(
+        measure_exactness,
+        work=work,
+        tokens=tokens or (16 if quick else 48),
+        profile=profile,
+        drafters=ZOO_DRAFTERS,
+        seed=seed,
+        as_json=as_json,
+    )
+    if figures[0].value:
+        raise typer.Exit(FAILURE)
+
+
+@app.command()
+def speed(
+    prompts: Prompts = None,
+    tokens: Tokens = None,
+    profile: Annotated[Profile, typer.Option(help="What the target costs: plain, deep or wide.")] = "deep",
+    quick: Quick = False,
+    seed: Seed = SEED,
+    as_json: AsJson = False,
+) -> None:
+    """Measure tokens a second of static speculation against plain decoding, and what shared noise brings at T = 1.
+
+    One request at a time, the four plain domains, variants in turn prompt by prompt; medians with 95% intervals.
+
+    [cyan]forerun bench speed --json[/cyan]
+    """
+    from bench.speed import measure_speed
+
+    _report(
+        measure_speed,
+        work=tasks(PLAIN_DOMAINS, prompts or (2 if quick else 12), skip=HELD_FOR_TUNING),
+        tokens=tokens or (24 if quick else 80),
+        profile=profile,
+        drafters=SPECIALISTS,
+        seed=seed,
+        as_json=as_json,
+    )
+
+
+@app.command()
+def overhead(
+    prompts: Prompts = None,
+    tokens: Tokens = None,
+    profile: Annotated[Profile, typer.Option(help="What the target costs: plain, deep or wide.")] = "deep",
+    quick: Quick = False,
+    seed: Seed = SEED,
+    as_json: AsJson = False,
+) -> None:
+    """Measure what the controller and the wire add to a round, beyond the workers' own time.
+
+    [cyan]forerun bench overhead --json[/cyan]
+    """
+    from bench.overhead import measure_overhead
+
+    _report(
+        measure_overhead,
+        work=tasks(PLAIN_DOMAINS, prompts or (2 if quick else 8), skip=HELD_FOR_TUNING),
+        tokens=tokens or (24 if quick else 80),
+        profile=profile,
+        drafters=SPECIALISTS,
+        seed=seed,
+        as_json=as_json,
+    )
+
+
+def _report(
+    measure: Measure,
+    *,
+    work: Sequence[Task],
+    tokens: int,
+    profile: Profile,
+    drafters: Mapping[str, str],
+    seed: int,
+    as_json: bool,
+) -> "tuple[Figure, ...]":
+    """Start a fleet, measure, and report the figures."""
+    from bench.figures import Report
+    from bench.fleet import bench_fleet
+
+    load_before = os.getloadavg()[0]
+
+    async def measured() -> "tuple[Figure, ...]":
+        async with bench_fleet(profile, drafters) as bench:
+            return await measure(bench, work, max_new_tokens=tokens, seed=seed)
+
+    figures = asyncio.run(measured())
+    Report(figures=figures, seed=seed, load_before=load_before).show(as_json=as_json)
+    return figures
+
+
+def main() -> None:
+    """Run the command line; a deliberate error is one line and an exit status."""
+    try:
+        app()
+    except ForerunError as error:
+        sys.exit(report(error, as_json="--json" in sys.argv))
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()

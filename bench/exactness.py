@@ -1,0 +1,218 @@
+"""Is every answer, whatever was speculated, the one that transformers or plain decoding gives?
+
+Greedy answers are held against transformers' `generate`. Sampled ones have no such judge, because transformers draws by
+other means: they are held against plain decoding with the same seed, whose distribution the suite tests.
+"""
+
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any
+
+from rich.text import Text
+
+from bench.figures import Figure, count
+from bench.fleet import Bench
+from bench.progress import steps
+from forerun.client import Generation
+from forerun.console import PEOPLE
+from forerun.demo import first_difference
+from forerun.reference import Reference
+from forerun.workload import Task
+from speculation.tree import TreeShape
+
+CHAIN = TreeShape(depth=4, branching=1, budget=4)
+TREE = TreeShape(depth=5, branching=3, budget=16)
+BUSH = TreeShape(depth=2, branching=4, budget=12)
+CONCURRENCIES = (1, 8)
+
+Options = Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Variant:
+    """One way to speculate. `specialist` asks for the drafter made for the prompt's set."""
+
+    name: str
+    options: Options
+    specialist: bool = False
+
+    def options_for(self, task: Task) -> dict[str, Any]:
+        """What the request says about speculation."""
+        return {**self.options, **({"drafters": [task.drafter]} if self.specialist else {})}
+
+
+PLAIN = Variant("none", {"policy": "none"})
+VARIANTS = (
+    PLAIN,
+    Variant("static chain", {"policy": "static", "shape": CHAIN}, specialist=True),
+    Variant("static tree", {"policy": "static", "shape": TREE}, specialist=True),
+    Variant("confidence", {"policy": "confidence"}),
+    Variant("merged", {"policy": "merged"}),
+    Variant("merged-trie", {"policy": "merged-trie", "shape": TREE}),
+)
+SAMPLED_VARIANTS = (
+    *VARIANTS[1:],
+    Variant("static bush", {"policy": "static", "shape": BUSH}, specialist=True),
+    Variant("the wrong drafter", {"policy": "static", "drafters": ["json"], "shape": TREE}),
+    Variant("two drafters", {"policy": "merged", "drafters": ["math", "mixed"], "shape": BUSH}),
+    Variant("uncoupled", {"policy": "static", "shape": TREE, "uncoupled": True}, specialist=True),
+)
+SAMPLINGS: Mapping[str, Options] = MappingProxyType(
+    {
+        "T 0.7": {"temperature": 0.7},
+        "T 1": {"temperature": 1.0},
+        "T 1, top-p 0.9": {"temperature": 1.0, "top_p": 0.9},
+        "T 0.7, top-k 40": {"temperature": 0.7, "top_k": 40},
+        "T 1, min-p 0.05": {"temperature": 1.0, "min_p": 0.05},
+        "T 0.7, penalties": {
+            "temperature": 0.7,
+            "repetition_penalty": 1.2,
+            "presence_penalty": 0.3,
+            "frequency_penalty": 0.2,
+        },
+    }
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Case:
+    """One request, and the tokens it must give."""
+
+    task: Task
+    variant: Variant
+    sampling_name: str
+    sampling: Options
+    concurrency: int
+    expected: tuple[int, ...]
+
+    def __str__(self) -> str:
+        return (
+            f"{self.task.prompt_set} {self.task.number}, {self.variant.name}, {self.sampling_name}, "
+            f"{self.concurrency} at once"
+        )
+
+
+@dataclass(slots=True)
+class Tally:
+    """What was asked, what came, and what should not have."""
+
+    requests: int = 0
+    tokens: int = 0
+    near_ties: int = 0
+    differences: list[str] = field(default_factory=list)
+
+    def add(self, case: Case, answer: Generation) -> None:
+        """Hold an answer against what it must be."""
+        self.requests += 1
+        self.tokens += len(answer.token_ids)
+        self.near_ties += answer.near_ties
+        if answer.token_ids != case.expected:
+            place = first_difference(answer.token_ids, case.expected)
+            self.differences.append(
+                f"{case}: token {place} is {answer.token_ids[place : place + 1]}, "
+                f"not {case.expected[place : place + 1]} (request {answer.request_id}, seed {answer.seed})"
+            )
+
+    def figures(self) -> tuple[Figure, ...]:
+        """The counts."""
+        return (
+            count("exactness.differences", len(self.differences), "answers", goal=0, at_most=True),
+            count("exactness.requests", self.requests, "requests"),
+            count("exactness.tokens", self.tokens, "tokens"),
+            count("exactness.near_ties", self.near_ties, "tokens"),
+        )
+
+
+async def measure_exactness(
+    bench: Bench, tasks: Sequence[Task], *, max_new_tokens: int, seed: int
+) -> tuple[Figure, ...]:
+    """Ask every task in every variant, greedily and sampled, one at a time and eight at once."""
+    tally = Tally()
+    greedy = await _expected_by_transformers(bench, tasks, max_new_tokens)
+    for concurrency in CONCURRENCIES:
+        cases = [
+            _case(task, variant, concurrency=concurrency, expected=greedy[task], name="greedy")
+            for variant in VARIANTS
+            for task in tasks
+        ]
+        await _ask(bench, cases, tally, max_new_tokens, f"greedy, {concurrency} at once")
+    await _sampled(bench, tasks, tally, max_new_tokens, seed)
+    for difference in tally.differences:
+        PEOPLE.print(Text(difference, style="red"))
+    return tally.figures()
+
+
+async def _expected_by_transformers(
+    bench: Bench, tasks: Sequence[Task], max_new_tokens: int
+) -> Mapping[Task, tuple[int, ...]]:
+    reference = await asyncio.to_thread(Reference.load, bench.target_folder)
+    expected = {}
+    with steps("transformers", len(tasks)) as step:
+        for task in tasks:
+            expected[task] = await asyncio.to_thread(reference.greedy, reference.encode(task.prompt), max_new_tokens)
+            step()
+    return expected
+
+
+async def _sampled(bench: Bench, tasks: Sequence[Task], tally: Tally, max_new_tokens: int, seed: int) -> None:
+    """Each task with one of the samplings in turn, so that all sets and all samplings meet all variants."""
+    cases: list[Case] = []
+    samplings = list(SAMPLINGS.items())
+    with steps("plain decoding of samples", len(tasks)) as step:
+        for turn, task in enumerate(tasks):
+            # Shifted in every round through the sets: else a set would meet the same sampling again and again.
+            name, sampling = samplings[(turn + turn // len(samplings)) % len(samplings)]
+            sampling = {**sampling, "seed": seed + turn}
+            plain = await bench.client.generate(
+                task.prompt, max_new_tokens=max_new_tokens, **sampling, **PLAIN.options_for(task)
+            )
+            cases += [
+                _case(task, variant, concurrency=8, expected=plain.token_ids, name=name, sampling=sampling)
+                for variant in SAMPLED_VARIANTS
+            ]
+            step()
+    await _ask(bench, cases, tally, max_new_tokens, "sampled, 8 at once")
+
+
+def _case(
+    task: Task,
+    variant: Variant,
+    *,
+    concurrency: int,
+    expected: tuple[int, ...],
+    name: str,
+    sampling: Options = MappingProxyType({}),
+) -> Case:
+    return Case(
+        task=task,
+        variant=variant,
+        sampling_name=name,
+        sampling=sampling,
+        concurrency=concurrency,
+        expected=expected,
+    )
+
+
+async def _ask(bench: Bench, cases: Sequence[Case], tally: Tally, max_new_tokens: int, what: str) -> None:
+    """Every case, as many at once as they say; all of them say the same."""
+    places = asyncio.Semaphore(cases[0].concurrency)
+    with steps(what, len(cases)) as step:
+        async with asyncio.TaskGroup() as group:
+            for case in cases:
+                group.create_task(_ask_one(bench, case, tally, max_new_tokens, places, step))
+
+
+async def _ask_one(
+    bench: Bench,
+    case: Case,
+    tally: Tally,
+    max_new_tokens: int,
+    places: asyncio.Semaphore,
+    step: Callable[[], None],
+) -> None:
+    async with places:
+        options = {**case.sampling, **case.variant.options_for(case.task)}
+        tally.add(case, await bench.client.generate(case.task.prompt, max_new_tokens=max_new_tokens, **options))
+    step()

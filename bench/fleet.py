@@ -1,0 +1,33 @@
+"""A fleet of its own for each bench."""
+
+import shutil
+import tempfile
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from forerun.client import AsyncClient
+from forerun.commands.profile import Profile, target_of
+from forerun.fleet_screen import shown_fleet
+from forerun.local_fleet import FREE_PORT, ZOO_DRAFTERS, FleetSettings
+
+PATIENCE_S = 600.0
+
+
+@dataclass(frozen=True, slots=True)
+class Bench:
+    """A fleet to measure: a client of it, and the folder of its target."""
+
+    client: AsyncClient
+    target_folder: str
+
+
+@asynccontextmanager
+async def bench_fleet(profile: Profile, drafters: Mapping[str, str] = ZOO_DRAFTERS) -> AsyncIterator[Bench]:
+    """A fleet while the body runs; its logs stay behind only if it fails."""
+    folder = Path(tempfile.mkdtemp(prefix="forerun-bench-"))
+    settings = FleetSettings(target=target_of(profile), drafters=dict(drafters), listen=FREE_PORT)
+    async with shown_fleet(settings, folder) as fleet, AsyncClient(fleet.address, timeout_s=PATIENCE_S) as client:
+        yield Bench(client, fleet.target_folder)
+    shutil.rmtree(folder, ignore_errors=True)

@@ -99,7 +99,7 @@ class EngineThread:
         future: asyncio.Future[tuple[Result, WorkerTimings]] = asyncio.get_running_loop().create_future()
         job = _Job(steps=steps, future=future, submitted_ns=time.perf_counter_ns())
         self._num_jobs += 1
-        self._orders.put(partial(self._jobs.append, job))
+        self._orders.put(partial(self._admit, job))
         try:
             return await future
         except asyncio.CancelledError:
@@ -140,6 +140,9 @@ class EngineThread:
         """Carry out all orders given so far."""
         while not self._orders.empty():
             self._orders.get()()
+
+    def _admit(self, job: _Job) -> None:
+        self._jobs.append(job)
 
     def _begin(self) -> None:
         """Start new jobs, and resume those that could not go on."""

@@ -1,0 +1,157 @@
+"""The benches' arithmetic, on a service that answers from a script."""
+
+import asyncio
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+
+import bench.exactness
+from bench.exactness import SAMPLED_VARIANTS, VARIANTS, measure_exactness
+from bench.figures import Figure
+from bench.fleet import Bench
+from bench.overhead import measure_overhead
+from bench.speed import measure_speed
+from forerun.client import (
+    AcceptanceRecord,
+    Decision,
+    FinishReason,
+    Generation,
+    RequestTimings,
+    RoundReport,
+    Usage,
+)
+from forerun.workload import PLAIN_DOMAINS, Task
+from router_models.policy import RoundTimings
+from speculation.tree import EMPTY_TREE
+
+MS = 1_000_000
+TOKENS = (5, 6, 7, 8, 9, 10, 11, 12)
+TIMINGS = RoundTimings(
+    draft_ns=6 * MS, verify_ns=21 * MS, round_ns=28 * MS, draft_worker_ns=5 * MS, verify_worker_ns=20 * MS
+)
+TASKS = [Task(name, number, f"{name} {number}") for number in range(3) for name in PLAIN_DOMAINS]
+
+
+class ScriptedClient:
+    """Always the same tokens; rounds by policy; a wrong token wherever `wrong` says so."""
+
+    def __init__(self, wrong: Mapping[str, Any] | None = None) -> None:
+        self.asked: list[dict[str, Any]] = []
+        self._wrong = wrong
+
+    async def generate(self, prompt: str, **options: Any) -> Generation:
+        self.asked.append({"prompt": prompt, **options})
+        rounds = 8 if options.get("policy") == "none" else 4 if options.get("uncoupled") else 2
+        wrong = self._wrong is not None and self._wrong.items() <= {"prompt": prompt, **options}.items()
+        report = RoundReport(
+            round=0,
+            decision=Decision(policy="static"),
+            tree=EMPTY_TREE,
+            accepted=(),
+            node_texts=(),
+            extra_text="",
+            timings=TIMINGS,
+        )
+        return Generation(
+            request_id="r",
+            text="",
+            token_ids=(*TOKENS[:3], 0, *TOKENS[4:]) if wrong else TOKENS,
+            finish_reason=FinishReason.LENGTH,
+            usage=Usage(prompt_tokens=1, completion_tokens=len(TOKENS)),
+            seed=options.get("seed", 0),
+            acceptance=AcceptanceRecord(num_spec_steps=rounds, per_step_accepted=(0,) * rounds),
+            decision=Decision(policy="static"),
+            timings=RequestTimings(
+                time_to_first_token_ns=1,
+                total_ns=2 * 28 * MS + rounds * MS,
+                rounds=RoundTimings(round_ns=2 * 28 * MS),
+            ),
+            rounds=(report,) * 2,
+        )
+
+
+class ScriptedReference:
+    @classmethod
+    def load(cls, folder: str) -> "ScriptedReference":
+        return cls()
+
+    def encode(self, prompt: str) -> tuple[int, ...]:
+        return (1,)
+
+    def greedy(self, prompt: tuple[int, ...], max_new_tokens: int) -> tuple[int, ...]:
+        return TOKENS
+
+
+def bench_of(client: ScriptedClient) -> Bench:
+    return Bench(client, "")  # type: ignore[arg-type]
+
+
+def by_name(figures: tuple[Figure, ...]) -> dict[str, float]:
+    return {figure.name: figure.value for figure in figures}
+
+
+@pytest.fixture
+def exactness(monkeypatch: pytest.MonkeyPatch) -> Any:
+    monkeypatch.setattr(bench.exactness, "Reference", ScriptedReference)
+
+    def measure(client: ScriptedClient) -> dict[str, float]:
+        return by_name(asyncio.run(measure_exactness(bench_of(client), TASKS, max_new_tokens=8, seed=1)))
+
+    return measure
+
+
+def test_exactness_counts_every_answer_it_compared(exactness: Any) -> None:
+    figures = exactness(ScriptedClient())
+
+    compared = len(TASKS) * (2 * len(VARIANTS) + len(SAMPLED_VARIANTS))
+    assert figures["exactness.requests"] == compared
+    assert figures["exactness.tokens"] == compared * len(TOKENS)
+    assert figures["exactness.differences"] == 0
+
+
+@pytest.mark.parametrize(
+    ("wrong", "differences"),
+    [
+        pytest.param({"policy": "merged", "prompt": "code 0"}, 4, id="one policy on one prompt"),
+        pytest.param({"policy": "none", "prompt": "code 0"}, 2 + len(SAMPLED_VARIANTS), id="plain decoding itself"),
+    ],
+)
+def test_exactness_finds_one_wrong_token(exactness: Any, wrong: dict[str, Any], differences: int) -> None:
+    assert exactness(ScriptedClient(wrong))["exactness.differences"] == differences
+
+
+def test_exactness_samples_with_every_filter(exactness: Any) -> None:
+    client = ScriptedClient()
+    exactness(client)
+
+    asked = {name for request in client.asked for name in request if request.get("temperature")}
+    assert asked >= {"top_p", "top_k", "min_p", "repetition_penalty", "seed"}
+
+
+def test_speed_takes_its_ratios_prompt_by_prompt() -> None:
+    client = ScriptedClient()
+
+    figures = by_name(asyncio.run(measure_speed(bench_of(client), TASKS, max_new_tokens=8, seed=1)))
+
+    assert figures["speed.coupled_over_uncoupled_t1"] == pytest.approx(2.0)
+    assert figures["speed.static_over_none"] > 0
+    assert {f"speed.static_over_none.{domain}" for domain in PLAIN_DOMAINS} <= figures.keys()
+
+
+def test_speed_alternates_which_variant_comes_first() -> None:
+    client = ScriptedClient()
+    asyncio.run(measure_speed(bench_of(client), TASKS, max_new_tokens=8, seed=1))
+
+    measured = [request["policy"] for request in client.asked if "temperature" not in request][8:]
+    assert measured[:8] == ["none", "static", "static", "none"] * 2
+
+
+def test_overhead_is_what_the_workers_did_not_spend() -> None:
+    figures = by_name(asyncio.run(measure_overhead(bench_of(ScriptedClient()), TASKS, max_new_tokens=8, seed=1)))
+
+    assert figures["overhead.round_ms_median"] == pytest.approx(3.0)
+    assert figures["overhead.draft_wire_ms"] == pytest.approx(1.0)
+    assert figures["overhead.verify_wire_ms"] == pytest.approx(1.0)
+    assert figures["overhead.controller_ms"] == pytest.approx(1.0)
+    assert figures["overhead.between_rounds_ms"] == pytest.approx(1.0)

@@ -91,7 +91,7 @@ def inflate(
 
 @app.command("build")
 def build(
-    out: Annotated[Path, typer.Option(help="Folder for everything the build writes.")] = Path("zoo-build"),
+    out: Annotated[Path, typer.Option(help="Folder for everything the build writes.")] = Path(".forerun/zoo"),
     quick: Annotated[bool, typer.Option("--quick", help="A few steps of everything: a trial, not a model.")] = False,
     threads: Annotated[int, typer.Option(min=1, help="The shipped weights were made with one.")] = 1,
     as_json: AsJson = False,

@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from controller.account import Account
-from controller.generation import Round
-from controller.records import Origin, Outcome, Participants, RoundReport, decision_record, outcome_record, round_record
+from controller.generation import FleetSession, Round
+from controller.records import Origin, Outcome, RoundReport, decision_record, outcome_record, round_record
 from controller.records import round_report as report_of
 from controller.request import GenerationRequest
 from controller.sequence import Sequence as TokenSequence
@@ -66,13 +66,13 @@ class Chronicle:
         self.arms: dict[Arm, ArmTally] = {}
         self._histories: OrderedDict[str, History] = OrderedDict()
 
-    def open(self, request: GenerationRequest, policy: SteeredPolicy, participants: Participants) -> "RequestChronicle":
+    def open(self, request: GenerationRequest, policy: SteeredPolicy, session: FleetSession) -> "RequestChronicle":
         """The chronicle of one request; it pushes the oldest one out."""
         self._histories.pop(request.request_id, None)
         history = self._histories[request.request_id] = History()
         while len(self._histories) > REMEMBERED_REQUESTS:
             self._histories.popitem(last=False)
-        return RequestChronicle(self, request, policy, participants, history)
+        return RequestChronicle(self, request, policy, session, history)
 
     def explain(self, request_id: str, text_of: Callable[[Sequence[int]], str]) -> list[RoundReport]:
         """A report of each round of a recent request.
@@ -102,13 +102,13 @@ class RequestChronicle:
         chronicle: Chronicle,
         request: GenerationRequest,
         policy: SteeredPolicy,
-        participants: Participants,
+        session: FleetSession,
         history: History,
     ) -> None:
         self._chronicle = chronicle
         self._request = request
         self._policy = policy
-        self._takers = participants
+        self._session = session
         self._history = history
         self._last_choice: tuple[Plan, tuple[str, ...], DecisionMode] | None = None
         self._decision_event_id = ""
@@ -131,12 +131,12 @@ class RequestChronicle:
 
     def end(self, outcome: Outcome, account: Account, sequence: TokenSequence) -> None:
         """Write down how the request ended."""
-        record = outcome_record(self._request, account, outcome, participants=self._takers, sequence=sequence)
+        record = outcome_record(self._request, account, outcome, session=self._session, sequence=sequence)
         self._chronicle.log.append("outcomes", record.SerializeToString())
 
     def _decide(self, done: Round) -> None:
         record = decision_record(
-            self._chronicle.origin, done, policy=self._policy.name, mode=self._policy.mode, participants=self._takers
+            self._chronicle.origin, done, policy=self._policy.name, mode=self._policy.mode, session=self._session
         )
         self._decision_event_id = record.event_id
         self._history.decisions.append(record.decision.SerializeToString())

@@ -39,6 +39,18 @@ class FleetSession(Protocol):
     def prompt_surprisal(self) -> Mapping[str, float]:
         """Nats per token of the end of the prompt, by drafter that has read it."""
 
+    @property
+    def ineligible_drafters(self) -> tuple[str, ...]:
+        """Drafters that cannot be asked now, each as "name: reason"."""
+
+    @property
+    def model_revisions(self) -> Mapping[str, str]:
+        """Revision of the model of each worker that took part, by its name."""
+
+    @property
+    def failovers(self) -> int:
+        """Times a worker was lost and its session moved, or a drafter was given up for a round."""
+
     def offer(self, sequence: Sequence) -> tuple[str, ...]:
         """Drafters that can be asked now, in the fleet's order."""
 
@@ -59,6 +71,17 @@ class FleetSession(Protocol):
 
 class Fleet(Protocol):
     """The workers, as requests use them."""
+
+    @property
+    def drafter_names(self) -> tuple[str, ...]:
+        """Every drafter that belongs to the fleet, whether it serves now or not."""
+
+    async def max_length(self) -> int:
+        """Longest sequence that the target can hold, in tokens.
+
+        Raises:
+            WorkerUnavailableError: No target was there in time to say so.
+        """
 
     def session(
         self, request: GenerationRequest, sequence: Sequence, *, deadline: float

@@ -1,14 +1,13 @@
 """What happened, as protobuf: for the caller, for operators and for the decision log."""
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from time import time_ns
-from typing import Protocol
 
 from controller.account import Account
-from controller.generation import Round
+from controller.generation import FleetSession, Round
 from controller.request import GenerationRequest
 from controller.sequence import FinishReason
 from controller.sequence import Sequence as TokenSequence
@@ -22,26 +21,6 @@ SCHEMA_VERSION = 1
 
 
 RoundReport = generation_pb2.RoundReport
-
-
-class Participants(Protocol):
-    """The workers that took part in a request, as its session knows them."""
-
-    @property
-    def model_revisions(self) -> Mapping[str, str]:
-        """Revision of each model, by worker name."""
-
-    @property
-    def prompt_surprisal(self) -> Mapping[str, float]:
-        """Nats per token of the end of the prompt, by drafter."""
-
-    @property
-    def ineligible_drafters(self) -> tuple[str, ...]:
-        """Drafters that could not be chosen, each as "name: reason"."""
-
-    @property
-    def failovers(self) -> int:
-        """Times a worker was lost and its session moved, or a drafter was given up for a round."""
 
 
 class Outcome(Enum):
@@ -132,7 +111,7 @@ def summary(
     policy: str,
     finish_reason: FinishReason | None,
     matched_stop: str,
-    participants: Participants,
+    session: FleetSession,
 ) -> generation_pb2.Summary:
     """The last response of a request."""
     return generation_pb2.Summary(
@@ -144,10 +123,10 @@ def summary(
         acceptance=acceptance(account),
         decision=decision(policy, account.first_plan) if account.first_plan is not None else None,
         timings=request_timings(account),
-        model_revisions=dict(participants.model_revisions),
+        model_revisions=dict(session.model_revisions),
         near_ties=account.near_ties,
-        failovers=participants.failovers,
-        prompt_surprisal=dict(participants.prompt_surprisal),
+        failovers=session.failovers,
+        prompt_surprisal=dict(session.prompt_surprisal),
     )
 
 
@@ -166,7 +145,7 @@ def decision_record(
     *,
     policy: str,
     mode: DecisionMode,
-    participants: Participants,
+    session: FleetSession,
 ) -> log_pb2.DecisionRecord:
     """What was chosen, out of what, knowing what."""
     context = done.context
@@ -184,13 +163,13 @@ def decision_record(
         mode=_MODES[DecisionMode.FALLBACK if done.missing else mode],
         decision=decision(policy, done.plan),
         eligible_drafters=context.drafters,
-        ineligible_drafters=participants.ineligible_drafters,
+        ineligible_drafters=session.ineligible_drafters,
         prompt_tokens=context.prompt_tokens,
         emitted_tokens=context.emitted_tokens,
         temperature=context.temperature,
         requests_in_flight=context.requests_in_flight,
         prompt_surprisal=dict(context.prompt_surprisal),
-        model_revisions=dict(participants.model_revisions),
+        model_revisions=dict(session.model_revisions),
     )
 
 
@@ -224,7 +203,7 @@ def outcome_record(
     account: Account,
     outcome: Outcome,
     *,
-    participants: Participants,
+    session: FleetSession,
     sequence: TokenSequence,
 ) -> log_pb2.OutcomeRecord:
     """How a request ended."""
@@ -238,7 +217,7 @@ def outcome_record(
         usage=usage(request, account),
         acceptance=acceptance(account),
         timings=request_timings(account),
-        failovers=participants.failovers,
+        failovers=session.failovers,
         near_ties=account.near_ties,
         seed=request.sampling.seed,
         sampling=sampling_to_proto(request.sampling),

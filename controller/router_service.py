@@ -6,7 +6,8 @@ import grpc
 
 from controller.chronicle import Chronicle
 from controller.event_log import EventLog
-from controller.fleet import Health, Worker, WorkerFleet
+from controller.fleet import WorkerFleet
+from controller.roster import Health, Worker
 from controller.steering import Steering
 from controller.text import Tokenizer
 from controller.worker_client import description_to_proto

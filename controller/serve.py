@@ -19,9 +19,10 @@ from controller import router_service, service
 from controller.chronicle import Chronicle, NoLog
 from controller.embedded_redis import SCHEME, embedded_redis
 from controller.event_log import EventLog
-from controller.fleet import FleetTimeouts, TokenizerIdentity, WorkerFleet
+from controller.fleet import WorkerFleet
 from controller.records import Origin, uuid7
 from controller.registry import Registry
+from controller.roster import FleetTimeouts, TokenizerIdentity
 from controller.router_service import RouterService
 from controller.service import GenerationService, Limits
 from controller.settings import Settings
@@ -149,12 +150,14 @@ def _origin(settings: Settings) -> Origin:
 async def _started_log(settings: Settings, fleet: WorkerFleet, stack: AsyncExitStack) -> EventLog | None:
     """The decision log, if there is a Redis; the list of workers comes from there, too."""
     configured = [(worker.address, Role(worker.role)) for worker in settings.workers]
-    fleet.list_workers(configured)
     if settings.redis is None:
+        fleet.list_workers(configured)
         return None
     url, namespace = settings.redis.url, settings.redis.namespace
     if url.startswith(SCHEME):
+        # Before the first channel: gRPC complains of every fork once it has threads.
         url = await stack.enter_async_context(embedded_redis(url))
+    fleet.list_workers(configured)
     spawn = await stack.enter_async_context(owned_tasks())
     log = EventLog(url, namespace=namespace, most_entries=settings.redis.log_entries)
     spawn(log.run())

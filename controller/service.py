@@ -1,6 +1,7 @@
 """GenerationService: a request checked and read, the loop run, the answer written as it grows."""
 
 import asyncio
+import logging
 import secrets
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import aclosing, asynccontextmanager, contextmanager
@@ -11,20 +12,16 @@ import grpc
 
 from controller.account import Account
 from controller.chronicle import Chronicle, RequestChronicle
-from controller.fleet import WorkerFleet
-from controller.generation import Round, generate
+from controller.generation import Fleet, FleetSession, Round, generate
 from controller.records import Outcome, summary, uuid7
 from controller.request import GenerationRequest, Pins
 from controller.sequence import Sequence as TokenSequence
-from controller.session import RequestSession
 from controller.steering import SteeredPolicy, Steering
 from controller.tasks import Signal
 from controller.text import AnswerText, Tokenizer
-from controller.worker_client import WorkerDescription
 from speculation.errors import (
     CapacityError,
     DrainingError,
-    ForerunError,
     InvalidRequestError,
     PromptTooLongError,
     UnknownNameError,
@@ -33,6 +30,8 @@ from speculation.rpc import errors_to_status
 from speculation.sampling import MAX_TOP_LOGPROBS
 from speculation.v1 import generation_pb2, generation_pb2_grpc
 from speculation.wire import check_token_ids, sampling_from_proto, shape_from_proto
+
+logger = logging.getLogger(__name__)
 
 SERVICE_NAME = generation_pb2.DESCRIPTOR.services_by_name["GenerationService"].full_name
 
@@ -65,7 +64,7 @@ class Limits:
 class RequestReader:
     """Checks every field of a request and fills in the defaults."""
 
-    def __init__(self, tokenizer: Tokenizer, fleet: WorkerFleet, limits: Limits) -> None:
+    def __init__(self, tokenizer: Tokenizer, fleet: Fleet, limits: Limits) -> None:
         self._tokenizer = tokenizer
         self._fleet = fleet
         self._limits = limits
@@ -88,7 +87,7 @@ class RequestReader:
         return GenerationRequest(
             request_id=message.request_id or uuid7(),
             prompt=prompt,
-            max_new_tokens=self._max_new_tokens(len(prompt), message.max_new_tokens, await self._fleet.target()),
+            max_new_tokens=self._max_new_tokens(len(prompt), message.max_new_tokens, await self._fleet.max_length()),
             stop=tuple(message.stop),
             stop_token_ids=end_tokens | frozenset(message.stop_token_ids),
             sampling=sampling,
@@ -127,11 +126,11 @@ class RequestReader:
             uncoupled=message.uncoupled,
         )
 
-    def _max_new_tokens(self, prompt_tokens: int, asked: int, target: WorkerDescription) -> int:
-        room = target.max_length - prompt_tokens
+    def _max_new_tokens(self, prompt_tokens: int, asked: int, max_length: int) -> int:
+        room = max_length - prompt_tokens
         wanted = asked or min(self._limits.default_max_new_tokens, max(room, 1))
         if wanted > room:
-            raise PromptTooLongError(prompt_tokens, wanted, target.max_length)
+            raise PromptTooLongError(prompt_tokens, wanted, max_length)
         return wanted
 
 
@@ -197,7 +196,7 @@ class GenerationService(generation_pb2_grpc.GenerationServiceServicer):
         self,
         *,
         tokenizer: Tokenizer,
-        fleet: WorkerFleet,
+        fleet: Fleet,
         steering: Steering,
         chronicle: Chronicle,
         limits: Limits,
@@ -237,7 +236,7 @@ class GenerationService(generation_pb2_grpc.GenerationServiceServicer):
         )
         async with self._fleet.session(request, sequence, deadline=deadline) as session:
             chronicle = self._chronicle.open(request, policy, session)
-            with _ending(chronicle, account, sequence, deadline):
+            with _ending(request, chronicle, account, sequence, deadline):
                 async with aclosing(self._rounds(request, sequence, session, policy)) as rounds:
                     async for done in rounds:
                         account.add(done)
@@ -248,7 +247,7 @@ class GenerationService(generation_pb2_grpc.GenerationServiceServicer):
                 await write(_last(request, account, policy, sequence, text, session))
 
     def _rounds(
-        self, request: GenerationRequest, sequence: TokenSequence, session: RequestSession, policy: SteeredPolicy
+        self, request: GenerationRequest, sequence: TokenSequence, session: FleetSession, policy: SteeredPolicy
     ) -> AsyncGenerator[Round]:
         return generate(
             request, sequence, session=session, policy=policy, requests_in_flight=lambda: self.reception.inside
@@ -268,22 +267,31 @@ async def _deadline(context: CallContext, longest_s: float) -> AsyncIterator[flo
 
 
 @contextmanager
-def _ending(chronicle: RequestChronicle, account: Account, sequence: TokenSequence, deadline: float) -> Iterator[None]:
+def _ending(
+    request: GenerationRequest, chronicle: RequestChronicle, account: Account, sequence: TokenSequence, deadline: float
+) -> Iterator[None]:
     """Write down how the request ended, however it ends."""
-    outcome = Outcome.CANCELLED
+    outcome = Outcome.WORKER_ERROR
     try:
         yield
         outcome = Outcome.OK
-    except ForerunError:
-        outcome = Outcome.WORKER_ERROR
-        raise
-    except TimeoutError:
-        outcome = Outcome.DEADLINE
+    except (TimeoutError, asyncio.CancelledError):
+        late = asyncio.get_running_loop().time() >= deadline
+        outcome = Outcome.DEADLINE if late else Outcome.CANCELLED
         raise
     finally:
-        if outcome is Outcome.CANCELLED and asyncio.get_running_loop().time() >= deadline:
-            outcome = Outcome.DEADLINE
         chronicle.end(outcome, account, sequence)
+        logger.info(
+            "request ended",
+            extra={
+                "request_id": request.request_id,
+                "outcome": outcome.name.lower(),
+                "prompt_tokens": sequence.prompt_length,
+                "completion_tokens": sequence.num_emitted,
+                "rounds": len(account.per_step_drafted),
+                "total_ms": account.total_ns // 1_000_000,
+            },
+        )
 
 
 def _delta(request: GenerationRequest, done: Round, text: str) -> generation_pb2.GenerateResponse:
@@ -305,7 +313,7 @@ def _last(
     policy: SteeredPolicy,
     sequence: TokenSequence,
     text: AnswerText,
-    session: RequestSession,
+    session: FleetSession,
 ) -> generation_pb2.GenerateResponse:
     """The summary."""
     message = summary(
@@ -314,6 +322,6 @@ def _last(
         policy=policy.name,
         finish_reason=sequence.finish_reason,
         matched_stop=text.matched_stop,
-        participants=session,
+        session=session,
     )
     return generation_pb2.GenerateResponse(summary=message)

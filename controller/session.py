@@ -4,10 +4,10 @@ import asyncio
 from contextlib import suppress
 from dataclasses import dataclass
 from time import perf_counter_ns
-from typing import TYPE_CHECKING
 
 from controller.generation import Drafts
 from controller.request import GenerationRequest
+from controller.roster import Roster, Worker
 from controller.sequence import Sequence
 from controller.tasks import Spawn
 from controller.worker_client import DraftStream, Opening, Proposal, VerifyStream
@@ -22,9 +22,6 @@ from speculation.errors import (
 )
 from speculation.tree import TokenTree, TreeShape
 from speculation.verdict import Verdict
-
-if TYPE_CHECKING:
-    from controller.fleet import Worker, WorkerFleet
 
 _MOVABLE = (WorkerUnavailableError, DrainingError, CapacityError)
 """Errors of one worker that another one may not have."""
@@ -43,7 +40,7 @@ READ_AT_ONCE = 256
 class _Target:
     """The session on a verify worker."""
 
-    worker: "Worker"
+    worker: Worker
     stream: VerifyStream
 
 
@@ -59,7 +56,7 @@ class _Drafter:
         unusable: It cannot serve this request at all.
     """
 
-    worker: "Worker | None" = None
+    worker: Worker | None = None
     stream: DraftStream | None = None
     asked: "asyncio.Task[_Answer | None] | None" = None
     length: int = 0
@@ -81,11 +78,11 @@ class RequestSession:
         failovers: Times a worker was lost and the session moved, or a drafter was given up for a round.
     """
 
-    def __init__(self, fleet: "WorkerFleet", request: GenerationRequest, *, deadline: float, spawn: Spawn) -> None:
+    def __init__(self, roster: Roster, request: GenerationRequest, *, deadline: float, spawn: Spawn) -> None:
         self.prompt_surprisal: dict[str, float] = {}
         self.model_revisions: dict[str, str] = {}
         self.failovers = 0
-        self._fleet = fleet
+        self._roster = roster
         self._deadline = deadline
         self._spawn = spawn
         self._opening = Opening(
@@ -104,7 +101,7 @@ class RequestSession:
     @property
     def ineligible_drafters(self) -> tuple[str, ...]:
         """Drafters that cannot be asked now, each as "name: reason"."""
-        return self._fleet.unavailable_drafters
+        return self._roster.unavailable_drafters
 
     def begin(self, sequence: Sequence) -> None:
         """Let the target read the prompt while drafters read and draft."""
@@ -121,13 +118,13 @@ class RequestSession:
 
     def offer(self, sequence: Sequence) -> tuple[str, ...]:
         """Drafters that can be asked now: serving, long enough for the sequence, and not still at an older round."""
-        return tuple(name for name in self._fleet.serving_drafters if self._can_ask(name, len(sequence)))
+        return tuple(name for name in self._roster.serving_drafters if self._can_ask(name, len(sequence)))
 
     def _can_ask(self, name: str, length: int) -> bool:
         drafter = self._drafters.get(name)
         if drafter is not None and (drafter.unusable or (drafter.asked is not None and not drafter.asked.done())):
             return False
-        worker = self._fleet.drafter(name)
+        worker = self._roster.drafter(name)
         return worker is not None and worker.description is not None and length < worker.description.max_length
 
     def room(self, sequence: Sequence) -> int:
@@ -142,7 +139,7 @@ class RequestSession:
         started_ns = perf_counter_ns()
         asked = {name: self._ask(name, plan.shape, sequence) for name in plan.drafters}
         await self._reach_target(sequence)
-        await asyncio.wait(asked.values(), timeout=self._fleet.timeouts.draft_timeout_s)
+        await asyncio.wait(asked.values(), timeout=self._roster.timeouts.draft_timeout_s)
         answers = {name: task.result() for name, task in asked.items() if task.done()}
         in_time = {name: answer for name, answer in answers.items() if answer is not None}
         for name in in_time:
@@ -167,7 +164,7 @@ class RequestSession:
         try:
             stream = self._stream_of(name, drafter)
             proposal = await stream.propose(
-                sequence, shape, round_number=self._round, vocab_size=self._fleet.tokenizer.vocab_size
+                sequence, shape, round_number=self._round, vocab_size=self._roster.tokenizer.vocab_size
             )
         except ForerunError as error:
             self._give_up(drafter, error)
@@ -182,7 +179,7 @@ class RequestSession:
         if drafter.worker is not None and not drafter.worker.serving:
             self._drop(drafter)
         if drafter.stream is None:
-            worker = self._fleet.drafter(name)
+            worker = self._roster.drafter(name)
             if worker is None or worker.description is None:
                 raise CapacityError(f"no worker of drafter {name} serves now")
             drafter.worker = worker
@@ -207,7 +204,7 @@ class RequestSession:
     def _set_aside(self, drafter: _Drafter, sequence: Sequence) -> None:
         """A late drafter is not asked again before it has answered, nor by others before it has been examined."""
         if drafter.worker is not None and len(sequence) - drafter.length <= READ_AT_ONCE:
-            drafter.worker.eject(f"kept a round waiting for {self._fleet.timeouts.draft_timeout_s:g} s")
+            drafter.worker.eject(f"kept a round waiting for {self._roster.timeouts.draft_timeout_s:g} s")
 
     def _drop(self, drafter: _Drafter) -> None:
         if drafter.worker is not None and drafter.stream is not None:
@@ -217,7 +214,7 @@ class RequestSession:
     async def verify(self, tree: TokenTree, sequence: Sequence) -> Verdict:
         """The target's verdict, from the worker that has the session or from any other."""
         self._round += 1
-        moves = _Moves(patience_s=self._fleet.timeouts.verify_wait_s)
+        moves = _Moves(patience_s=self._roster.timeouts.verify_wait_s)
         while True:
             target = await self._reach_target(sequence)
             try:
@@ -238,9 +235,9 @@ class RequestSession:
 
     async def _open_target(self, sequence: Sequence) -> _Target:
         """Open a session and have all but the last token read: that one belongs to the first verdict."""
-        moves = _Moves(patience_s=self._fleet.timeouts.verify_wait_s)
+        moves = _Moves(patience_s=self._roster.timeouts.verify_wait_s)
         while True:
-            worker = await self._fleet.verifier(self._revision)
+            worker = await self._roster.verifier(self._revision)
             target = _Target(worker, worker.open_verify(self._opening, timeout_s=self._remaining_s()))
             try:
                 await target.stream.tell(sequence, len(sequence) - 1)
@@ -254,7 +251,7 @@ class RequestSession:
             self._note(worker)
             return target
 
-    def _note(self, worker: "Worker") -> None:
+    def _note(self, worker: Worker) -> None:
         if worker.description is not None:
             self._revision = worker.description.model_revision
             self._max_length = worker.description.max_length

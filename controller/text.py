@@ -19,6 +19,10 @@ CONTEXT_TOKENS = 4
 """Tokens before the answer that are decoded with it: some tokenizers treat the first token of a text otherwise."""
 
 
+WINDOW_TOKENS = 16
+"""Tokens that are decoded anew with each token before the window is moved on."""
+
+
 class Decoder(Protocol):
     """Turns tokens into text."""
 
@@ -146,8 +150,10 @@ class IncrementalDecoder:
 
     def _give(self, text: str) -> str:
         fresh = text[len(self._given_text) :]
-        self._given, self._held = self._held, []
-        self._given_text = self._decoder.decode(self._given)
+        self._given, self._given_text, self._held = self._given + self._held, text, []
+        if len(self._given) > WINDOW_TOKENS:
+            self._given = self._given[-CONTEXT_TOKENS:]
+            self._given_text = self._decoder.decode(self._given)
         return fresh
 
 

@@ -8,7 +8,8 @@ from typing import Any, TypeVar
 
 import grpc
 
-from controller.fleet import FleetTimeouts, TokenizerIdentity, WorkerFleet
+from controller.fleet import WorkerFleet
+from controller.roster import FleetTimeouts, TokenizerIdentity
 from controller.serve import Controller, running
 from controller.settings import LimitSettings, PolicySettings, RedisSettings, Settings, TimeoutSettings, WorkerEntry
 from controller.worker_client import Role
@@ -28,11 +29,11 @@ PROMPT = tuple(range(5, 17))
 END_TOKEN = 96
 
 
-def run(work: Coroutine[Any, Any, Result]) -> Result:
+def run(work: Coroutine[Any, Any, Result], *, within_s: float = 30.0) -> Result:
     """Run a test's coroutine; nothing here takes half a minute unless it hangs."""
 
     async def bounded() -> Result:
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(within_s):
             return await work
 
     return asyncio.run(bounded())

@@ -8,8 +8,9 @@ import pytest
 from redis.asyncio import Redis
 
 from controller.embedded_redis import embedded_redis
-from controller.fleet import Health, WorkerFleet
+from controller.fleet import WorkerFleet
 from controller.registry import Registry
+from controller.roster import Health
 from controller.sequence import Sequence
 from controller.worker_client import Opening, Role
 from speculation.errors import WorkerUnavailableError

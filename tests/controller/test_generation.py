@@ -32,6 +32,9 @@ class ScriptedSession:
         self, skills: Mapping[str, float], *, missing: frozenset[str] = frozenset(), room: int = 10_000
     ) -> None:
         self.prompt_surprisal: dict[str, float] = {}
+        self.model_revisions: dict[str, str] = {}
+        self.ineligible_drafters: tuple[str, ...] = ()
+        self.failovers = 0
         self.verified: list[TokenTree] = []
         self.planned: list[Plan] = []
         self._skills = skills

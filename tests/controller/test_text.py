@@ -1,6 +1,7 @@
 """Text comes in whole characters, and stop strings are found wherever tokens and rounds cut them."""
 
 import asyncio
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -19,7 +20,7 @@ LINES = [
 ]
 
 
-def byte_level_tokenizer() -> Tokenizer:
+def byte_level_tokenizer() -> PreTrainedTokenizerFast:
     """Trained on a few lines: rare characters stay spread over several tokens."""
     raw = RawTokenizer(models.BPE())
     raw.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -36,12 +37,18 @@ def byte_level_tokenizer() -> Tokenizer:
         "{% for m in messages %}{% if m.role == 'judge' %}{{ raise_exception('no judges') }}{% endif %}"
         "{{ m.role }}: {{ m.content }}\n{% endfor %}assistant:"
     )
-    return Tokenizer(fast)
+    return fast
 
 
-TOKENIZER = byte_level_tokenizer()
+TOKENIZER = Tokenizer(byte_level_tokenizer())
 TOKEN_IDS = st.lists(st.integers(0, TOKENIZER.vocab_size - 1), max_size=40)
 TEXTS = st.text(st.sampled_from("ab é你👩‍🚀\u0301\n"), max_size=30)
+
+
+def tokenizer_folder(folder: Path) -> Path:
+    """The tokenizer, as a model's folder holds it."""
+    byte_level_tokenizer().save_pretrained(folder)
+    return folder
 
 
 def encoded(text: str) -> list[int]:

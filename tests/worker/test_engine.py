@@ -204,7 +204,7 @@ def test_sessions_do_not_see_each_other(padded: bool) -> None:
 @pytest.mark.parametrize("padded", [False, True], ids=["one by one", "padded"])
 def test_not_a_number_in_one_session_stays_there(padded: bool) -> None:
     engine = Engine(served_model("llama"), slots=2, max_length=MAX_LENGTH, check=False, padded=padded)
-    sound, sick = prefilled(engine, range(10)), prefilled(engine, range(40))
+    sick, sound = prefilled(engine, range(40)), prefilled(engine, range(10))  # row 0 of the pool is sick
     alone = continuation(engine, sound)
     for values in engine._pool.values.values():
         values[sick * MAX_LENGTH : (sick + 1) * MAX_LENGTH] = torch.nan
@@ -287,7 +287,9 @@ def test_a_refused_forward_changes_no_slot(engine: Engine, fault: str) -> None:
         engine.forward(chunks)
 
     (logits,) = engine.forward([Chunk(slot=slot, token_ids=[23], parents=[2])])
+    engine.commit(slot, [1, 2, 3])
     assert_close(logits, plain_logits("llama", [*range(10), 21, 22, 23])[-1:])
+    assert_close(continuation(engine, slot), plain_logits("llama", [*range(10), 21, 22, 23, 7, 8, 9])[-3:])
     assert_close(continuation(engine, sound), plain_logits("llama", [*range(5), 7, 8, 9])[-3:])
 
 
@@ -305,9 +307,9 @@ def test_a_forward_that_fails_halfway_changes_no_slot(engine: Engine) -> None:
     handle.remove()
 
     (logits,) = engine.forward([Chunk(slot=slot, token_ids=[25], parents=[1])])
-    assert_close(logits, plain_logits("llama", [*range(10), 21, 25])[-1:])
     engine.commit(slot, [1, 2])
-    assert engine.length(slot) == 12
+    assert_close(logits, plain_logits("llama", [*range(10), 21, 25])[-1:])
+    assert_close(continuation(engine, slot), plain_logits("llama", [*range(10), 21, 25, 7, 8, 9])[-3:])
 
 
 def test_a_slot_can_be_filled_to_the_last_token(engine: Engine) -> None:

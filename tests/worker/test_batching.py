@@ -1,0 +1,270 @@
+"""The engine's thread: jobs share forwards, never fates."""
+
+import asyncio
+import threading
+from collections.abc import Iterator
+
+import pytest
+import torch
+
+from speculation.errors import CapacityError, DrainingError, InvalidRequestError
+from speculation.tree import EMPTY_TREE
+from tests.worker.tiny_worker import (
+    MAX_LENGTH,
+    PROMPT,
+    SAMPLINGS,
+    context_of,
+    new_session,
+    reference_text,
+    run,
+    tiny_engine,
+)
+from worker import batching, sessions
+from worker.batching import EngineThread, Steps
+from worker.engine import Chunk, Engine
+from worker.sessions import Session, SessionTable
+from worker.verification import verify
+
+
+@pytest.fixture
+def engine() -> Engine:
+    return tiny_engine(slots=8)
+
+
+@pytest.fixture
+def thread(engine: Engine) -> Iterator[EngineThread]:
+    thread = EngineThread(engine, max_jobs=16)
+    yield thread
+    thread.close()
+
+
+def reading(engine: Engine, token_ids: list[int], times: int) -> Steps[list[int]]:
+    """Run these tokens, that many times, in a slot of its own; the likeliest next token of each time."""
+    slot = engine.open()
+    try:
+        best = []
+        for _ in range(times):
+            logits = yield Chunk(slot=slot, token_ids=token_ids, wanted=[len(token_ids) - 1])
+            best.append(int(logits[0].argmax()))
+            engine.commit(slot)
+        return best
+    finally:
+        engine.close(slot)
+
+
+async def answer(engine: Engine, thread: EngineThread, table: SessionTable, name: str, count: int) -> list[int]:
+    """A request served token by token."""
+    session = new_session(SAMPLINGS[name])
+    token_ids, base_length = list(PROMPT), 0
+    while len(token_ids) < len(PROMPT) + count:
+        steps = table.call(session, context_of(token_ids, base_length), verify(engine, session, EMPTY_TREE))
+        verdict, _ = await thread.run(steps)
+        token_ids += verdict.token_ids
+        base_length = len(token_ids)
+    return token_ids[len(PROMPT) :]
+
+
+def test_eight_sessions_at_once_give_the_texts_of_each_alone(engine: Engine, thread: EngineThread) -> None:
+    names = list(SAMPLINGS)[:8]
+
+    async def together() -> list[list[int]]:
+        table = SessionTable(engine, max_length=MAX_LENGTH)
+        return await asyncio.gather(*(answer(engine, thread, table, name, 12) for name in names))
+
+    assert run(together()) == [reference_text(SAMPLINGS[name], 12) for name in names]
+
+
+def test_more_sessions_than_slots_take_turns() -> None:
+    engine = tiny_engine(slots=2)
+    thread, table = EngineThread(engine), SessionTable(engine, max_length=MAX_LENGTH)
+
+    async def one() -> int:
+        session = new_session(SAMPLINGS["everything"])
+        verdict, _ = await thread.run(table.call(session, context_of(PROMPT), verify(engine, session, EMPTY_TREE)))
+        return verdict.token_ids[0]
+
+    async def together() -> list[int]:
+        return await asyncio.gather(*(one() for _ in range(7)))
+
+    assert run(together()) == reference_text(SAMPLINGS["everything"], 1) * 7
+    thread.close()
+
+
+def test_calls_that_wait_for_a_slot_go_on_when_all_that_ran_have_ended() -> None:
+    """Nobody orders anything more: the end of the running calls alone must wake those that wait."""
+    engine = tiny_engine(slots=2)
+    thread, table = EngineThread(engine), SessionTable(engine, max_length=MAX_LENGTH)
+    queued = threading.Event()
+
+    async def together() -> int:
+        thread.post(lambda: queued.wait(10) and None)
+        ours = [new_session() for _ in range(6)]
+        calls = [table.call(each, context_of(PROMPT), verify(engine, each, EMPTY_TREE)) for each in ours]
+        jobs = [asyncio.create_task(thread.run(call)) for call in calls]
+        await asyncio.sleep(0)
+        queued.set()
+        return len(await asyncio.gather(*jobs))
+
+    assert run(together()) == 6
+    thread.close()
+
+
+def test_a_call_ordered_while_a_forward_runs_is_not_lost(engine: Engine, thread: EngineThread) -> None:
+    async def stagger() -> list[int]:
+        jobs = []
+        for _ in range(40):
+            jobs.append(asyncio.create_task(thread.run(reading(engine, [1, 2, 3], 2))))
+            await asyncio.sleep(0.002)
+            if len(jobs) == 8:
+                await jobs.pop(0)
+        return [len((await job)[0]) for job in jobs]
+
+    assert run(stagger()) == [2] * 7
+
+
+def test_what_waits_when_a_forward_ends_is_the_next_batch(engine: Engine, thread: EngineThread) -> None:
+    """The first job holds the thread until the others are queued; nothing waits for a timer."""
+    queued = threading.Event()
+
+    async def together() -> list[int]:
+        thread.post(lambda: queued.wait(10) and None)
+        jobs = [asyncio.create_task(thread.run(reading(engine, [1, 2, 3], 3))) for _ in range(5)]
+        await asyncio.sleep(0)
+        queued.set()
+        return [(await job)[1].batch_size for job in jobs]
+
+    assert run(together()) == [5] * 5
+
+
+def test_timings_count_the_forwards_of_a_job(engine: Engine, thread: EngineThread) -> None:
+    best, timings = run(thread.run(reading(engine, [1, 2], 4)))
+
+    assert len(best) == timings.forwards == 4
+    assert timings.batch_size == 1
+    assert timings.compute_ns > 0
+    assert timings.queue_ns > 0
+
+
+def raising(engine: Engine) -> Steps[None]:
+    """A job with a fault of its own."""
+    slot = engine.open()
+    try:
+        yield Chunk(slot=slot, token_ids=[1])
+        raise ZeroDivisionError("a job's own fault")
+    finally:
+        engine.close(slot)
+
+
+def overflowing(engine: Engine) -> Steps[None]:
+    """A job whose chunk no forward can take, so that the shared forward fails for all."""
+    slot = engine.open()
+    try:
+        yield Chunk(slot=slot, token_ids=[10**6])
+    finally:
+        engine.close(slot)
+
+
+def test_a_bad_job_fails_alone(engine: Engine, thread: EngineThread) -> None:
+    async def together() -> list[object]:
+        good = [thread.run(reading(engine, [1, 2, 3], 3)) for _ in range(3)]
+        bad = [thread.run(raising(engine)), thread.run(overflowing(engine))]
+        return list(await asyncio.gather(good[0], bad[0], good[1], bad[1], good[2], return_exceptions=True))
+
+    alone, _ = run(thread.run(reading(engine, [1, 2, 3], 3)))
+    first, fault, second, overflow, third = run(together())
+
+    for outcome in (first, second, third):
+        assert isinstance(outcome, tuple)
+        assert outcome[0] == alone
+    assert isinstance(fault, ZeroDivisionError)
+    assert isinstance(overflow, InvalidRequestError)
+    assert len([engine.open() for _ in range(engine.slots)]) == engine.slots
+
+
+def test_a_cancelled_call_ends_its_job_and_frees_what_it_held(engine: Engine, thread: EngineThread) -> None:
+    async def cancel_amid() -> list[int]:
+        endless = asyncio.create_task(thread.run(reading(engine, [1], 10**9)))
+        await asyncio.sleep(0.05)
+        endless.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await endless
+        best, _ = await thread.run(reading(engine, [1, 2, 3], 1))
+        return best
+
+    assert len(run(cancel_amid())) == 1
+    assert len([engine.open() for _ in range(engine.slots)]) == engine.slots
+
+
+def test_calls_beyond_the_bound_are_refused(engine: Engine, thread: EngineThread) -> None:
+    released = threading.Event()
+
+    async def crowd() -> None:
+        thread.post(lambda: released.wait(10) and None)
+        waiting = [asyncio.create_task(thread.run(reading(engine, [1], 1))) for _ in range(8)]
+        held = [asyncio.create_task(thread.run(_nothing())) for _ in range(8)]
+        await asyncio.sleep(0)
+        with pytest.raises(CapacityError):
+            await thread.run(_nothing())
+        released.set()
+        await asyncio.gather(*waiting, *held)
+        await thread.run(_nothing())
+
+    run(crowd())
+
+
+def _nothing() -> Steps[None]:
+    return
+    yield
+
+
+def test_a_long_prompt_does_not_hold_up_others(
+    engine: Engine, thread: EngineThread, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sessions, "SLICE", 4)
+    monkeypatch.setattr(batching, "MAX_BATCH_TOKENS", 6)
+    table = SessionTable(engine, max_length=MAX_LENGTH)
+    ended: list[str] = []
+
+    async def ask(name: str, session: Session, length: int) -> None:
+        await thread.run(table.call(session, context_of([5] * length), verify(engine, session, EMPTY_TREE)))
+        ended.append(name)
+
+    async def together() -> None:
+        long_ones = [asyncio.create_task(ask("long", new_session(), 160)) for _ in range(3)]
+        await asyncio.sleep(0)
+        await asyncio.gather(ask("short", new_session(prompt_length=1), 1), *long_ones)
+
+    run(together())
+    assert ended == ["short", "long", "long", "long"]
+
+
+def test_closing_fails_the_calls_that_are_not_done(engine: Engine) -> None:
+    thread = EngineThread(engine)
+
+    async def close_amid() -> None:
+        endless = asyncio.create_task(thread.run(reading(engine, [1], 10**9)))
+        await asyncio.sleep(0.05)
+        await asyncio.to_thread(thread.close)
+        with pytest.raises(DrainingError):
+            await endless
+        with pytest.raises(DrainingError):
+            await thread.run(_nothing())
+
+    run(close_amid())
+
+
+def test_torch_never_runs_on_the_event_loop(engine: Engine, thread: EngineThread) -> None:
+    threads: set[int] = set()
+
+    def noting() -> Steps[None]:
+        threads.add(threading.get_ident())
+        slot = engine.open()
+        yield Chunk(slot=slot, token_ids=[1])
+        threads.add(threading.get_ident())
+        assert torch.is_inference_mode_enabled()
+        engine.close(slot)
+
+    run(thread.run(noting()))
+
+    assert len(threads) == 1
+    assert threading.get_ident() not in threads

@@ -159,7 +159,12 @@ async def _started_log(settings: Settings, fleet: WorkerFleet, stack: AsyncExitS
         url = await stack.enter_async_context(embedded_redis(url))
     fleet.list_workers(configured)
     spawn = await stack.enter_async_context(owned_tasks())
-    log = EventLog(url, namespace=namespace, most_entries=settings.redis.log_entries)
+    log = EventLog(
+        url,
+        namespace=namespace,
+        most_entries=settings.redis.log_entries,
+        most_waiting=settings.redis.most_records_waiting,
+    )
     spawn(log.run())
     spawn(Registry(url, namespace=namespace, fleet=fleet, configured=configured).run())
     return log

@@ -37,11 +37,13 @@ class RedisSettings(Section):
         url: redis://, rediss://, unix:// or embedded://PATH, which starts one for this host alone.
         namespace: Shared by the workers and controllers of one fleet.
         log_entries: About how many entries each stream of the log keeps.
+        most_records_waiting: Records kept while Redis is away; more are dropped and counted.
     """
 
     url: str
     namespace: Annotated[str, Field(pattern=r"^[\w.-]{1,64}$")] = "default"
     log_entries: Count = 1_000_000
+    most_records_waiting: Count = 10_000
 
     @field_validator("url")
     @classmethod

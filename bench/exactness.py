@@ -7,6 +7,7 @@ other means: they are held against plain decoding with the same seed, whose dist
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from enum import Enum
 from types import MappingProxyType
 from typing import Any
 
@@ -30,34 +31,53 @@ CONCURRENCIES = (1, 8)
 Options = Mapping[str, Any]
 
 
+class Choice(Enum):
+    """Which drafters a variant asks for."""
+
+    ANY = "all of the fleet"
+    RIGHT = "the one made for the prompt's set"
+    WRONG = "one made for another set"
+    TWO = "two of the fleet"
+
+    def of(self, drafters: Sequence[str], task: Task) -> Sequence[str]:
+        """The chosen ones among a fleet's; none means any."""
+        others = [name for name in drafters if name != task.drafter]
+        return {
+            Choice.ANY: (),
+            Choice.RIGHT: [task.drafter],
+            Choice.WRONG: others[:1],
+            Choice.TWO: drafters[-2:],
+        }[self]
+
+
 @dataclass(frozen=True, slots=True)
 class Variant:
-    """One way to speculate. `specialist` asks for the drafter made for the prompt's set."""
+    """One way to speculate."""
 
     name: str
     options: Options
-    specialist: bool = False
+    choice: Choice = Choice.ANY
 
-    def options_for(self, task: Task) -> dict[str, Any]:
+    def options_for(self, task: Task, drafters: Sequence[str]) -> dict[str, Any]:
         """What the request says about speculation."""
-        return {**self.options, **({"drafters": [task.drafter]} if self.specialist else {})}
+        return {**self.options, "drafters": self.choice.of(drafters, task)}
 
 
 PLAIN = Variant("none", {"policy": "none"})
 VARIANTS = (
     PLAIN,
-    Variant("static chain", {"policy": "static", "shape": CHAIN}, specialist=True),
-    Variant("static tree", {"policy": "static", "shape": TREE}, specialist=True),
+    Variant("static chain", {"policy": "static", "shape": CHAIN}, Choice.RIGHT),
+    Variant("static tree", {"policy": "static", "shape": TREE}, Choice.RIGHT),
     Variant("confidence", {"policy": "confidence"}),
     Variant("merged", {"policy": "merged"}),
     Variant("merged-trie", {"policy": "merged-trie", "shape": TREE}),
 )
 SAMPLED_VARIANTS = (
     *VARIANTS[1:],
-    Variant("static bush", {"policy": "static", "shape": BUSH}, specialist=True),
-    Variant("the wrong drafter", {"policy": "static", "drafters": ["json"], "shape": TREE}),
-    Variant("two drafters", {"policy": "merged", "drafters": ["math", "mixed"], "shape": BUSH}),
-    Variant("uncoupled", {"policy": "static", "shape": TREE, "uncoupled": True}, specialist=True),
+    Variant("static bush", {"policy": "static", "shape": BUSH}, Choice.RIGHT),
+    Variant("the wrong drafter", {"policy": "static", "shape": TREE}, Choice.WRONG),
+    Variant("two drafters", {"policy": "merged", "shape": BUSH}, Choice.TWO),
+    Variant("uncoupled", {"policy": "static", "shape": TREE, "uncoupled": True}, Choice.RIGHT),
 )
 SAMPLINGS: Mapping[str, Options] = MappingProxyType(
     {
@@ -166,7 +186,7 @@ async def _sampled(bench: Bench, tasks: Sequence[Task], tally: Tally, max_new_to
             name, sampling = samplings[(turn + turn // len(samplings)) % len(samplings)]
             sampling = {**sampling, "seed": seed + turn}
             plain = await bench.client.generate(
-                task.prompt, max_new_tokens=max_new_tokens, **sampling, **PLAIN.options_for(task)
+                task.prompt, max_new_tokens=max_new_tokens, **sampling, **PLAIN.options_for(task, bench.drafters)
             )
             cases += [
                 _case(task, variant, concurrency=8, expected=plain.token_ids, name=name, sampling=sampling)
@@ -213,6 +233,6 @@ async def _ask_one(
     step: Callable[[], None],
 ) -> None:
     async with places:
-        options = {**case.sampling, **case.variant.options_for(case.task)}
+        options = {**case.sampling, **case.variant.options_for(case.task, bench.drafters)}
         tally.add(case, await bench.client.generate(case.task.prompt, max_new_tokens=max_new_tokens, **options))
     step()

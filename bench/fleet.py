@@ -17,10 +17,17 @@ PATIENCE_S = 600.0
 
 @dataclass(frozen=True, slots=True)
 class Bench:
-    """A fleet to measure: a client of it, and the folder of its target."""
+    """A fleet to measure.
+
+    Attributes:
+        client: Of its controller.
+        target_folder: The model that its verify workers run.
+        drafters: Names of its drafters.
+    """
 
     client: AsyncClient
     target_folder: str
+    drafters: tuple[str, ...]
 
 
 @asynccontextmanager
@@ -29,5 +36,5 @@ async def bench_fleet(profile: Profile, drafters: Mapping[str, str] = ZOO_DRAFTE
     folder = Path(tempfile.mkdtemp(prefix="forerun-bench-"))
     settings = FleetSettings(target=target_of(profile), drafters=dict(drafters), listen=FREE_PORT)
     async with shown_fleet(settings, folder) as fleet, AsyncClient(fleet.address, timeout_s=PATIENCE_S) as client:
-        yield Bench(client, fleet.target_folder)
+        yield Bench(client, fleet.target_folder, tuple(drafters))
     shutil.rmtree(folder, ignore_errors=True)

@@ -18,6 +18,7 @@ from forerun.models import model_folder
 from forerun.supervisor import LISTEN, Listener, ProcessSpec, ProcessStatus, Supervisor
 
 FREE_PORT = "127.0.0.1:0"
+DRAIN_MARGIN_S = 10.0
 EMBEDDED_REDIS = RedisSettings(url="embedded://redis")
 """A server of our own; the path is relative to the fleet's folder."""
 
@@ -108,7 +109,9 @@ async def local_fleet(
     target = await asyncio.to_thread(model_folder, settings.target)
     verifiers = [_worker("verify", name, target, settings) for name in _numbered("target", settings.verify_workers)]
     drafters = [_worker("draft", name, model_folder(model), settings) for name, model in settings.drafters.items()]
-    async with Supervisor(folder / "logs", listener=listener) as supervisor:
+    # The controller itself cuts requests off after its grace; ours only ends what is stuck.
+    drain_s = settings.timeouts.drain_grace_s + DRAIN_MARGIN_S
+    async with Supervisor(folder / "logs", drain_s=drain_s, listener=listener) as supervisor:
         started = await supervisor.start([*verifiers, *drafters])
         workers = [
             WorkerEntry(role="verify" if place < len(verifiers) else "draft", address=process.address)

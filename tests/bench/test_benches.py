@@ -84,7 +84,7 @@ class ScriptedReference:
 
 
 def bench_of(client: ScriptedClient) -> Bench:
-    return Bench(client, "")  # type: ignore[arg-type]
+    return Bench(client, "", (*PLAIN_DOMAINS, "mixed"))  # type: ignore[arg-type]
 
 
 def by_name(figures: tuple[Figure, ...]) -> dict[str, float]:

@@ -1,0 +1,134 @@
+"""`forerun up` with real models: every process real, everything over gRPC. One fleet serves the whole module."""
+
+import asyncio
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import psutil
+import pytest
+
+from bench.exactness import measure_exactness
+from bench.fleet import Bench
+from forerun.client import AsyncClient, Client
+from forerun.workload import tasks
+
+FORERUN = (sys.executable, "-m", "forerun")
+DRAFTERS = ("code", "mixed")
+PATIENCE_S = 240
+
+
+@dataclass(frozen=True)
+class Up:
+    """What `forerun up --json` said."""
+
+    process: "subprocess.Popen[str]"
+    ready: dict[str, Any]
+
+    @property
+    def address(self) -> str:
+        return str(self.ready["address"])
+
+
+@pytest.fixture(scope="module")
+def up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
+    folder = tmp_path_factory.mktemp("state")
+    options = ["--profile", "plain", "--drafters", ",".join(DRAFTERS), "--listen", "127.0.0.1:0", "--json"]
+    with (folder / "stderr").open("w") as stderr:
+        process = subprocess.Popen(
+            [*FORERUN, "up", *options, "--state-folder", str(folder)], stdout=subprocess.PIPE, stderr=stderr, text=True
+        )
+    assert process.stdout is not None
+    line = process.stdout.readline()
+    assert line, (folder / "stderr").read_text()
+    yield Up(process, json.loads(line))
+    children = psutil.Process(process.pid).children(recursive=True)
+    process.send_signal(signal.SIGTERM)
+    status = process.wait(timeout=60)
+    process.stdout.close()
+
+    assert status == 0
+    assert len(children) >= 1 + len(DRAFTERS) + 1
+    assert not [child for child in children if child.is_running()]
+
+
+@pytest.mark.timeout(PATIENCE_S)
+def test_the_fleet_listens_on_the_loopback_only(up: Up) -> None:
+    names = [process["name"] for process in up.ready["processes"]]
+
+    assert names == ["target", *DRAFTERS, "controller"]
+    listening = [
+        connection.laddr.ip.removeprefix("::ffff:")
+        for process in psutil.Process(up.process.pid).children(recursive=True)
+        for connection in process.net_connections(kind="inet")
+        if connection.status == psutil.CONN_LISTEN
+    ]
+    assert set(listening) == {"127.0.0.1"}
+
+
+@pytest.mark.timeout(PATIENCE_S)
+def test_greedy_and_sampled_answers_are_exact(up: Up) -> None:
+    """The exactness bench itself, small: every policy, one and eight requests at a time, against transformers."""
+    work = tasks(("code", "hybrid"), 2)
+
+    async def measure() -> dict[str, float]:
+        async with AsyncClient(up.address) as client:
+            bench = Bench(client, up.ready["target"], DRAFTERS)
+            figures = await measure_exactness(bench, work, max_new_tokens=12, seed=3)
+        return {figure.name: figure.value for figure in figures}
+
+    counted = asyncio.run(measure())
+    assert counted["exactness.differences"] == 0
+    assert counted["exactness.requests"] == 84
+
+
+@pytest.mark.timeout(PATIENCE_S)
+def test_generate_streams_and_explains(up: Up) -> None:
+    options = ["--drafters", "code", "--seed", "5", "--temperature", "0.8", "-n", "12", "--target", up.address]
+    plain = run_forerun("generate", "def area(radius):", *options)
+    explained = run_forerun("generate", "def area(radius):", *options, "--explain", "--json")
+
+    answer = json.loads(explained.stdout)
+    assert answer["text"] + "\n" == plain.stdout
+    assert answer["rounds"][0]["decision"]["drafters"] == ["code"]
+    assert (
+        sum(len(entry["accepted"]) for entry in answer["rounds"]) == answer["acceptance"]["num_accepted_draft_tokens"]
+    )
+
+
+@pytest.mark.timeout(PATIENCE_S)
+def test_a_mistake_of_the_caller_is_one_line(up: Up) -> None:
+    done = run_forerun("generate", "x", "--policy", "psychic", "--target", up.address)
+
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: no policy is called 'psychic'")
+    assert len(done.stderr.splitlines()) == 1
+
+
+@pytest.mark.timeout(PATIENCE_S)
+def test_the_process_count_recovers_and_the_text_stays(up: Up) -> None:
+    (drafter,) = [process["pid"] for process in up.ready["processes"] if process["name"] == "code"]
+    options: dict[str, Any] = {"drafters": ["code"], "max_new_tokens": 48, "temperature": 1.0, "seed": 11}
+    with Client(up.address) as client:
+        undisturbed = client.generate("import os", **options)
+        with client.stream("import os", **options) as deltas:
+            next(deltas)
+            os.kill(drafter, signal.SIGKILL)
+            for _ in deltas:
+                pass
+        assert deltas.generation.token_ids == undisturbed.token_ids
+
+        deadline = time.monotonic() + PATIENCE_S
+        while client.generate("import os", **options).acceptance.num_draft_tokens == 0:
+            assert time.monotonic() < deadline
+            time.sleep(0.5)
+
+
+def run_forerun(*arguments: str) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run([*FORERUN, *arguments], capture_output=True, text=True, timeout=120, check=False)

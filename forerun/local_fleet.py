@@ -1,6 +1,8 @@
 """A whole fleet on this machine: target, drafters, Redis and a controller, each a process of its own."""
 
 import asyncio
+import errno
+import socket
 import sys
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -10,12 +12,13 @@ from types import MappingProxyType
 from typing import Annotated, Literal
 
 import yaml
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from controller.embedded_redis import SCHEME
 from controller.settings import Count, RedisSettings, Settings, WorkerEntry
 from forerun.models import model_folder
 from forerun.supervisor import LISTEN, Listener, ProcessSpec, ProcessStatus, Supervisor
+from speculation.errors import ConfigurationError
 
 FREE_PORT = "127.0.0.1:0"
 DRAIN_MARGIN_S = 10.0
@@ -28,6 +31,8 @@ ZOO_DRAFTERS: Mapping[str, str] = MappingProxyType(
 
 Role = Literal["draft", "verify"]
 Name = Annotated[str, Field(min_length=1)]
+ProcessName = Annotated[str, Field(pattern=r"^[\w.-]{1,64}$")]
+TARGET, CONTROLLER = "target", "controller"
 
 ONE_THREAD: Mapping[str, str] = MappingProxyType(
     {
@@ -53,7 +58,7 @@ class FleetSettings(Settings):
     """
 
     target: Name = "zoo:target@deep"
-    drafters: Mapping[Name, Name] = Field(default_factory=lambda: dict(ZOO_DRAFTERS))
+    drafters: Mapping[ProcessName, Name] = Field(default_factory=lambda: dict(ZOO_DRAFTERS))
     verify_workers: Count = 1
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     device: str = "cpu"
@@ -61,6 +66,13 @@ class FleetSettings(Settings):
     max_length: Count = 1024
     tokenizer: Literal["the target's"] = "the target's"
     redis: RedisSettings | None = EMBEDDED_REDIS
+
+    @field_validator("drafters")
+    @classmethod
+    def _not_taken(cls, drafters: Mapping[str, str]) -> Mapping[str, str]:
+        if taken := {TARGET, CONTROLLER} & drafters.keys():
+            raise ValueError(f"{taken.pop()!r} is the name of another process")
+        return drafters
 
     def for_controller(self, *, tokenizer: str, workers: Sequence[WorkerEntry], folder: Path) -> Settings:
         """The controller's part, once the workers have their addresses."""
@@ -103,11 +115,13 @@ async def local_fleet(
         listener: Told about every change of a process's state.
 
     Raises:
+        ConfigurationError: The address to listen on is taken.
         ProcessStartError: One of them could not start; the message says why and where its log is.
     """
+    require_free(settings.listen)
     # Writing a cost-padded model takes a second or two of computing, once.
     target = await asyncio.to_thread(model_folder, settings.target)
-    verifiers = [_worker("verify", name, target, settings) for name in _numbered("target", settings.verify_workers)]
+    verifiers = [_worker("verify", name, target, settings) for name in _numbered(TARGET, settings.verify_workers)]
     drafters = [_worker("draft", name, model_folder(model), settings) for name, model in settings.drafters.items()]
     # The controller itself cuts requests off after its grace; ours only ends what is stuck.
     drain_s = settings.timeouts.drain_grace_s + DRAIN_MARGIN_S
@@ -123,6 +137,29 @@ async def local_fleet(
         # Should it die, it comes back where its callers look for it.
         _write(file, for_controller.model_copy(update={"listen": controller.address}))
         yield LocalFleet(address=controller.address, target_folder=target, supervisor=supervisor)
+
+
+def require_free(listen: str) -> None:
+    """Look now whether the controller will be able to listen: it starts last, half a minute after the workers.
+
+    Raises:
+        ConfigurationError: It will not.
+    """
+    host, _, port = listen.rpartition(":")
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(host.strip("[]"), int(port), type=socket.SOCK_STREAM)[0]
+        with socket.socket(family, kind, protocol) as probe:
+            # As gRPC does it: a port that merely rests after its last user is free.
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            # getaddrinfo has cut a port above 65535 down to 16 bits; bind refuses it.
+            probe.bind((address[0], int(port)))
+    except (OSError, OverflowError) as error:
+        problem = "is in use; name another address, or port 0 for a free one" if _in_use(error) else str(error)
+        raise ConfigurationError("listen", f"{listen}: {problem}") from error
+
+
+def _in_use(error: Exception) -> bool:
+    return isinstance(error, OSError) and error.errno == errno.EADDRINUSE
 
 
 def _numbered(name: str, how_many: int) -> list[str]:
@@ -145,7 +182,7 @@ def _worker(role: Role, name: str, model: str, settings: FleetSettings) -> Proce
 
 
 def _controller(file: Path) -> ProcessSpec:
-    return ProcessSpec(name="controller", command=_python("controller", {"config": str(file)}), environment=ONE_THREAD)
+    return ProcessSpec(name=CONTROLLER, command=_python("controller", {"config": str(file)}), environment=ONE_THREAD)
 
 
 def _python(module: str, options: Mapping[str, str]) -> tuple[str, ...]:

@@ -37,6 +37,10 @@ def up(
         str | None,
         typer.Option(help="Where the controller listens; port 0 takes a free one.", show_default="127.0.0.1:50050"),
     ] = None,
+    device: Annotated[str | None, typer.Option(help="Torch device of the models.", show_default="cpu")] = None,
+    dtype: Annotated[
+        str | None, typer.Option(help="Their numbers; only float32 is exact to the token.", show_default="float32")
+    ] = None,
     redis: Annotated[
         str | None,
         typer.Option(help="Where decisions are logged: a URL, embedded or none.", show_default="embedded"),
@@ -63,6 +67,8 @@ def up(
         "drafters": None if drafters is None else drafters_of(drafters),
         "verify_workers": verify_workers,
         "listen": listen,
+        "device": device,
+        "dtype": dtype,
     }
     settings = fleet_settings(config, given, redis=redis)
     with contextlib.suppress(asyncio.CancelledError):

@@ -133,6 +133,9 @@ def test_options_of_generate_reach_the_service(
         pytest.param(["up", "--drafters", "psychic"], 2, "psychic", id="unknown zoo model"),
         pytest.param(["up", "--drafters", "=x"], 2, "NAME=MODEL", id="a drafter without a name"),
         pytest.param(["up", "--listen", "nowhere"], 2, "--listen", id="no address"),
+        pytest.param(["up", "--listen", "127.0.0.1:99999"], 2, "99999", id="no port"),
+        pytest.param(["up", "--dtype", "int3"], 2, "--dtype", id="unknown number format"),
+        pytest.param(["up", "--drafters", "controller=x"], 2, "another process", id="a name that is taken"),
         pytest.param(["up", "--config", "/no/such/file.yaml"], 2, "/no/such/file.yaml", id="no configuration"),
         pytest.param(["worker", "--model", "zoo:psychic"], 2, "psychic", id="unknown model of a worker"),
     ],
@@ -186,6 +189,17 @@ def test_a_malformed_configuration_is_told_with_line_and_field(tmp_path: Path, c
 
     assert said in str(caught.value)
     assert str(file) in str(caught.value)
+
+
+def test_an_address_in_use_is_told_before_anything_is_started(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path, address: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+
+    assert forerun(monkeypatch, "up", "--listen", address) == 2
+
+    assert f"{address}: is in use" in capsys.readouterr().err
+    assert not list(tmp_path.rglob("*.log"))
 
 
 def test_the_command_line_overrules_the_file(tmp_path: Path) -> None:

@@ -3,7 +3,7 @@ VENV ?= .venv
 RUN = $(VENV)/bin/
 STAMP = $(VENV)/.installed
 
-.PHONY: setup check test test-slow test-gpu demo up protos bench clean
+.PHONY: setup check test test-slow test-gpu mutants demo up protos bench
 
 setup: $(STAMP)  ## install everything into .venv
 $(STAMP): pyproject.toml requirements.lock
@@ -16,6 +16,8 @@ test-slow: setup  ## what takes minutes
 	$(RUN)pytest -m slow
 test-gpu: setup  ## what needs a CUDA device
 	$(RUN)pytest -m gpu
+mutants: setup  ## plant faults and see the suite notice
+	$(RUN)python tests/mutants.py
 demo: setup  ## a fleet of real models and a mixed workload, with a live table
 	$(RUN)forerun demo $(ARGS)
 up: setup  ## the whole fleet on this machine, until Ctrl-C

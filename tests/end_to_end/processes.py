@@ -15,9 +15,11 @@ from pathlib import Path
 from typing import Any
 
 import grpc
+import redis
 import yaml
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from controller.embedded_redis import server_binary
 from speculation.v1 import router_pb2, router_pb2_grpc
 from zoo.catalog import model_folder
 
@@ -132,14 +134,14 @@ class Fleet:
 
 
 @contextmanager
-def fleet(folder: Path, *, workers: Mapping[str, Process], redis_url: str = "", **settings: Any) -> Iterator[Fleet]:
+def fleet(folder: Path, *, workers: Mapping[str, Process], **settings: Any) -> Iterator[Fleet]:
     """A controller over these workers; ends all of them."""
     started: list[Process] = list(workers.values())
     try:
         for process in workers.values():
             process.await_ready()
         config = folder / "controller.yaml"
-        config.write_text(yaml.safe_dump(_configuration(workers, redis_url) | settings))
+        config.write_text(yaml.safe_dump(_configuration(workers) | settings))
         controller = Process("controller", ("controller", "--config", str(config)))
         started.append(controller)
         controller.await_ready()
@@ -151,14 +153,13 @@ def fleet(folder: Path, *, workers: Mapping[str, Process], redis_url: str = "", 
             process.end()
 
 
-def _configuration(workers: Mapping[str, Process], redis_url: str) -> dict[str, Any]:
+def _configuration(workers: Mapping[str, Process]) -> dict[str, Any]:
     roles = {name: process.command[process.command.index("--role") + 1] for name, process in workers.items()}
-    configuration: dict[str, Any] = {
+    return {
         "listen": free_address(),
         "tokenizer": str(model_folder("target")),
         "workers": [{"role": roles[name], "address": process.address} for name, process in workers.items()],
     }
-    return configuration | ({"redis": {"url": redis_url, "namespace": "test"}} if redis_url else {})
 
 
 def serving(running: Fleet, names: Sequence[str] | Any) -> bool:
@@ -174,3 +175,49 @@ def eventually(holds: Callable[[], bool], *, within_s: float) -> None:
     while not holds():
         assert time.monotonic() < ends, "did not become true in time"
         time.sleep(0.02)
+
+
+@dataclass
+class RedisServer:
+    """A Redis on a unix socket, which a test may kill and start again; it keeps its data."""
+
+    folder: Path
+    popen: subprocess.Popen[bytes] = field(init=False)
+
+    @property
+    def url(self) -> str:
+        """How to reach it."""
+        return f"unix://{self.folder / 'r.sock'}"
+
+    def start(self) -> None:
+        """Start it and wait until it answers."""
+        options = ("--port", "0", "--unixsocket", str(self.folder / "r.sock"), "--dir", str(self.folder))
+        self.popen = subprocess.Popen(
+            (server_binary(), *options, "--appendonly", "yes", "--save", ""),
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        eventually(self._answers, within_s=20)
+
+    def kill(self) -> None:
+        """End it without a chance to write anything more."""
+        self.popen.kill()
+        self.popen.wait(10)
+
+    def _answers(self) -> bool:
+        try:
+            with redis.Redis.from_url(self.url) as client:
+                return bool(client.ping())
+        except redis.RedisError:
+            return False
+
+
+@contextmanager
+def redis_server(folder: Path) -> Iterator[RedisServer]:
+    """A real Redis of the test's own."""
+    server = RedisServer(folder)
+    server.start()
+    try:
+        yield server
+    finally:
+        server.kill()

@@ -20,7 +20,9 @@ class Reference:
         """Load model and tokenizer of a folder. Takes seconds and all the memory that the model needs."""
         import torch
         from transformers import AutoModelForCausalLM, AutoTokenizer
+        from transformers.utils.logging import disable_progress_bar
 
+        disable_progress_bar()
         # from_pretrained leaves the model in evaluation mode.
         model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
         return cls(model, AutoTokenizer.from_pretrained(folder))

@@ -109,17 +109,23 @@ def test_calls_that_wait_for_a_slot_go_on_when_all_that_ran_have_ended() -> None
     thread.close()
 
 
-def test_a_call_ordered_while_a_forward_runs_is_not_lost(engine: Engine, thread: EngineThread) -> None:
-    async def stagger() -> list[int]:
-        jobs = []
-        for _ in range(40):
-            jobs.append(asyncio.create_task(thread.run(reading(engine, [1, 2, 3], 2))))
-            await asyncio.sleep(0.002)
-            if len(jobs) == 8:
-                await jobs.pop(0)
-        return [len((await job)[0]) for job in jobs]
+def test_a_call_ordered_while_another_begins_is_not_lost(engine: Engine, thread: EngineThread) -> None:
+    began, ordered = threading.Event(), threading.Event()
 
-    assert run(stagger()) == [2] * 7
+    def slow_to_begin() -> Steps[list[int]]:
+        began.set()
+        ordered.wait(10)
+        return (yield from reading(engine, [1, 2, 3], 1))
+
+    async def overlap() -> int:
+        first = asyncio.create_task(thread.run(slow_to_begin()))
+        await asyncio.to_thread(began.wait, 10)
+        second = asyncio.create_task(thread.run(reading(engine, [4, 5], 1)))
+        await asyncio.sleep(0)
+        ordered.set()
+        return len(await asyncio.gather(first, second))
+
+    assert run(overlap()) == 2
 
 
 def test_what_waits_when_a_forward_ends_is_the_next_batch(engine: Engine, thread: EngineThread) -> None:

@@ -80,17 +80,25 @@ def grown_in_full(session: Session, noisy: bool, wanted: TreeShape) -> TokenTree
     return prune(whole, wanted.budget)
 
 
-@pytest.mark.parametrize("name", ["greedy", "greedy with penalties", "temperature 1", "everything"])
-@pytest.mark.parametrize("wanted", [shape(5, 1, 5), shape(6, 1, 3), shape(4, 3, 12), shape(3, 6, 4)], ids=str)
+@pytest.mark.parametrize(
+    "sampling",
+    [
+        pytest.param(SAMPLINGS["greedy with penalties"], id="greedy with penalties"),
+        pytest.param(SAMPLINGS["everything"], id="everything"),
+        pytest.param(SamplingParameters(temperature=4.0, seed=1), id="far from sure"),
+        pytest.param(SamplingParameters(logit_bias={3: 9.0, 4: 9.0, 5: 9.0}), id="torn between three"),
+    ],
+)
+@pytest.mark.parametrize("wanted", [shape(5, 1, 5), shape(6, 1, 3), shape(4, 3, 12), shape(3, 6, 9)], ids=str)
 def test_the_tree_is_the_best_of_all_that_grew_within_the_shape(
-    engine: Engine, table: SessionTable, name: str, wanted: TreeShape
+    engine: Engine, table: SessionTable, sampling: SamplingParameters, wanted: TreeShape
 ) -> None:
     """That growing ends early where nothing below could be kept does not show."""
-    session = new_session(SAMPLINGS[name])
+    session = new_session(sampling)
 
     tree = propose(engine, table, session, wanted)
 
-    expected = grown_in_full(session, not SAMPLINGS[name].greedy, wanted)
+    expected = grown_in_full(session, not sampling.greedy, wanted)
     assert tree.token_ids == expected.token_ids
     assert tree.parents == expected.parents
     assert tree.confidences == pytest.approx(expected.confidences, abs=1e-3)
@@ -145,7 +153,8 @@ def test_the_tree_does_not_depend_on_what_was_drafted_before(
     """Round after round the cache keeps what came true of the last tree; a session that starts anew knows no tree."""
     sampling = SAMPLINGS["everything"]
     text, session = reference_text(sampling, 12), new_session(sampling)
-    for end in (0, 3, 5, 6, 10):
+    text[4], text[7], text[9] = 17, 18, 19  # the target disagrees with the drafter here
+    for end in (0, 3, 5, 6, 10, 12):
         tokens = [*PROMPT, *text[:end]]
         tree = propose(engine, table, session, wanted, tokens, base=len(session.token_ids))
         anew = propose(engine, table, new_session(sampling), wanted, tokens)

@@ -5,7 +5,7 @@ from typing import Any, Self
 
 
 class Reference:
-    """The target as transformers runs it, in float32 and on one thread's worth of a CPU.
+    """The target as transformers runs it, in float32.
 
     Attributes:
         tokenizer: The model's own.
@@ -22,7 +22,7 @@ class Reference:
         from transformers import AutoModelForCausalLM, AutoTokenizer
         from transformers.utils.logging import disable_progress_bar
 
-        disable_progress_bar()
+        disable_progress_bar()  # type: ignore[no-untyped-call]
         # from_pretrained leaves the model in evaluation mode.
         model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
         return cls(model, AutoTokenizer.from_pretrained(folder))

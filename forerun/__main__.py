@@ -32,8 +32,8 @@ app.command("up")(up.up)
 app.command("demo")(demo.demo)
 app.command("generate")(generate.generate)
 app.command("worker", context_settings=worker.PASS_ON)(worker.worker)
-app.command("controller", context_settings=controller.PASS_ON)(controller.controller)
-app.command("bench", context_settings=bench.PASS_ON)(bench.bench)
+app.command("controller", context_settings=controller.PASS_ON_HELP)(controller.controller)
+app.command("bench", context_settings=bench.PASS_ON_HELP)(bench.bench)
 app.add_typer(zoo.app, name="zoo")
 
 

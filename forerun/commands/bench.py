@@ -2,9 +2,9 @@
 
 import typer
 
-from forerun.commands.program import PASS_ON, become
+from forerun.commands.program import PASS_ON_HELP, become
 
-__all__ = ["PASS_ON", "bench"]
+__all__ = ["PASS_ON_HELP", "bench"]
 
 
 def bench(context: typer.Context) -> None:

@@ -2,9 +2,9 @@
 
 import typer
 
-from forerun.commands.program import PASS_ON, become
+from forerun.commands.program import PASS_ON_HELP, become
 
-__all__ = ["PASS_ON", "controller"]
+__all__ = ["PASS_ON_HELP", "controller"]
 
 
 def controller(context: typer.Context) -> None:

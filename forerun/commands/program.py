@@ -5,12 +5,11 @@ import sys
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
-PASS_ON: dict[str, Any] = {
-    "allow_extra_args": True,
-    "ignore_unknown_options": True,
-    # The program's own help is the one to show.
-    "help_option_names": [],
-}
+PASS_ON: dict[str, Any] = {"allow_extra_args": True, "ignore_unknown_options": True}
+"""What a command does not know is for the program it becomes."""
+
+PASS_ON_HELP: dict[str, Any] = {**PASS_ON, "help_option_names": []}
+"""The same where the program's own help is the one to show."""
 
 
 def become(module: str, arguments: Sequence[str]) -> NoReturn:

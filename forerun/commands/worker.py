@@ -1,6 +1,8 @@
 """`forerun worker`: one worker in the foreground."""
 
 from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Literal
 
 import typer
 
@@ -8,23 +10,35 @@ from forerun.commands.program import PASS_ON, become
 
 __all__ = ["PASS_ON", "worker"]
 
+Role = Literal["draft", "verify"]
 
-def worker(context: typer.Context) -> None:
-    """Run one worker in the foreground; `forerun worker --help` lists its options.
 
-    A model is a folder, a hub id, or one of the zoo:  [cyan]forerun worker --role draft --model zoo:code[/cyan]
+def worker(
+    context: typer.Context,
+    role: Annotated[Role, typer.Argument(help="What the model is for: to draft, or to verify (the target).")],
+    model: Annotated[str, typer.Option(help="A folder, a hub id, or one of the zoo: zoo:code, zoo:target@deep.")],
+    name: Annotated[
+        str | None, typer.Option(help="Its name in requests.", show_default="target, or the model's last part")
+    ] = None,
+) -> None:
+    """Run one worker in the foreground. Options not listed here are passed on.
+
+    [cyan]forerun worker verify --model zoo:target@deep --listen 127.0.0.1:50061[/cyan]
+
+    [cyan]forerun worker draft --model ./my-small-model --name small --device cuda:0 --redis redis://host:6379[/cyan]
+
+    All options:  [cyan]python -m worker --help[/cyan]
     """
-    become("worker", with_models_resolved(context.args))
-
-
-def with_models_resolved(arguments: Sequence[str]) -> list[str]:
-    """The same arguments with the folder of a zoo model instead of its name: a worker knows folders and hub ids."""
     from forerun.models import model_folder
 
-    resolved = list(arguments)
-    for place, argument in enumerate(resolved):
-        if argument.startswith("--model="):
-            resolved[place] = f"--model={model_folder(argument.removeprefix('--model='))}"
-        elif place and resolved[place - 1] == "--model":
-            resolved[place] = model_folder(argument)
-    return resolved
+    arguments = {"role": role, "model": model_folder(model), "name": name or default_name(role, model)}
+    become("worker", [*_flags(arguments), *context.args])
+
+
+def default_name(role: Role, model: str) -> str:
+    """ "target" for the target, and for a drafter the last part of its model's name: "code" for "zoo:code"."""
+    return "target" if role == "verify" else Path(model.rpartition(":")[2]).name
+
+
+def _flags(arguments: dict[str, str]) -> Sequence[str]:
+    return [part for name, value in arguments.items() for part in (f"--{name}", value)]

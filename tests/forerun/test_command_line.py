@@ -6,15 +6,16 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Literal
 
 import pytest
 from typer.testing import CliRunner
 
 from forerun.__main__ import app, main
+from forerun.commands import worker
 from forerun.commands.fleet_options import drafters_of, fleet_settings
 from forerun.commands.generate import shape_of
-from forerun.commands.worker import with_models_resolved
-from speculation.errors import CapacityError, ConfigurationError, InvalidRequestError, UnknownNameError
+from speculation.errors import CapacityError, ConfigurationError, InvalidRequestError
 from speculation.tree import TreeShape
 from tests.forerun.fake_service import WORDS, FakeGenerationService, serving
 
@@ -48,12 +49,11 @@ def test_help_names_every_command_and_shows_how_to_begin() -> None:
     assert "forerun demo" in shown
 
 
-@pytest.mark.parametrize("command", ["up", "demo", "generate"])
-def test_the_help_of_a_command_has_an_example_and_json(command: str) -> None:
+@pytest.mark.parametrize("command", ["up", "demo", "generate", "worker"])
+def test_the_help_of_a_command_has_an_example(command: str) -> None:
     shown = CliRunner().invoke(app, [command, "--help"], env={"COLUMNS": "200"}).output
 
     assert f"forerun {command}" in shown
-    assert "--json" in shown
 
 
 def test_help_loads_nothing_heavy() -> None:
@@ -137,7 +137,7 @@ def test_options_of_generate_reach_the_service(
         pytest.param(["up", "--dtype", "int3"], 2, "--dtype", id="unknown number format"),
         pytest.param(["up", "--drafters", "controller=x"], 2, "another process", id="a name that is taken"),
         pytest.param(["up", "--config", "/no/such/file.yaml"], 2, "/no/such/file.yaml", id="no configuration"),
-        pytest.param(["worker", "--model", "zoo:psychic"], 2, "psychic", id="unknown model of a worker"),
+        pytest.param(["worker", "draft", "--model", "zoo:psychic"], 2, "psychic", id="unknown model of a worker"),
     ],
 )
 def test_a_mistake_is_answered_in_one_line(
@@ -226,11 +226,27 @@ def test_a_shape_is_three_numbers_or_the_length_of_a_chain() -> None:
         shape_of("6x4")
 
 
-def test_a_worker_is_told_folders_and_never_zoo_names() -> None:
-    resolved = with_models_resolved(["--role", "draft", "--model", "zoo:code", "--name", "zoo:code"])
+def test_a_worker_is_told_folders_and_never_zoo_names(monkeypatch: pytest.MonkeyPatch) -> None:
+    became: list[tuple[str, list[str]]] = []
+    monkeypatch.setattr(worker, "become", lambda module, arguments: became.append((module, list(arguments))))
 
-    assert Path(resolved[3]).is_dir()
-    assert resolved[5] == "zoo:code"
-    assert with_models_resolved(["--model=some/hub-id"]) == ["--model=some/hub-id"]
-    with pytest.raises(UnknownNameError):
-        with_models_resolved(["--model=zoo:psychic"])
+    assert forerun(monkeypatch, "worker", "draft", "--model", "zoo:code", "--listen", "127.0.0.1:0") == 0
+
+    ((module, arguments),) = became
+    assert module == "worker"
+    assert arguments[:3] == ["--role", "draft", "--model"]
+    assert Path(arguments[3]).is_dir()
+    assert arguments[4:] == ["--name", "code", "--listen", "127.0.0.1:0"]
+
+
+@pytest.mark.parametrize(
+    ("role", "model", "name"),
+    [
+        pytest.param("verify", "zoo:target@deep", "target", id="the target"),
+        pytest.param("draft", "zoo:code", "code", id="of the zoo"),
+        pytest.param("draft", "./models/small/", "small", id="a folder"),
+        pytest.param("draft", "somebody/tiny-llama", "tiny-llama", id="a hub id"),
+    ],
+)
+def test_a_worker_has_a_name_even_if_none_is_given(role: Literal["draft", "verify"], model: str, name: str) -> None:
+    assert worker.default_name(role, model) == name

@@ -4,6 +4,8 @@ Drafters and target share this module: the target emits the first token of the o
 """
 
 from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,7 +16,6 @@ from transformers import (
     RepetitionPenaltyLogitsProcessor,
     TemperatureLogitsWarper,
     TopKLogitsWarper,
-    TopPLogitsWarper,
 )
 
 from speculation.errors import InvalidRequestError
@@ -30,6 +31,9 @@ NOISE_CALL_SIZE = 2**14
 
 NOISE_KEPT_SIZE = 2**20
 """Noise values a session remembers: rounds come back to positions that the last one did not reach."""
+
+NUCLEUS_GUESS = 256
+"""Likeliest tokens among which the border of top-p is looked for first; of 2048 tokens that is five times cheaper."""
 
 MIN_TEMPERATURE = 1e-30
 """Below this float32 divides by zero; the likeliest token is certain long before."""
@@ -159,18 +163,31 @@ def _bias(parameters: SamplingParameters, vocab_size: int, device: torch.device)
 
 
 def _filters(parameters: SamplingParameters) -> list[Transform]:
-    """Temperature, top-k, top-p and min-p, as transformers has them and in its order."""
+    """Temperature, top-k, top-p and min-p, in the order of transformers."""
     if parameters.greedy:
         return []
-    warpers: list[LogitsProcessor] = [TemperatureLogitsWarper(max(parameters.temperature, MIN_TEMPERATURE))]
-    if parameters.top_k:
-        warpers.append(TopKLogitsWarper(parameters.top_k))
-    if parameters.top_p < 1.0:
-        warpers.append(TopPLogitsWarper(parameters.top_p))
-    if parameters.min_p:
-        warpers.append(MinPLogitsWarper(parameters.min_p))
     # The best score is moved to 0 first: it changes no distribution, and no temperature can make it overflow.
-    return [
-        lambda scores: scores - scores.amax(dim=-1, keepdim=True),
-        *(lambda scores, warper=warper: warper(None, scores) for warper in warpers),
-    ]
+    filters: list[Transform] = [lambda scores: scores - scores.amax(dim=-1, keepdim=True)]
+    filters.append(_warp(TemperatureLogitsWarper(max(parameters.temperature, MIN_TEMPERATURE))))
+    if parameters.top_k:
+        filters.append(_warp(TopKLogitsWarper(parameters.top_k)))
+    if parameters.top_p < 1.0:
+        filters.append(partial(_nucleus, top_p=parameters.top_p))
+    if parameters.min_p:
+        filters.append(_warp(MinPLogitsWarper(parameters.min_p)))
+    return filters
+
+
+def _warp(warper: LogitsProcessor) -> Transform:
+    unread: Any = None  # filters look at no token ids
+    return lambda scores: warper(unread, scores)
+
+
+def _nucleus(scores: Tensor, *, top_p: float) -> Tensor:
+    """Top-p as transformers has it, but for its sorting of the whole vocabulary: the likeliest few mostly suffice."""
+    probs = scores.softmax(dim=-1)
+    best = probs.topk(min(NUCLEUS_GUESS, probs.shape[-1])).values
+    if bool((best.sum(dim=-1) < top_p).any()):
+        best = probs.sort(descending=True).values
+    kept = (best.cumsum(dim=-1) - best < top_p).sum(dim=-1, keepdim=True)
+    return scores.masked_fill(probs < best.gather(1, kept - 1), -torch.inf)

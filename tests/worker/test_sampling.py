@@ -104,15 +104,20 @@ def test_scores_are_what_the_definition_says(sampling: SamplingParameters) -> No
     np.testing.assert_allclose(scores - scores.max(), expected - expected.max(), rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("guess", [4, 256])
 @pytest.mark.parametrize(
     "parameters",
     [
         SamplingParameters(temperature=0.7, top_k=20, top_p=0.8, min_p=0.03, repetition_penalty=1.4),
         SamplingParameters(temperature=2.0, top_p=0.5, min_p=0.2),
         SamplingParameters(temperature=0.5, top_k=3),
+        SamplingParameters(temperature=20.0, top_p=0.999),
     ],
 )
-def test_transforms_are_those_of_transformers_in_its_order(parameters: SamplingParameters) -> None:
+def test_transforms_are_those_of_transformers_in_its_order(
+    parameters: SamplingParameters, guess: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sampling_module, "NUCLEUS_GUESS", guess)
     config = GenerationConfig(
         do_sample=True,
         temperature=parameters.temperature,

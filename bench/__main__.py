@@ -112,6 +112,32 @@ def speed(
 
 
 @app.command()
+def chains(
+    prompts: Prompts = None,
+    tokens: Tokens = None,
+    profile: Annotated[Profile, typer.Option(help="What the target costs: plain, deep or wide.")] = "deep",
+    quick: Quick = False,
+    seed: Seed = SEED,
+    as_json: AsJson = False,
+) -> None:
+    """Measure chains of several lengths against plain decoding, on prompts that no other bench uses.
+
+    [cyan]forerun bench chains --prompts 4[/cyan]
+    """
+    from bench.speed import measure_chains
+
+    _report(
+        measure_chains,
+        work=tasks(PLAIN_DOMAINS, min(prompts or (1 if quick else 6), HELD_FOR_TUNING)),
+        tokens=tokens or (24 if quick else 80),
+        profile=profile,
+        drafters=SPECIALISTS,
+        seed=seed,
+        as_json=as_json,
+    )
+
+
+@app.command()
 def overhead(
     prompts: Prompts = None,
     tokens: Tokens = None,

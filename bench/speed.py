@@ -7,11 +7,11 @@ both answers have the same tokens.
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
-from bench.figures import Figure, figure
+from bench.figures import Figure, count, figure
 from bench.fleet import Bench
 from bench.progress import steps
 from bench.spread import mean_over_groups, median
@@ -19,8 +19,16 @@ from forerun.client import Generation
 from forerun.workload import PLAIN_DOMAINS, Task
 from speculation.tree import TreeShape
 
-STATIC_SHAPE = TreeShape(depth=4, branching=1, budget=4)
-"""What `static` drafts here."""
+
+def chain_of(length: int) -> TreeShape:
+    """A tree without branches."""
+    return TreeShape(depth=length, branching=1, budget=length)
+
+
+STATIC_SHAPE = chain_of(4)
+"""What `static` drafts here; `forerun bench chains` shows how other lengths do."""
+
+CHAIN_LENGTHS = (3, 4, 5, 6, 8)
 
 COUPLED_SHAPE = TreeShape(depth=6, branching=4, budget=16)
 """The tree of the coupling study (evidence/coupling.md)."""
@@ -28,6 +36,7 @@ COUPLED_SHAPE = TreeShape(depth=6, branching=4, budget=16)
 WARM_UP_TOKENS = 16
 
 Samples = Mapping[str, Sequence[float]]
+Key = TypeVar("Key", str, int)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,6 +63,24 @@ async def measure_speed(bench: Bench, tasks: Sequence[Task], *, max_new_tokens: 
     return (*_speed_figures(goodputs, seed), *_coupling_figures(lengths, seed))
 
 
+async def measure_chains(bench: Bench, tasks: Sequence[Task], *, max_new_tokens: int, seed: int) -> tuple[Figure, ...]:
+    """Goodput of chains of several lengths against plain decoding: how STATIC_SHAPE was chosen."""
+    await _warm_up(bench, tasks)
+    pairs: dict[int, list[Pair]] = {length: [] for length in CHAIN_LENGTHS}
+    with steps("chains", len(tasks)) as step:
+        for turn, task in enumerate(tasks):
+            variants = {0: _none()} | {length: _static(task, chain_of(length)) for length in CHAIN_LENGTHS}
+            goodput = await _goodput_of_each(bench, task, variants, turn, max_new_tokens)
+            for length in CHAIN_LENGTHS:
+                pairs[length].append(Pair(domain=task.prompt_set, first=goodput[0], second=goodput[length]))
+            step()
+    ratios = {length: list(_by_domain(pairs[length], lambda pair: pair.ratio).values()) for length in CHAIN_LENGTHS}
+    return tuple(
+        figure(f"chains.{length}_over_none", mean_over_groups(ratios[length], np.median, seed=seed), "x")
+        for length in CHAIN_LENGTHS
+    )
+
+
 async def _warm_up(bench: Bench, tasks: Sequence[Task]) -> None:
     """Both variants of every domain once, so that no measured answer pays for a first touch."""
     firsts = {task.prompt_set: task for task in reversed(tasks)}
@@ -68,20 +95,29 @@ def _none() -> dict[str, Any]:
     return {"policy": "none"}
 
 
-def _static(task: Task) -> dict[str, Any]:
-    return {"policy": "static", "drafters": [task.drafter], "shape": STATIC_SHAPE}
+def _static(task: Task, shape: TreeShape = STATIC_SHAPE) -> dict[str, Any]:
+    return {"policy": "static", "drafters": [task.drafter], "shape": shape}
 
 
 async def _goodputs(bench: Bench, task: Task, turn: int, max_new_tokens: int, step: Callable[[], None]) -> Pair:
-    """Tokens a second of both variants, as the caller sees them; which comes first alternates."""
-    variants = [("none", _none()), ("static", _static(task))]
-    goodput: dict[str, float] = {}
-    for name, options in variants if turn % 2 == 0 else reversed(variants):
-        began = time.perf_counter()
-        answer = await bench.client.generate(task.prompt, max_new_tokens=max_new_tokens, **options)
-        goodput[name] = answer.usage.completion_tokens / (time.perf_counter() - began)
+    """Tokens a second of plain decoding and of `static`."""
+    goodput = await _goodput_of_each(bench, task, {"none": _none(), "static": _static(task)}, turn, max_new_tokens)
     step()
     return Pair(domain=task.prompt_set, first=goodput["none"], second=goodput["static"])
+
+
+async def _goodput_of_each(
+    bench: Bench, task: Task, variants: Mapping[Key, Mapping[str, Any]], turn: int, max_new_tokens: int
+) -> Mapping[Key, float]:
+    """Tokens a second as the caller sees them; which variant comes first changes from turn to turn."""
+    order = list(variants)
+    order = order[turn % len(order) :] + order[: turn % len(order)]
+    goodput: dict[Key, float] = {}
+    for name in order:
+        began = time.perf_counter()
+        answer = await bench.client.generate(task.prompt, max_new_tokens=max_new_tokens, **variants[name])
+        goodput[name] = answer.usage.completion_tokens / (time.perf_counter() - began)
+    return goodput
 
 
 async def _lengths(bench: Bench, task: Task, seed: int, max_new_tokens: int, step: Callable[[], None]) -> Pair:
@@ -110,6 +146,7 @@ def _speed_figures(pairs: Sequence[Pair], seed: int) -> tuple[Figure, ...]:
     overall = mean_over_groups(list(ratios.values()), np.median, seed=seed)
     return (
         figure("speed.static_over_none", overall, "x", goal=1.7),
+        count("speed.static_chain_length", STATIC_SHAPE.depth, "tokens"),
         *(figure(f"speed.static_over_none.{name}", median(ratios[name], seed=seed), "x") for name in ratios),
         *_medians("speed.none_tokens_per_s", _by_domain(pairs, lambda pair: pair.first), "tokens/s", seed),
         *_medians("speed.static_tokens_per_s", _by_domain(pairs, lambda pair: pair.second), "tokens/s", seed),

@@ -11,7 +11,7 @@ from bench.exactness import SAMPLED_VARIANTS, VARIANTS, measure_exactness
 from bench.figures import Figure
 from bench.fleet import Bench
 from bench.overhead import measure_overhead
-from bench.speed import measure_speed
+from bench.speed import CHAIN_LENGTHS, measure_chains, measure_speed
 from forerun.client import (
     AcceptanceRecord,
     Decision,
@@ -145,6 +145,16 @@ def test_speed_alternates_which_variant_comes_first() -> None:
 
     measured = [request["policy"] for request in client.asked if "temperature" not in request][8:]
     assert measured[:8] == ["none", "static", "static", "none"] * 2
+
+
+def test_chains_of_every_length_meet_every_prompt() -> None:
+    client = ScriptedClient()
+
+    figures = by_name(asyncio.run(measure_chains(bench_of(client), TASKS, max_new_tokens=8, seed=1)))
+
+    assert set(figures) == {f"chains.{length}_over_none" for length in CHAIN_LENGTHS}
+    lengths = [request["shape"].depth for request in client.asked[8:] if "shape" in request]
+    assert sorted(lengths) == sorted(CHAIN_LENGTHS * len(TASKS))
 
 
 def test_overhead_is_what_the_workers_did_not_spend() -> None:

@@ -42,7 +42,7 @@ FULL: Final = Recipe(
     # The run that made the shipped weights was stopped after 500 steps and went on from its checkpoint.
     target=Schedule(steps=2700, momenta_cleared_at=500),
     reading=Schedule(steps=200, vector_rate=5e-3),
-    following=Schedule(steps=120),
+    following=Schedule(steps=100),
 )
 QUICK: Final = Recipe(
     target=Schedule(steps=20, length=128),

@@ -119,8 +119,8 @@ def _millions(schedule: Schedule) -> str:
 def _target_results(measured: Measurements) -> str:
     shares = "\n".join(f"| {domain} | {share:.0%} |" for domain, share in measured.exact_answers.items())
     return (
-        "\n## Measured\n\nHeld-out tasks answered rightly at temperature 0 (math: the stated result; "
-        f"others: every character):\n\n| set | right |\n|---|---|\n{shares}\n\n"
+        f"\n## Measured\n\nOf {measured.num_answers} held-out tasks per set, answered rightly at temperature 0 "
+        f"(math: the stated result; others: every character):\n\n| set | right |\n|---|---|\n{shares}\n\n"
         f"Surprise at held-out prompts, nats per token:\n\n{_table({TARGET: measured.prompt_loss[TARGET]})}"
         f"\n{_acceptance(measured)}"
     )

@@ -60,7 +60,8 @@ PROFILES: Final[Mapping[str, Profile]] = {
         dtype=torch.float32,
     ),
     "wide": Profile(
-        summary="12 layers of 1024 channels, 156 million parameters in bfloat16: for a GPU",
+        summary="12 layers of 1024 channels, 156 million parameters in bfloat16: for a GPU; logits are within "
+        "0.0001 of the target's when both run in float32, and within 0.35 when both run in bfloat16",
         layers=12,
         widening=4,
         dtype=torch.bfloat16,

@@ -32,6 +32,8 @@ class Measurements:
     """Everything the model cards state.
 
     Attributes:
+        num_prompts: Prompts per domain behind the agreement and the loss.
+        num_answers: Prompts per domain behind the share of right answers.
         tokens_per_call: Drafter to domain to tokens per target call, with a chain of four, at temperature 0.
         exact_answers: Domain to share of prompts answered rightly by the target.
         prompt_loss: Model to domain to nats per token of the held-out prompts.
@@ -39,6 +41,7 @@ class Measurements:
 
     num_prompts: int
     num_new_tokens: int
+    num_answers: int
     tokens_per_call: Mapping[str, Mapping[str, float]]
     exact_answers: Mapping[str, float]
     prompt_loss: Mapping[str, Mapping[str, float]]
@@ -90,6 +93,7 @@ def measure(folder: Path, *, num_prompts: int = 60, num_new_tokens: int = 80, nu
     return Measurements(
         num_prompts=num_prompts,
         num_new_tokens=num_new_tokens,
+        num_answers=num_answers,
         tokens_per_call={
             drafter: {domain: tokens_per_call(models[drafter], outputs[domain]) for domain in DOMAINS}
             for drafter in DRAFTERS

@@ -38,11 +38,13 @@ def test_the_deep_copy_computes_the_same_to_the_last_bit(cache: Path) -> None:
 
 def test_the_wide_copy_computes_the_same_up_to_the_order_of_summation(cache: Path) -> None:
     wide = materialise("wide", cache)
-    expected = logits(TARGET, torch.float32)
 
-    assert (logits(wide, torch.float32) - expected).abs().max() < 1e-4
-    # In bfloat16 the target itself is this far from its float32 logits.
-    assert (logits(wide, torch.bfloat16) - expected).abs().max() < 0.5
+    exact = (logits(wide, torch.float32) - logits(TARGET, torch.float32)).abs().max()
+    rounded = (logits(wide, torch.bfloat16) - logits(TARGET, torch.bfloat16)).abs().max()
+
+    assert exact < 1e-3
+    # Far less than what bfloat16 costs the target itself, which is up to 1.1 on the shipped prompts.
+    assert rounded < 0.5
 
 
 @pytest.mark.parametrize("profile", PROFILES)

@@ -106,7 +106,8 @@ class RequestReader:
         elif kind == "chat":
             prompt = await self._tokenizer.encode_chat([(turn.role, turn.content) for turn in _turns(message.chat)])
         elif kind == "text":
-            prompt = await self._tokenizer.encode(message.text)
+            # Asked before tokens are counted: many tokenizers begin even an empty text with a token of their own.
+            prompt = await self._tokenizer.encode(message.text) if message.text else ()
         else:
             raise InvalidRequestError("prompt", "is missing; send text, chat or tokens")
         if not prompt:

@@ -87,13 +87,17 @@ def free_address() -> str:
         return f"127.0.0.1:{free.getsockname()[1]}"
 
 
-def worker(role: str, model: str, *, name: str | None = None, slots: int = 8) -> Process:
+def worker(role: str, model: str, *, slots: int = 8) -> Process:
     """A worker process around a zoo model; not yet waited for."""
+    return worker_of(role, model_folder(model), name=model, slots=slots)
+
+
+def worker_of(role: str, folder: Path, *, name: str, slots: int = 8) -> Process:
+    """A worker process around any model."""
     return Process(
-        name or model,
+        name,
         (
-            "worker",
-            *("--role", role, "--model", str(model_folder(model)), "--name", name or model),
+            *("worker", "--role", role, "--model", str(folder), "--name", name),
             *("--listen", free_address(), "--slots", str(slots), "--max-length", "512"),
         ),
     )
@@ -110,7 +114,7 @@ class Fleet:
         """Undo what a test did to its processes."""
         for process in (*self.workers.values(), self.controller):
             process.mend()
-        eventually(lambda: serving(self, self.workers.keys()), within_s=30)
+        eventually(lambda: serving(self, list(self.workers)), within_s=60)
 
     @property
     def address(self) -> str:
@@ -134,8 +138,10 @@ class Fleet:
 
 
 @contextmanager
-def fleet(folder: Path, *, workers: Mapping[str, Process], **settings: Any) -> Iterator[Fleet]:
-    """A controller over these workers; ends all of them."""
+def fleet(
+    folder: Path, *, workers: Mapping[str, Process], expected: Sequence[str] = (), **settings: Any
+) -> Iterator[Fleet]:
+    """A controller over these workers, once the expected ones (or else all) serve; ends all of them."""
     started: list[Process] = list(workers.values())
     try:
         for process in workers.values():
@@ -146,7 +152,7 @@ def fleet(folder: Path, *, workers: Mapping[str, Process], **settings: Any) -> I
         started.append(controller)
         controller.await_ready()
         running = Fleet(workers, controller)
-        eventually(lambda: serving(running, workers.keys()), within_s=30)
+        eventually(lambda: serving(running, expected or list(workers)), within_s=60)
         yield running
     finally:
         for process in reversed(started):
@@ -162,7 +168,7 @@ def _configuration(workers: Mapping[str, Process]) -> dict[str, Any]:
     }
 
 
-def serving(running: Fleet, names: Sequence[str] | Any) -> bool:
+def serving(running: Fleet, names: Sequence[str]) -> bool:
     """Whether the controller counts all these workers as serving."""
     addresses = {running.workers[name].address for name in names}
     healthy = {state.address for state in running.show().workers if state.health == router_pb2.WORKER_HEALTH_SERVING}

@@ -98,7 +98,7 @@ def build(
 ) -> None:
     """Make the zoo again from its sources: same corpora, steps and seeds as the shipped weights.
 
-    About an hour and a half on one core with bfloat16 matrix units, several hours on one without; `--quick` takes
+    About an hour and a half on one core with bfloat16 matrix units, several hours on one without; `--quick` takes ten
     minutes. Needs a C++ compiler, and the network once. A build that was interrupted goes on where it stopped.
 
     [cyan]forerun zoo build --quick[/cyan]

@@ -79,7 +79,8 @@ def read_texts(path: Path, *, top: str, suffix: str) -> Iterator[tuple[str, str]
 def _download(archive: SourceArchive, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     wanted = f"{archive.project}=={archive.version}"
-    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--no-binary", ":all:", wanted]
+    # Not `--no-binary :all:`, which would compile the build tools as well: minutes for a file of ten megabytes.
+    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--no-binary", archive.project, wanted]
     finished = subprocess.run([*command, "--dest", str(folder)], capture_output=True, text=True, check=False)
     if finished.returncode != 0 or not (folder / archive.filename).exists():
         reason = (finished.stderr.strip().splitlines() or ["no reason given"])[-1]

@@ -106,6 +106,8 @@ def test_a_configuration_error_names_file_line_and_field(tmp_path: Path) -> None
 def test_a_process_started_on_a_taken_address_says_so(running: Fleet) -> None:
     taken: Process = running.workers["code"]
 
-    said = failed_start("worker", "--role", "draft", "--model", str(model_folder("code")), "--listen", taken.address)
+    said = failed_start(
+        "worker", "--role", "draft", "--model", str(model_folder("code")), "--name", "x", "--listen", taken.address
+    )
 
     assert taken.address in said

@@ -11,6 +11,8 @@ from pathlib import Path
 from zoo.corpora.corpus import Corpus, Sample, is_held_out
 from zoo.corpora.sources import DJANGO, SQLALCHEMY, fetch, read_texts
 
+_LINK_TARGET = re.compile(r"\s*<https?://[^>\s]*(?:>|$)")
+"""Prompts ship with the project, which points nobody to an address of somebody else."""
 _CODE_DIRECTIVE = re.compile(r"\.\. (code|code-block|sourcecode|console|parsed-literal|literalinclude|toctree|image)::")
 _LEAST_LETTERS = 0.8
 _SHORTEST_FILE = 500
@@ -80,6 +82,6 @@ def _paragraph_openings(path: str, paragraphs: list[str]) -> list[Sample]:
     for before, after in pairwise(paragraphs):
         cut = after.find(" ", 70)
         if 40 < len(before) < 360 and len(after) > 160 and cut > 0:
-            samples.append(Sample(f"{before}\n\n{after[:cut]}", after[cut:]))
+            samples.append(Sample(_LINK_TARGET.sub("", f"{before}\n\n{after[:cut]}"), after[cut:]))
     random.Random(f"docs-{path}").shuffle(samples)
     return samples[:_PROMPTS_PER_FILE]

@@ -1,10 +1,9 @@
 """What both services stand on: the engine's thread, the sessions of all streams, and the end of the day."""
 
 import asyncio
-import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import Generic
 
@@ -151,14 +150,13 @@ class Host:
         )
         return Session(sampler, PromptSurprisal(prompt_length) if surprised else None)
 
-    async def call(self, session: Session, context: Context, steps: Steps[Result], *, read_ns: int) -> Outcome[Result]:
+    async def call(self, session: Session, context: Context, steps: Steps[Result]) -> Outcome[Result]:
         """Run the steps over the context.
 
         Args:
             session: Whose context.
             context: What the call builds on.
             steps: What to do with it.
-            read_ns: When the message was read, by time.perf_counter_ns.
 
         Raises:
             InvalidRequestError: What was asked for cannot be.
@@ -171,7 +169,7 @@ class Host:
             return Busy()
         except DrainingError:
             return Draining()
-        return Done(result, replace(timings, total_ns=time.perf_counter_ns() - read_ns))
+        return Done(result, timings)
 
     async def drain(self, grace_s: float) -> None:
         """Take no new calls, and wait for the streams to end, but no longer than this."""

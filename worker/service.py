@@ -1,6 +1,7 @@
 """DraftService and VerifyService: protobuf in, a call for the host, protobuf out."""
 
 import time
+from abc import ABC, abstractmethod
 from collections.abc import AsyncIterable
 from typing import Any
 
@@ -15,7 +16,7 @@ from speculation.v1 import common_pb2, draft_pb2, draft_pb2_grpc, verify_pb2, ve
 from worker.drafting import draft
 from worker.host import Busy, Done, Draining, Host, NeedContext, Outcome, Stream
 from worker.scoring import score
-from worker.sessions import read_all
+from worker.sessions import Session, read_all
 from worker.settings import Role
 from worker.verification import verify
 
@@ -45,48 +46,64 @@ def add_service(server: grpc.aio.Server, role: Role, host: Host, description: De
         verify_pb2_grpc.add_VerifyServiceServicer_to_server(VerifyService(host, description), server)  # type: ignore[no-untyped-call]
 
 
-class DraftService(draft_pb2_grpc.DraftServiceServicer):
-    """Proposes trees and scores finished text."""
+class _SessionService(ABC):
+    """What the two services share: one stream is one session, opened by its first message."""
 
-    def __init__(self, host: Host, description: common_pb2.DescribeResponse) -> None:
+    def __init__(self, host: Host, description: Description) -> None:
         self._host, self._description = host, description
 
-    async def Describe(  # noqa: N802
-        self, request: common_pb2.DescribeRequest, context: CallContext
-    ) -> common_pb2.DescribeResponse:
+    async def Describe(self, request: common_pb2.DescribeRequest, context: CallContext) -> Description:  # noqa: N802
         """What this worker is."""
         return self._description
+
+    async def _converse(self, requests: AsyncIterable[Any], context: CallContext) -> None:
+        """One session. Replies are written, not yielded, so that a lost stream always ends this coroutine at once."""
+        async with errors_to_status(context), self._host.stream() as stream:
+            async for request in requests:
+                await _require_open(stream, request.HasField("open") or self._host.draining, context)
+                await context.write(await self._answer(stream, request))
+
+    async def _answer(self, stream: Stream, request: Any) -> Any:
+        """The reply to a message; its total is taken last, so that it holds all that the worker did for it."""
+        read_ns = time.perf_counter_ns()
+        reply = self._new_reply()
+        if self._host.draining:
+            _report(reply, Draining())
+        elif request.HasField("open"):
+            self._open(stream, request.open)
+            reply.status = common_pb2.SESSION_STATUS_OK
+            reply.opened.name = self._description.name
+            reply.opened.model_revision = self._description.model_revision
+        else:
+            await self._call(stream, request, reply)
+        if reply.HasField("timings"):
+            reply.timings.total_ns = time.perf_counter_ns() - read_ns
+        return reply
+
+    @abstractmethod
+    def _new_reply(self) -> Any:
+        """An empty reply of this service."""
+
+    @abstractmethod
+    def _open(self, stream: Stream, message: Any) -> None:
+        """Begin the session."""
+
+    @abstractmethod
+    async def _call(self, stream: Stream, request: Any, reply: Any) -> None:
+        """Do what a message other than `open` asks for, and write the outcome into the reply."""
+
+
+class DraftService(_SessionService, draft_pb2_grpc.DraftServiceServicer):
+    """Proposes trees and scores finished text."""
 
     async def Draft(  # noqa: N802
         self, request_iterator: AsyncIterable[draft_pb2.DraftRequest], context: CallContext
     ) -> None:
-        """One session. Replies are written, not yielded, so that a lost stream always ends this coroutine at once."""
-        async with errors_to_status(context), self._host.stream() as stream:
-            async for request in request_iterator:
-                await _require_open(stream, request.HasField("open") or self._host.draining, context)
-                await context.write(await self._answer(stream, request))
+        """One session."""
+        await self._converse(request_iterator, context)
 
-    async def _answer(self, stream: Stream, request: draft_pb2.DraftRequest) -> draft_pb2.DraftResponse:
-        read_ns = time.perf_counter_ns()
-        reply = draft_pb2.DraftResponse()
-        if self._host.draining:
-            _report(reply, Draining())
-            return reply
-        match request.WhichOneof("message"):
-            case "open":
-                self._open(stream, request.open)
-                reply.status = common_pb2.SESSION_STATUS_OK
-                reply.opened.name = self._description.name
-                reply.opened.model_revision = self._description.model_revision
-            case "extend":
-                await self._extend(stream, request.extend, reply, read_ns)
-            case "propose":
-                await self._propose(stream, request.propose, reply, read_ns)
-            case "score":
-                await self._score(stream, request.score, reply, read_ns)
-            case _:
-                raise InvalidRequestError("message", "is neither open nor extend, propose or score")
-        return reply
+    def _new_reply(self) -> draft_pb2.DraftResponse:
+        return draft_pb2.DraftResponse()
 
     def _open(self, stream: Stream, message: draft_pb2.OpenDraft) -> None:
         session = self._host.new_session(
@@ -97,24 +114,29 @@ class DraftService(draft_pb2_grpc.DraftServiceServicer):
         )
         stream.open(session)
 
-    async def _extend(
-        self, stream: Stream, message: draft_pb2.ExtendDraft, reply: draft_pb2.DraftResponse, read_ns: int
-    ) -> None:
-        session = stream.session
-        steps = read_all(self._host.engine, session)
-        outcome = await self._host.call(session, _context(message, self._host), steps, read_ns=read_ns)
+    async def _call(self, stream: Stream, request: draft_pb2.DraftRequest, reply: draft_pb2.DraftResponse) -> None:
+        match request.WhichOneof("message"):
+            case "extend":
+                await self._extend(stream.session, request.extend, reply)
+            case "propose":
+                await self._propose(stream.session, request.propose, reply)
+            case "score":
+                await self._score(stream.session, request.score, reply)
+            case _:
+                raise InvalidRequestError("message", "is neither open nor extend, propose or score")
+
+    async def _extend(self, session: Session, message: draft_pb2.ExtendDraft, reply: draft_pb2.DraftResponse) -> None:
+        outcome = await self._host.call(session, _context(message, self._host), read_all(self._host.engine, session))
         _report(reply, outcome)
         if isinstance(outcome, Done):
             reply.extended.held_length = outcome.result
             if session.surprisal is not None and session.surprisal.value is not None:
                 reply.extended.prompt_surprisal = session.surprisal.value
 
-    async def _propose(
-        self, stream: Stream, message: draft_pb2.Propose, reply: draft_pb2.DraftResponse, read_ns: int
-    ) -> None:
-        host, session = self._host, stream.session
+    async def _propose(self, session: Session, message: draft_pb2.Propose, reply: draft_pb2.DraftResponse) -> None:
+        host = self._host
         steps = draft(host.engine, session, wire.shape_from_proto(message.shape), max_length=host.max_length)
-        outcome = await host.call(session, _context(message, host), steps, read_ns=read_ns)
+        outcome = await host.call(session, _context(message, host), steps)
         _report(reply, outcome)
         if isinstance(outcome, Done):
             reply.proposal.round = message.round
@@ -122,62 +144,30 @@ class DraftService(draft_pb2_grpc.DraftServiceServicer):
             if session.surprisal is not None and session.surprisal.value is not None:
                 reply.proposal.prompt_surprisal = session.surprisal.value
 
-    async def _score(
-        self, stream: Stream, message: draft_pb2.Score, reply: draft_pb2.DraftResponse, read_ns: int
-    ) -> None:
+    async def _score(self, session: Session, message: draft_pb2.Score, reply: draft_pb2.DraftResponse) -> None:
         host, context = self._host, _context(message, self._host)
         if not message.token_ids:
             raise InvalidRequestError("token_ids", "there is nothing to score")
         wire.check_token_ids("token_ids", message.token_ids, host.engine.vocab_size)
         _require_room("token_ids", context, len(message.token_ids), host)
-        steps = score(host.engine, stream.session, tuple(message.token_ids))
-        outcome = await host.call(stream.session, context, steps, read_ns=read_ns)
+        outcome = await host.call(session, context, score(host.engine, session, tuple(message.token_ids)))
         _report(reply, outcome)
         if isinstance(outcome, Done):
             reply.scores.ranks.extend(outcome.result.ranks)
             reply.scores.confidences.extend(outcome.result.confidences)
 
 
-class VerifyService(verify_pb2_grpc.VerifyServiceServicer):
+class VerifyService(_SessionService, verify_pb2_grpc.VerifyServiceServicer):
     """Emits the target's tokens."""
-
-    def __init__(self, host: Host, description: common_pb2.DescribeResponse) -> None:
-        self._host, self._description = host, description
-
-    async def Describe(  # noqa: N802
-        self, request: common_pb2.DescribeRequest, context: CallContext
-    ) -> common_pb2.DescribeResponse:
-        """What this worker is."""
-        return self._description
 
     async def Verify(  # noqa: N802
         self, request_iterator: AsyncIterable[verify_pb2.VerifyRequest], context: CallContext
     ) -> None:
-        """One session. Replies are written, not yielded, so that a lost stream always ends this coroutine at once."""
-        async with errors_to_status(context), self._host.stream() as stream:
-            async for request in request_iterator:
-                await _require_open(stream, request.HasField("open") or self._host.draining, context)
-                await context.write(await self._answer(stream, request))
+        """One session."""
+        await self._converse(request_iterator, context)
 
-    async def _answer(self, stream: Stream, request: verify_pb2.VerifyRequest) -> verify_pb2.VerifyResponse:
-        read_ns = time.perf_counter_ns()
-        reply = verify_pb2.VerifyResponse()
-        if self._host.draining:
-            _report(reply, Draining())
-            return reply
-        match request.WhichOneof("message"):
-            case "open":
-                self._open(stream, request.open)
-                reply.status = common_pb2.SESSION_STATUS_OK
-                reply.opened.name = self._description.name
-                reply.opened.model_revision = self._description.model_revision
-            case "extend":
-                await self._extend(stream, request.extend, reply, read_ns)
-            case "verify":
-                await self._verify(stream, request.verify, reply, read_ns)
-            case _:
-                raise InvalidRequestError("message", "is neither open nor extend or verify")
-        return reply
+    def _new_reply(self) -> verify_pb2.VerifyResponse:
+        return verify_pb2.VerifyResponse()
 
     def _open(self, stream: Stream, message: verify_pb2.OpenVerify) -> None:
         if message.top_logprobs > MAX_TOP_LOGPROBS:
@@ -186,24 +176,30 @@ class VerifyService(verify_pb2_grpc.VerifyServiceServicer):
         stream.open(self._host.new_session(sampling, prompt_length=message.prompt_length))
         stream.top_logprobs = message.top_logprobs
 
+    async def _call(self, stream: Stream, request: verify_pb2.VerifyRequest, reply: verify_pb2.VerifyResponse) -> None:
+        match request.WhichOneof("message"):
+            case "extend":
+                await self._extend(stream.session, request.extend, reply)
+            case "verify":
+                await self._verify(stream, request.verify, reply)
+            case _:
+                raise InvalidRequestError("message", "is neither open nor extend or verify")
+
     async def _extend(
-        self, stream: Stream, message: verify_pb2.ExtendVerify, reply: verify_pb2.VerifyResponse, read_ns: int
+        self, session: Session, message: verify_pb2.ExtendVerify, reply: verify_pb2.VerifyResponse
     ) -> None:
-        session = stream.session
-        steps = read_all(self._host.engine, session)
-        outcome = await self._host.call(session, _context(message, self._host), steps, read_ns=read_ns)
+        outcome = await self._host.call(session, _context(message, self._host), read_all(self._host.engine, session))
         _report(reply, outcome)
         if isinstance(outcome, Done):
             reply.extended.held_length = outcome.result
 
-    async def _verify(
-        self, stream: Stream, message: verify_pb2.VerifyTree, reply: verify_pb2.VerifyResponse, read_ns: int
-    ) -> None:
+    async def _verify(self, stream: Stream, message: verify_pb2.VerifyTree, reply: verify_pb2.VerifyResponse) -> None:
         host, session, context = self._host, stream.session, _context(message, self._host)
         tree = wire.tree_from_proto(message.tree, vocab_size=host.engine.vocab_size)
         _require_room("tree", context, tree.depth, host)
-        steps = verify(host.engine, session, tree, top_logprobs=stream.top_logprobs)
-        outcome = await host.call(session, context, steps, read_ns=read_ns)
+        outcome = await host.call(
+            session, context, verify(host.engine, session, tree, top_logprobs=stream.top_logprobs)
+        )
         _report(reply, outcome)
         if isinstance(outcome, Done):
             reply.verdict.CopyFrom(wire.verdict_to_proto(outcome.result, message.round))

@@ -404,8 +404,8 @@ def test_a_worker_without_room_says_busy_and_serves_the_rest(folder: Path) -> No
 def test_streams_beyond_the_bound_are_refused(folder: Path) -> None:
     async def converse() -> grpc.StatusCode:
         async with worker_and_channel("verify", folder, max_sessions=1) as (_, channel):
-            first, second = VerifyTalk(channel), VerifyTalk(channel)
-            await first.ask(open_verify())
+            await VerifyTalk(channel).ask(open_verify())
+            second = VerifyTalk(channel)
             await second.call.write(open_verify())
             code: grpc.StatusCode = await second.call.code()
             return code

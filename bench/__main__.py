@@ -2,16 +2,14 @@
 
 import asyncio
 import os
-import sys
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Protocol
 
 import typer
 
 from forerun.commands.profile import Profile
-from forerun.console import FAILURE, report
+from forerun.console import FAILURE, run_commands
 from forerun.workload import PLAIN_DOMAINS, PROMPT_SETS, Task, tasks
-from speculation.errors import ForerunError
 
 if TYPE_CHECKING:
     from bench.figures import Figure
@@ -189,13 +187,8 @@ def _report(
 
 
 def main() -> None:
-    """Run the command line; a deliberate error is one line and an exit status."""
-    try:
-        app()
-    except ForerunError as error:
-        sys.exit(report(error, as_json="--json" in sys.argv))
-    except KeyboardInterrupt:
-        sys.exit(130)
+    """Run the command line."""
+    run_commands(app)
 
 
 if __name__ == "__main__":

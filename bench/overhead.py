@@ -1,11 +1,16 @@
 """What do the controller and the wire add to the workers' own time?
 
 A round is timed by the controller, from planning to the verdict; drafter and target report what they needed
-themselves. What is left is ours: planning, merging, (de)serialising, two round trips and the event loop.
+themselves. What is left is ours: planning, merging, (de)serialising, two round trips and the event loop. Beside it
+stands the floor: what two bare gRPC streams take for rounds of the same length, measured in turn with ours.
 """
 
+import asyncio
 from collections.abc import Callable, Sequence
 
+import numpy as np
+
+from bench.echo import measure_echo
 from bench.figures import Figure, figure
 from bench.fleet import Bench
 from bench.progress import steps
@@ -16,6 +21,7 @@ from forerun.workload import Task
 from router_models.policy import RoundTimings
 
 NS_PER_MS = 1e6
+ECHO_ROUNDS = 12
 
 
 async def measure_overhead(
@@ -25,16 +31,19 @@ async def measure_overhead(
     await _answer(bench, tasks[0], WARM_UP_TOKENS, explain=True)
     rounds: list[RoundTimings] = []
     between: list[float] = []
+    floor: list[float] = []
     with steps("rounds", len(tasks)) as step:
         for task in tasks:
             explained = await _answer(bench, task, max_new_tokens, explain=True)
             # The first round of a request includes reading the prompt, by workers that answer only when it is done.
             rounds += [report.timings for report in explained.rounds[1:]]
             between.append(_between_rounds_ms(await _answer(bench, task, max_new_tokens, explain=False)))
+            floor += (await asyncio.to_thread(measure_echo, _worker_ns(explained), ECHO_ROUNDS))[1:]
             step()
     return (
         *_figures(rounds, seed),
         figure("overhead.between_rounds_ms", median(between, seed=seed), "ms"),
+        figure("overhead.bare_grpc_ms", median(floor, seed=seed), "ms"),
     )
 
 
@@ -46,6 +55,15 @@ async def _answer(bench: Bench, task: Task, max_new_tokens: int, *, explain: boo
         drafters=[task.drafter],
         shape=STATIC_SHAPE,
         explain=explain,
+    )
+
+
+def _worker_ns(answer: Generation) -> tuple[int, int]:
+    """How long drafter and target kept a processor busy in the middling round of an answer."""
+    rounds = [report.timings for report in answer.rounds]
+    return (
+        int(np.median([timings.draft_worker_ns for timings in rounds])),
+        int(np.median([timings.verify_worker_ns for timings in rounds])),
     )
 
 

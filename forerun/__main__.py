@@ -4,13 +4,11 @@ Only what is needed to parse the command line is imported here: torch, transform
 that needs them runs, so that `forerun --help` answers at once.
 """
 
-import sys
 
 import typer
 
 from forerun.commands import bench, controller, demo, generate, up, worker, zoo
-from forerun.console import report
-from speculation.errors import ForerunError
+from forerun.console import run_commands
 
 app = typer.Typer(
     name="forerun",
@@ -38,13 +36,8 @@ app.add_typer(zoo.app, name="zoo")
 
 
 def main() -> None:
-    """Run the command line; a deliberate error is one line and an exit status, never a traceback."""
-    try:
-        app()
-    except ForerunError as error:
-        sys.exit(report(error, as_json="--json" in sys.argv))
-    except KeyboardInterrupt:
-        sys.exit(130)
+    """Run the command line."""
+    run_commands(app)
 
 
 if __name__ == "__main__":

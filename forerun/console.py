@@ -3,7 +3,7 @@
 import dataclasses
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from enum import Enum
 from typing import Any
 
@@ -44,6 +44,16 @@ def plain(value: Any) -> Any:
     if isinstance(value, list | tuple | frozenset):
         return [plain(entry) for entry in value]
     return value if isinstance(value, str | int | float | bool | None) else str(value)
+
+
+def run_commands(app: Callable[[], object]) -> None:
+    """Run a command line; a deliberate error is one line and an exit status, never a traceback."""
+    try:
+        app()
+    except ForerunError as error:
+        sys.exit(report(error, as_json="--json" in sys.argv))
+    except KeyboardInterrupt:
+        sys.exit(130)
 
 
 def report(error: ForerunError, *, as_json: bool) -> int:

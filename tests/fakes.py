@@ -5,6 +5,7 @@ guesses wrongly at the others, so trees are partly accepted, as with real models
 """
 
 import asyncio
+from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
@@ -156,7 +157,11 @@ class FakeWorker:
         self.message_sizes.append(len(context.token_ids))
 
 
-class FakeDraft(draft_pb2_grpc.DraftServiceServicer):
+class FakeService(ABC):
+    """What both services share: sessions, the worker's troubles, and keeping up with a context."""
+
+    reply_type: type[draft_pb2.DraftResponse] | type[verify_pb2.VerifyResponse]
+
     def __init__(self, worker: FakeWorker) -> None:
         self.worker = worker
 
@@ -164,22 +169,22 @@ class FakeDraft(draft_pb2_grpc.DraftServiceServicer):
         await self.worker.thaw()
         return self.worker.description
 
-    async def Draft(self, requests: Any, context: Any) -> None:  # noqa: N802
+    async def converse(self, requests: Any, context: Any) -> None:
         session = FakeSession()
         self.worker.sessions.append(session)
         try:
             async with errors_to_status(context):
                 async for request in requests:
-                    reply = draft_pb2.DraftResponse(status=common_pb2.SESSION_STATUS_OK)
+                    reply = self.reply_type(status=common_pb2.SESSION_STATUS_OK)
                     if status := await self.worker.before_answer(session, context):
-                        reply = draft_pb2.DraftResponse(status=status, held_length=len(session.tokens))
+                        reply = self.reply_type(status=status, held_length=len(session.tokens))
                     else:
                         self.answer(session, request, reply)
                     await context.write(reply)
         finally:
             self.worker.sessions.remove(session)
 
-    def answer(self, session: FakeSession, request: draft_pb2.DraftRequest, reply: draft_pb2.DraftResponse) -> None:
+    def answer(self, session: FakeSession, request: Any, reply: Any) -> None:
         kind = request.WhichOneof("message")
         if kind == "open":
             self.worker.opened += 1
@@ -196,8 +201,22 @@ class FakeDraft(draft_pb2_grpc.DraftServiceServicer):
         if kind == "extend":
             reply.extended.held_length = len(session.tokens)
             return
-        shape = shape_from_proto(body.shape)
         self.worker.rounds.append(body.round)
+        self.work(session, body, reply)
+
+    @abstractmethod
+    def work(self, session: FakeSession, body: Any, reply: Any) -> None:
+        """Draft or judge, and write what came of it into the reply."""
+
+
+class FakeDraft(FakeService, draft_pb2_grpc.DraftServiceServicer):
+    reply_type = draft_pb2.DraftResponse
+
+    async def Draft(self, requests: Any, context: Any) -> None:  # noqa: N802
+        await self.converse(requests, context)
+
+    def work(self, session: FakeSession, body: draft_pb2.Propose, reply: draft_pb2.DraftResponse) -> None:
+        shape = shape_from_proto(body.shape)
         self.worker.shapes.append(shape)
         tree = self.worker.language.draft(
             session.tokens, shape, seed=session.seed, skill=self.worker.skill, salt=self.worker.salt
@@ -210,59 +229,22 @@ class FakeDraft(draft_pb2_grpc.DraftServiceServicer):
         reply.timings.total_ns = 1000
 
 
-class FakeVerify(verify_pb2_grpc.VerifyServiceServicer):
-    def __init__(self, worker: FakeWorker) -> None:
-        self.worker = worker
-
-    async def Describe(self, request: Any, context: Any) -> common_pb2.DescribeResponse:  # noqa: N802
-        await self.worker.thaw()
-        return self.worker.description
+class FakeVerify(FakeService, verify_pb2_grpc.VerifyServiceServicer):
+    reply_type = verify_pb2.VerifyResponse
 
     async def Verify(self, requests: Any, context: Any) -> None:  # noqa: N802
-        session = FakeSession()
-        self.worker.sessions.append(session)
-        try:
-            async with errors_to_status(context):
-                async for request in requests:
-                    reply = verify_pb2.VerifyResponse(status=common_pb2.SESSION_STATUS_OK)
-                    if status := await self.worker.before_answer(session, context):
-                        reply = verify_pb2.VerifyResponse(status=status, held_length=len(session.tokens))
-                    else:
-                        self.answer(session, request, reply)
-                    await context.write(reply)
-        finally:
-            self.worker.sessions.remove(session)
+        await self.converse(requests, context)
 
-    def answer(self, session: FakeSession, request: verify_pb2.VerifyRequest, reply: verify_pb2.VerifyResponse) -> None:
-        kind = request.WhichOneof("message")
-        if kind == "open":
-            self.worker.opened += 1
-            session.seed = request.open.sampling.seed
-            reply.opened.name = self.worker.description.name
-            return
-        body = getattr(request, str(kind))
-        try:
-            self.worker.take(session, body.context)
-        except ContextMissingError:
-            reply.status = common_pb2.SESSION_STATUS_NEED_CONTEXT
-            reply.held_length = len(session.tokens)
-            return
-        if kind == "extend":
-            reply.extended.held_length = len(session.tokens)
-            return
+    def work(self, session: FakeSession, body: verify_pb2.VerifyTree, reply: verify_pb2.VerifyResponse) -> None:
         tree = tree_from_proto(body.tree, vocab_size=VOCAB_SIZE)
         if len(session.tokens) + len(tree) > self.worker.description.max_length:
             raise InvalidRequestError("tree", "does not fit")
-        self.judge(session, tree, body.round, reply)
-
-    def judge(self, session: FakeSession, tree: TokenTree, number: int, reply: verify_pb2.VerifyResponse) -> None:
         say = self.worker.language.next_token
         at = [say([*session.tokens, *tree.tokens_on_path(node)], session.seed) for node in range(len(tree))]
         steps = walk(tree, say(session.tokens, session.seed), at)
         emitted = [*(tree.token_ids[node] for node in steps.accepted), steps.extra_token]
         session.tokens += emitted
-        self.worker.rounds.append(number)
-        reply.verdict.round = number
+        reply.verdict.round = body.round
         reply.verdict.accepted.extend(steps.accepted)
         reply.verdict.token_ids.extend(emitted)
         reply.verdict.logprobs.extend([-0.5] * len(emitted))

@@ -108,7 +108,7 @@ def follow_target(name: str, work: Path, recipe: Recipe, report: Report) -> None
     model = load_weights(LeanLlama(DRAFTER_SHAPE), _weights(work, f"{name}-text"))
     target = load_weights(LeanLlama(TARGET_SHAPE), _weights(work, TARGET))
     batches = Mixture(_streams(work), recipe.mix(name), seed=recipe.seed_of(name, stage=1))
-    loss = train(model, batches, recipe.following_of(name), loss=divergence_from(target), report=report)
+    loss = train(model, batches, recipe.following, loss=divergence_from(target), report=report)
     save_weights(model, _weights(work, name), loss=loss)
 
 

@@ -108,7 +108,7 @@ def _lesson(name: str, recipe: Recipe) -> str:
     if name == TARGET:
         shares = ", ".join(f"{share:.0%} {domain}" for domain, share in recipe.target_mix.items())
         return f"{_millions(recipe.target)} tokens in {recipe.target.steps} steps: {shares}"
-    read, followed = _millions(recipe.reading), _millions(recipe.following_of(name))
+    read, followed = _millions(recipe.reading), _millions(recipe.following)
     return f"{read} tokens of text, then {followed} to match the target, of {', '.join(recipe.mix(name))}"
 
 

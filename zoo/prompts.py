@@ -57,10 +57,10 @@ def write_prompts(corpora: Mapping[str, Corpus], tokenizer: Tokenizer, folder: P
 def choose_prompts(corpus: Corpus, tokenizer: Tokenizer) -> list[Prompt]:
     """A seeded draw of the held-out samples that are short enough.
 
-    A reference is kept only where it is the one right answer, that is, for generated tasks.
+    A reference is kept only where it is the one right answer, that is, for generated tasks that invent nothing.
     """
     fitting = [
-        Prompt(sample.prompt, sample.answer if sample.is_exchange else None)
+        Prompt(sample.prompt, sample.answer if sample.is_exchange and not sample.is_open else None)
         for sample in corpus.held_out
         if len(tokenizer.encode(sample.prompt).ids) <= LONGEST_PROMPT_TOKENS
     ]

@@ -22,15 +22,9 @@ _LOSS_SMOOTHING = 0.05
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Schedule:
-    """How long and how fast to learn.
-
-    Attributes:
-        momenta_cleared_at: Step before which the optimiser forgets; how a run goes on from a checkpoint of weights
-            alone and is still a function of its recipe.
-    """
+    """How long and how fast to learn."""
 
     steps: int
-    momenta_cleared_at: int | None = None
     rows: int = 8
     length: int = 512
     matrix_rate: float = 0.02
@@ -102,8 +96,6 @@ def train(
     optimiser = Optimiser(model, schedule)
     smoothed = float("nan")
     for step in range(schedule.steps):
-        if step == schedule.momenta_cleared_at:
-            optimiser = Optimiser(model, schedule)
         inputs, targets = batches.batch(schedule.rows, schedule.length)
         with torch.autocast("cpu", dtype=torch.bfloat16):
             logits = forward(inputs)

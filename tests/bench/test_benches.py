@@ -165,3 +165,4 @@ def test_overhead_is_what_the_workers_did_not_spend() -> None:
     assert figures["overhead.verify_wire_ms"] == pytest.approx(1.0)
     assert figures["overhead.controller_ms"] == pytest.approx(1.0)
     assert figures["overhead.between_rounds_ms"] == pytest.approx(1.0)
+    assert figures["overhead.bare_grpc_ms"] > 0

@@ -11,10 +11,11 @@ import pytest
 
 from zoo.corpora import manifest
 from zoo.corpora.code import shorten_docstrings
-from zoo.corpora.corpus import FIRST_HELD_OUT_SEED, Corpus, Sample, is_held_out, procedural_corpus
+from zoo.corpora.corpus import FIRST_HELD_OUT_SEED, Corpus, Sample, is_held_out, procedural_corpus, without_questions
 from zoo.corpora.docs import blocks_of, is_prose
 from zoo.corpora.edit import edit_corpus, write_edit
 from zoo.corpora.hybrid import write_hybrid
+from zoo.corpora.invention import Inventor
 from zoo.corpora.json_records import json_corpus, write_json
 from zoo.corpora.math import held_out_questions, math_corpus, write_math
 from zoo.corpora.sources import DJANGO, verify
@@ -103,11 +104,41 @@ def test_about_one_file_in_sixteen_is_held_out() -> None:
     assert 900 < held_out < 1100
 
 
-def test_no_hybrid_sample_may_ask_a_held_out_question() -> None:
-    """The questions of the math prompts are known to the hybrid corpus, which drops documents that ask one."""
-    asked = {prompt.text.split("\n")[1] for prompt in load_prompts("math")}
+def test_no_document_asks_a_held_out_question_not_even_one_that_makes_problems_up() -> None:
+    asked = {prompt.text.split("\n")[1] for prompt in load_prompts("math") if prompt.reference is not None}
 
+    assert len(asked) > 100
     assert asked <= held_out_questions()
+    assert not any(question in document for document in generated("math").documents for question in asked)
+
+
+def test_documents_that_ask_a_question_are_dropped_wherever_they_ask_it() -> None:
+    corpus = Corpus(name="few", documents=("What is 2 + 2? It is 4.", "Make one up. What is 2 + 2?", "3."), held_out=())
+
+    assert without_questions(corpus, frozenset({"What is 2 + 2?"})).documents == ("3.",)
+    assert without_questions(corpus, frozenset()).documents == corpus.documents
+
+
+def test_what_is_made_up_has_no_one_right_answer() -> None:
+    prompts = [prompt for name in ("math", "json") for prompt in load_prompts(name)]
+
+    invented = {prompt.reference is None for prompt in prompts if "Make up" in prompt.text}
+    given = {prompt.reference is None for prompt in prompts if "Make up" not in prompt.text}
+
+    assert invented == {True}
+    assert given == {False}
+
+
+def test_who_makes_something_up_takes_what_comes_to_mind_first() -> None:
+    inventor = Inventor(7)
+    things = range(40)
+
+    chosen = [inventor.choice(things) for _ in range(4000)]
+    numbers = [inventor.randint(3, 12) for _ in range(4000)]
+
+    assert chosen.count(0) > 600 > chosen.count(1) > chosen.count(39) > 0
+    assert (min(numbers), max(numbers)) == (3, 12)
+    assert numbers.count(3) > numbers.count(12) > 0
 
 
 def test_every_equation_of_a_worked_answer_holds() -> None:

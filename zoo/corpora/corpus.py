@@ -1,8 +1,9 @@
 """What a corpus is: documents to train on, held-out prompts to measure on, and a fingerprint of the documents."""
 
 import hashlib
+import re
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from zoo.vocabulary import ANSWER_END, ASSISTANT, USER
 
@@ -12,10 +13,15 @@ FIRST_HELD_OUT_SEED = 1_000_000
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """A prompt and the answer that belongs to it; the training document is the two in a row."""
+    """A prompt and the answer that belongs to it; the training document is the two in a row.
+
+    Attributes:
+        is_open: Whether other answers would be as right, as when something is to be made up.
+    """
 
     prompt: str
     answer: str
+    is_open: bool = False
 
     @property
     def document(self) -> str:
@@ -45,9 +51,15 @@ class Corpus:
         return digest.hexdigest()
 
 
-def chat(question: str, answer: str) -> Sample:
+def chat(question: str, answer: str, *, is_open: bool = False) -> Sample:
     """One exchange in the zoo's chat form."""
-    return Sample(f"{USER}\n{question}\n{ASSISTANT}\n", answer + ANSWER_END)
+    return Sample(f"{USER}\n{question}\n{ASSISTANT}\n", answer + ANSWER_END, is_open)
+
+
+def without_questions(corpus: Corpus, questions: frozenset[str]) -> Corpus:
+    """The corpus without the documents that ask one of the questions."""
+    asks = re.compile("|".join(map(re.escape, sorted(questions))) or r"(?!)")
+    return replace(corpus, documents=tuple(document for document in corpus.documents if not asks.search(document)))
 
 
 def procedural_corpus(name: str, write: Callable[[int], Sample], *, num_documents: int, num_held_out: int) -> Corpus:

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
 
-from zoo.corpora.corpus import Corpus, Sample, chat, is_held_out, procedural_corpus
+from zoo.corpora.corpus import Corpus, Sample, chat, is_held_out, procedural_corpus, without_questions
 from zoo.corpora.docs import documentation_pages, is_prose
 from zoo.corpora.edit import make_function
 from zoo.corpora.json_records import KINDS, ORDER, Record, as_json, as_json_list
@@ -18,7 +18,7 @@ def hybrid_corpus(archives: Path, num_documents: int = 9_000, num_held_out: int 
     """Three generated kinds, and passages of the manuals in which a paragraph introduces an example."""
     examples, held_out_examples = _explained_examples(archives)
     generated = procedural_corpus("hybrid", write_hybrid, num_documents=num_documents, num_held_out=num_held_out)
-    documents = _without_questions(generated.documents, held_out_questions())
+    documents = without_questions(generated, held_out_questions()).documents
     return Corpus(
         name="hybrid",
         documents=documents + tuple(sample.document + "\n" for sample in examples),
@@ -30,11 +30,6 @@ def write_hybrid(seed: int) -> Sample:
     """The generated task of that seed, in chat form."""
     rng = random.Random(f"hybrid-{seed}")
     return rng.choice(_KINDS)(rng)
-
-
-def _without_questions(documents: tuple[str, ...], questions: frozenset[str]) -> tuple[str, ...]:
-    """Drop documents that ask a held-out question of the math corpus: the target must not train on those."""
-    return tuple(document for document in documents if not any(question in document for question in questions))
 
 
 def _steps_then_record(rng: random.Random) -> Sample:

@@ -1,4 +1,4 @@
-"""Records in sentences, CSV, JSON and YAML, to be turned into one another: what the json drafter knows."""
+"""Records in sentences, CSV, JSON and YAML, to be turned into one another or made up: what the json drafter knows."""
 
 import json
 import random
@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from zoo.corpora.corpus import Corpus, Sample, chat, procedural_corpus
+from zoo.corpora.invention import Inventor
 from zoo.corpora.wording import CITIES, DAYS, GOODS, JOBS, PEOPLE, SUBJECTS, SURNAMES
 
 Record = dict[str, str | int]
@@ -13,8 +14,9 @@ Record = dict[str, str | int]
 
 @dataclass(frozen=True, slots=True)
 class RecordKind:
-    """How to make records of one kind, and the sentences that may tell of one."""
+    """What several are called, how to make one, and the sentences that may tell of one."""
 
+    plural: str
     make: Callable[[random.Random], Record]
     sentences: tuple[str, ...]
 
@@ -29,7 +31,7 @@ def json_corpus(num_documents: int = 32_000, num_held_out: int = 400) -> Corpus:
 def write_json(seed: int) -> Sample:
     """The task of that seed, in chat form."""
     rng = random.Random(f"json-{seed}")
-    return rng.choices(_TASKS, weights=(4, 2, 2, 1, 1))[0](rng, rng.choice(KINDS))
+    return rng.choices(_TASKS, weights=(4, 2, 2, 1, 1, 5))[0](rng, rng.choice(KINDS))
 
 
 def as_json(record: Record) -> str:
@@ -84,6 +86,7 @@ def _log_line(rng: random.Random) -> Record:
 
 
 MEMBER = RecordKind(
+    "members of a club",
     _member,
     (
         "{name} from {city} is {age} and earns a living as {job}; letters go to {email}.",
@@ -92,6 +95,7 @@ MEMBER = RecordKind(
     ),
 )
 ORDER = RecordKind(
+    "orders",
     _order,
     (
         "Under number {order} somebody in {city} asked for {quantity} of the {item} at {price} euros; it is {state}.",
@@ -100,6 +104,7 @@ ORDER = RecordKind(
     ),
 )
 MEETING = RecordKind(
+    "meetings",
     _meeting,
     (
         "{day} at {hour} o'clock {chair} opens the {subject} in {room}, which has {seats} seats.",
@@ -108,6 +113,7 @@ MEETING = RecordKind(
     ),
 )
 LOG_LINE = RecordKind(
+    "log lines",
     _log_line,
     (
         "[{time}] {level} {service}: status {status} after {millis} ms",
@@ -156,4 +162,13 @@ def _to_yaml(rng: random.Random, kind: RecordKind) -> Sample:
     return chat(f"Write this JSON record as YAML.\n{as_json(record)}", lines)
 
 
-_TASKS = (_extract, _extract_list, _from_csv, _set_field, _to_yaml)
+def _invent(rng: random.Random, kind: RecordKind) -> Sample:
+    inventor = Inventor(rng.getrandbits(64))
+    records = [kind.make(inventor) for _ in range(rng.randint(2, 3))]
+    fields = rng.sample(list(records[0]), rng.randint(3, len(records[0])))
+    wanted = [{field: record[field] for field in fields} for record in records]
+    question = f"Make up {len(records)} {kind.plural} with {', '.join(fields)} as a JSON list."
+    return chat(question, as_json_list(wanted), is_open=True)
+
+
+_TASKS = (_extract, _extract_list, _from_csv, _set_field, _to_yaml, _invent)

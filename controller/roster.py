@@ -93,6 +93,10 @@ class Worker:
         """Name of its drafter or target; its address until it answered."""
         return self.description.name if self.description else self.address
 
+    def can_hold(self, length: int) -> bool:
+        """Whether a sequence of that length leaves room for at least one more token."""
+        return self.description is not None and length < self.description.max_length
+
     @property
     def open_sessions(self) -> int:
         """Sessions that this controller has open on it."""
@@ -193,10 +197,9 @@ class Roster:
         """Every admitted drafter, whether it serves now or not."""
         return self._names(worker for worker in self.workers if worker.health is not Health.REFUSED)
 
-    @property
-    def serving_drafters(self) -> tuple[str, ...]:
-        """Drafters that can be asked now."""
-        return self._names(worker for worker in self.workers if worker.serving)
+    def drafters_for(self, length: int) -> tuple[str, ...]:
+        """Drafters that can be asked now to continue a sequence of that length."""
+        return self._names(worker for worker in self.workers if worker.serving and worker.can_hold(length))
 
     @property
     def unavailable_drafters(self) -> tuple[str, ...]:

@@ -118,14 +118,11 @@ class RequestSession:
 
     def offer(self, sequence: Sequence) -> tuple[str, ...]:
         """Drafters that can be asked now: serving, long enough for the sequence, and not still at an older round."""
-        return tuple(name for name in self._roster.serving_drafters if self._can_ask(name, len(sequence)))
+        return tuple(name for name in self._roster.drafters_for(len(sequence)) if self._is_free(name))
 
-    def _can_ask(self, name: str, length: int) -> bool:
+    def _is_free(self, name: str) -> bool:
         drafter = self._drafters.get(name)
-        if drafter is not None and (drafter.unusable or (drafter.asked is not None and not drafter.asked.done())):
-            return False
-        worker = self._roster.drafter(name)
-        return worker is not None and worker.description is not None and length < worker.description.max_length
+        return drafter is None or not (drafter.unusable or (drafter.asked is not None and not drafter.asked.done()))
 
     def room(self, sequence: Sequence) -> int:
         """Most nodes that the target can hold after the sequence."""

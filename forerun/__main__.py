@@ -4,7 +4,6 @@ Only what is needed to parse the command line is imported here: torch, transform
 that needs them runs, so that `forerun --help` answers at once.
 """
 
-
 import typer
 
 from forerun.commands import bench, controller, demo, generate, up, worker, zoo

@@ -28,8 +28,9 @@ def tree_from_proto(message: common_pb2.TokenTree, *, vocab_size: int | None = N
     """
     if len(message.token_ids) > MAX_NODES:
         raise InvalidTreeError(f"{len(message.token_ids)} nodes; at most {MAX_NODES} are allowed")
-    if vocab_size is not None and any(token >= vocab_size for token in message.token_ids):
-        raise InvalidTreeError(f"token id {max(message.token_ids)} is not below the vocabulary size {vocab_size}")
+    largest = max(message.token_ids, default=0)
+    if vocab_size is not None and largest >= vocab_size:
+        raise InvalidTreeError(f"token id {largest} is not below the vocabulary size {vocab_size}")
     return TokenTree(
         token_ids=tuple(message.token_ids),
         parents=tuple(parent - 1 for parent in message.parents),

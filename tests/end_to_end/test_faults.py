@@ -104,6 +104,18 @@ def test_a_drafter_frozen_in_the_middle_costs_no_token(running: Fleet, undisturb
     eventually(lambda: serving(running, ["code"]), within_s=30)
 
 
+def test_the_only_drafter_killed_in_the_middle_costs_no_token(running: Fleet, undisturbed: Generation) -> None:
+    running.workers["docs"].popen.kill()
+    eventually(lambda: not serving(running, ["docs"]), within_s=10)
+
+    answer = generate_while(running, running.workers["code"].popen.kill)
+
+    assert answer.token_ids == undisturbed.token_ids
+    assert answer.acceptance.num_spec_steps > 0, "the only drafter never drafted"
+    assert answer.failovers >= 1
+    assert running.health() == health_pb2.HealthCheckResponse.SERVING
+
+
 def test_when_every_drafter_is_killed_plain_decoding_goes_on(running: Fleet, undisturbed: Generation) -> None:
     def kill_all() -> None:
         for name in ("code", "docs"):

@@ -71,6 +71,7 @@ VARIANTS = (
     Variant("confidence", {"policy": "confidence"}),
     Variant("merged", {"policy": "merged"}),
     Variant("merged-trie", {"policy": "merged-trie", "shape": TREE}),
+    Variant("planner", {"policy": "planner"}),
 )
 SAMPLED_VARIANTS = (
     *VARIANTS[1:],

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 
 from router_models.fixed import ConfidencePolicy, MergedPolicy, NonePolicy, StaticPolicy
 from router_models.plan import CHAIN_OF_4
+from router_models.planner import PlannerPolicy
 from router_models.policy import Policy
 from speculation.tree import TreeShape
 
@@ -21,5 +22,6 @@ def all_policies(*, shape: TreeShape = CHAIN_OF_4, drafter: str | None = None) -
         ConfidencePolicy(shape=shape),
         MergedPolicy(shape=shape),
         MergedPolicy(name="merged-trie", shape=shape, deduplicate=True),
+        PlannerPolicy(),
     )
     return {policy.name: policy for policy in policies}

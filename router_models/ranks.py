@@ -1,0 +1,143 @@
+"""At which of a drafter's candidates the target's next token was found: what rounds teach, and what shapes are worth.
+
+Ranks are gathered in classes. For each class there is a hazard: the chance that the token is in it, given that it is in
+none before. Hazards can be learnt from any tree, because a tree that shows only the first candidates is silent about
+the others and not against them; and from the hazards follow the expected accepted tokens of every shape.
+"""
+
+import heapq
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import groupby
+
+import numpy as np
+from numpy.typing import NDArray
+
+from speculation.tree import ROOT, TokenTree, TreeShape
+
+CLASS_ENDS = (1, 2, 4, 8)
+"""Last rank of each class: the 1st candidate, the 2nd, the 3rd and 4th, the 5th to 8th."""
+
+NUM_CLASSES = len(CLASS_ENDS)
+
+_CLASS_SIZES = np.diff((0, *CLASS_ENDS))
+_CLASS_OF_RANK = np.repeat(np.arange(NUM_CLASSES), _CLASS_SIZES)
+
+NOMINAL_HAZARDS = (0.6, 0.3, 0.3, 0.3)
+"""Of a middling drafter: which nodes a shape would have, before anything is known."""
+
+Counts = NDArray[np.float64]
+"""(2, classes): how often the token was in a class, and how often it was looked for there."""
+
+
+def no_counts() -> Counts:
+    """Nothing seen yet."""
+    return np.zeros((2, NUM_CLASSES))
+
+
+def count_ranks(tree: TokenTree, token_ids: Sequence[int]) -> Counts:
+    """What a drafter's tree and the emitted tokens say about its ranks.
+
+    A class is searched where the tree shows all its ranks. One that is shown in part says nothing, not even when the
+    token is found in it: to count hits there and no misses would flatter the drafter.
+    """
+    counts = no_counts()
+    children = _children(tree)
+    node = ROOT
+    for token in token_ids:
+        siblings = children.get(node, [])
+        rank = next((rank for rank, child in enumerate(siblings) if tree.token_ids[child] == token), None)
+        _count_one(counts, shown=len(siblings), rank=rank)
+        if rank is None:
+            break
+        node = siblings[rank]
+    return counts
+
+
+def _children(tree: TokenTree) -> dict[int, list[int]]:
+    """Children of each node, the likeliest first: that is the drafter's order."""
+    children: dict[int, list[int]] = {}
+    for node, parent in enumerate(tree.parents):
+        children.setdefault(parent, []).append(node)
+    for siblings in children.values():
+        siblings.sort(key=lambda node: -tree.confidences[node])
+    return children
+
+
+def _count_one(counts: Counts, *, shown: int, rank: int | None) -> None:
+    for number, end in enumerate(CLASS_ENDS):
+        if shown < end:
+            return
+        counts[1, number] += 1
+        if rank is not None and rank < end:
+            counts[0, number] += 1
+            return
+
+
+def rank_probabilities(hazards: NDArray[np.float64]) -> NDArray[np.float64]:
+    """(..., classes) hazards to (..., ranks) probabilities; within a class all ranks are taken to be alike."""
+    missed = np.cumprod(1.0 - hazards, axis=-1)
+    reached = np.concatenate((np.ones_like(hazards[..., :1]), missed[..., :-1]), axis=-1)
+    per_rank: NDArray[np.float64] = (reached * hazards / _CLASS_SIZES)[..., _CLASS_OF_RANK]
+    return per_rank
+
+
+class ShapeMenu:
+    """Shapes, and which nodes each most likely has: together they are one trie, walked level by level.
+
+    Attributes:
+        shapes: As given.
+    """
+
+    def __init__(self, shapes: Sequence[TreeShape]) -> None:
+        self.shapes = tuple(shapes)
+        members = [likeliest_nodes(shape) for shape in self.shapes]
+        nodes = sorted(set().union(*members), key=len)
+        place = {node: index for index, node in enumerate(nodes)}
+        self._levels = [
+            _Level(
+                parents=np.array([place.get(node[:-1], ROOT) for node in level]),
+                ranks=np.array([node[-1] for node in level]),
+            )
+            for _, level in ((depth, list(group)) for depth, group in groupby(nodes, key=len))
+        ]
+        self._membership = np.array([[node in nodes_of for nodes_of in members] for node in nodes], dtype=np.float64)
+
+    def expected_accepted(self, per_rank: NDArray[np.float64]) -> NDArray[np.float64]:
+        """(..., ranks) probabilities to (..., shapes) expected accepted tokens: each node counts if it is reached."""
+        above: NDArray[np.float64] | None = None
+        reached: list[NDArray[np.float64]] = []
+        first = 0
+        for level in self._levels:
+            taken = per_rank[..., level.ranks]
+            if above is not None:
+                taken = taken * above[..., level.parents - first]
+                first += above.shape[-1]
+            reached.append(taken)
+            above = taken
+        expected: NDArray[np.float64] = np.concatenate(reached, axis=-1) @ self._membership
+        return expected
+
+
+@dataclass(frozen=True, slots=True)
+class _Level:
+    """(nodes,) each: the place of a node's parent in the trie, and its rank among its siblings from 0."""
+
+    parents: NDArray[np.int64]
+    ranks: NDArray[np.int64]
+
+
+def likeliest_nodes(shape: TreeShape) -> set[tuple[int, ...]]:
+    """The nodes of a shape at the nominal hazards, each as the ranks on its path."""
+    per_rank = rank_probabilities(np.array(NOMINAL_HAZARDS))[: shape.branching].tolist()
+    nodes: set[tuple[int, ...]] = set()
+    frontier: list[tuple[float, tuple[int, ...]]] = [(-per_rank[0], (0,))]
+    while frontier and len(nodes) < shape.budget:
+        chance, node = heapq.heappop(frontier)
+        nodes.add(node)
+        sibling = node[-1] + 1
+        if sibling < len(per_rank):
+            heapq.heappush(frontier, (chance / per_rank[sibling - 1] * per_rank[sibling], (*node[:-1], sibling)))
+        if len(node) < shape.depth:
+            heapq.heappush(frontier, (chance * per_rank[0], (*node, 0)))
+    return nodes

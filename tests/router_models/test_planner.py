@@ -1,0 +1,179 @@
+"""The planner finds what is fastest, follows when it changes, and is never much slower than plain decoding."""
+
+from itertools import pairwise
+
+import numpy as np
+import pytest
+
+from router_models.acceptance_model import AcceptanceModel
+from router_models.cost_model import CostModel, LinearCost, draft_features
+from router_models.fixed import NonePolicy, StaticPolicy
+from router_models.plan import Plan
+from router_models.planner import DRAWS, SHAPES, PlannerPolicy
+from router_models.ranks import NOMINAL_HAZARDS, no_counts
+from speculation.tree import TreeShape
+from tests.router_models.world import World
+
+GOOD = np.array([0.85, 0.4, 0.2, 0.1])
+FAIR = np.array([0.5, 0.3, 0.2, 0.1])
+BAD = np.array([0.03, 0.02, 0.02, 0.02])
+
+
+def counts(*, hits: float, trials: float) -> np.ndarray:
+    """Of the first candidate."""
+    table = no_counts()
+    table[:, 0] = hits, trials
+    return table
+
+
+def mean_rate(model: AcceptanceModel, *path: str) -> float:
+    """Of the first candidate, in a context."""
+    alpha, beta = model.posteriors([path])[:, 0, 0]
+    return float(alpha / (alpha + beta))
+
+
+def best_fixed(world: World, **load: int) -> float:
+    """Tokens per millisecond of the best drafter and shape, were they known."""
+    return max(
+        world.serve(StaticPolicy(drafter=drafter, shape=shape), **load).tokens_per_ms
+        for drafter in world.hazards
+        for shape in SHAPES
+    )
+
+
+def test_without_observations_every_context_has_the_prior() -> None:
+    assert mean_rate(AcceptanceModel(), "code", "never seen") == pytest.approx(NOMINAL_HAZARDS[0])
+
+
+def test_a_new_task_starts_with_what_its_drafter_does_elsewhere() -> None:
+    model = AcceptanceModel()
+    for _ in range(50):
+        model.learn(("code", "python"), counts(hits=9, trials=10))
+
+    assert mean_rate(model, "code", "rust") == pytest.approx(0.9, abs=0.02)
+    assert mean_rate(model, "docs", "rust") == pytest.approx(NOMINAL_HAZARDS[0])
+
+
+def test_the_finer_context_outweighs_the_coarser_as_it_fills() -> None:
+    model = AcceptanceModel()
+    model.learn(("code", "python"), counts(hits=900, trials=1000))
+    rates = []
+    for _ in range(6):
+        model.learn(("code", "rust"), counts(hits=0, trials=20))
+        rates.append(mean_rate(model, "code", "rust"))
+
+    assert all(later < earlier for earlier, later in pairwise(rates))
+    assert rates[-1] < 0.15
+    assert mean_rate(model, "code", "python") > 0.8
+
+
+def test_what_is_long_past_is_forgotten() -> None:
+    model = AcceptanceModel(memory=100)
+    for _ in range(100):
+        model.learn(("code",), counts(hits=10, trials=10))
+    for _ in range(100):
+        model.learn(("code",), counts(hits=0, trials=10))
+
+    assert mean_rate(model, "code") < 0.1
+
+
+def test_contexts_are_bounded() -> None:
+    model = AcceptanceModel(most_contexts=10)
+    for number in range(100):
+        model.learn(("code", f"task {number}"), counts(hits=1, trials=1))
+
+    assert mean_rate(model, "code", "task 0") == mean_rate(model, "code", "never seen")
+    assert mean_rate(model, "code", "task 99") != mean_rate(model, "code", "never seen")
+
+
+def test_a_cost_is_learnt_from_few_measurements_and_followed() -> None:
+    cost = LinearCost((1.0, 1.0))
+    for depth in (1, 2, 4, 6) * 5:
+        cost.learn((1.0, depth), 5 + 3 * depth)
+    assert cost.predict(np.array([[1.0, 8.0]])) == pytest.approx([29.0], rel=0.05)
+
+    for depth in (1, 2, 4, 6) * 100:
+        cost.learn((1.0, depth), 50 + depth)
+    assert cost.predict(np.array([[1.0, 8.0]])) == pytest.approx([58.0], rel=0.05)
+
+
+def test_two_drafters_at_once_say_nothing_about_the_cost_of_either() -> None:
+    costs, world = CostModel(), World({"code": GOOD, "docs": GOOD})
+    shape = TreeShape(depth=4, branching=1, budget=4)
+    features = np.array([draft_features(shape, 0)])
+    before = costs.draft_ms("code", features)
+
+    outcome = world.play(Plan(drafters=("code",), shape=shape, explanation=""))
+    costs.learn(Plan(drafters=("code", "docs"), shape=shape, explanation=""), outcome, 0)
+
+    assert costs.draft_ms("code", features) == before
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_it_comes_close_to_the_best_fixed_choice(seed: int) -> None:
+    drafters = {"bad": BAD, "fair": FAIR, "good": GOOD}
+    planner = PlannerPolicy(seed=seed)
+
+    World(drafters, seed=seed).serve(planner, requests=20)
+    settled = World(drafters, seed=seed + 100).serve(planner, requests=60, first=20)
+
+    assert settled.tokens_per_ms > 0.93 * best_fixed(World(drafters, seed=seed + 200), requests=20)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_with_useless_drafters_it_decodes_plainly(seed: int) -> None:
+    drafters = {"bad": BAD, "worse": BAD / 2}
+    planner = PlannerPolicy(seed=seed)
+
+    World(drafters, seed=seed).serve(planner, requests=10)
+    settled = World(drafters, seed=seed).serve(planner, requests=30, first=10)
+    plain = World(drafters, seed=seed).serve(NonePolicy(), requests=30)
+
+    assert settled.plain_rounds > 0.9 * settled.rounds
+    assert settled.tokens_per_ms > 0.97 * plain.tokens_per_ms
+
+
+def test_it_follows_when_the_good_drafter_turns_bad() -> None:
+    world, planner = World({"one": GOOD, "other": FAIR}, seed=5), PlannerPolicy()
+    world.serve(planner, requests=60)
+
+    world.hazards = {"one": BAD, "other": GOOD}
+    world.serve(planner, requests=60, first=60)
+    settled = world.serve(planner, requests=40, first=120)
+
+    assert settled.tokens_per_ms > 0.9 * best_fixed(world, requests=20)
+
+
+def test_tasks_get_the_drafters_that_serve_them() -> None:
+    planner = PlannerPolicy()
+    code, prose = World({"a": GOOD, "b": BAD}, seed=1), World({"a": BAD, "b": GOOD}, seed=2)
+    for turn in range(30):
+        code.serve(planner, requests=1, first=2 * turn, task="code")
+        prose.serve(planner, requests=1, first=2 * turn + 1, task="prose")
+
+    settled = code.serve(planner, requests=20, first=100, task="code")
+
+    assert settled.tokens_per_ms > 0.93 * best_fixed(World({"a": GOOD, "b": BAD}, seed=9), requests=20)
+
+
+def test_the_same_history_gives_the_same_plans() -> None:
+    tallies = [World({"code": GOOD, "docs": FAIR}, seed=4).serve(PlannerPolicy(seed=7), requests=5) for _ in range(2)]
+
+    assert tallies[0] == tallies[1]
+
+
+def test_a_choice_made_under_every_draw_is_certain() -> None:
+    world, planner = World({"good": GOOD}, seed=4), PlannerPolicy(shapes=[TreeShape(depth=4, branching=1, budget=4)])
+    world.serve(planner, requests=20)
+    propensities = []
+
+    class Listener(PlannerPolicy):
+        def plan(self, context):  # type: ignore[no-untyped-def]
+            plan = planner.plan(context)
+            propensities.append(plan.propensity)
+            return plan
+
+    world.serve(Listener(), requests=5, first=20)
+
+    assert set(propensities) <= {number / DRAWS for number in range(1, DRAWS + 1)}
+    assert np.mean(propensities) > 0.9

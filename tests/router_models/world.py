@@ -1,0 +1,117 @@
+"""A fleet of known rates and costs: what a learner must find out."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from router_models.plan import Plan
+from router_models.policy import Policy, RoundContext, RoundOutcome, RoundTimings
+from router_models.ranks import likeliest_nodes, rank_probabilities
+from speculation.tree import EMPTY_TREE, ROOT, TokenTree, TreeShape
+from speculation.verdict import Verdict
+
+NS_PER_MS = 1_000_000
+NOBODYS_TOKEN = 99
+
+
+@dataclass(slots=True)
+class Tally:
+    """What was served, and in which time."""
+
+    tokens: int = 0
+    ms: float = 0.0
+    plain_rounds: int = 0
+    rounds: int = 0
+
+    @property
+    def tokens_per_ms(self) -> float:
+        return self.tokens / self.ms
+
+
+class World:
+    """Drafters whose candidates the target takes with given hazards, and rounds that cost what they cost.
+
+    Args:
+        hazards: Of each drafter, by class; an entry may be changed at any time.
+        seed: Of all chance.
+    """
+
+    def __init__(
+        self, hazards: Mapping[str, np.ndarray], *, seed: int = 0, level_ms: float = 2.0, verify_ms: float = 25.0
+    ) -> None:
+        self.hazards = dict(hazards)
+        self.level_ms, self.verify_ms = level_ms, verify_ms
+        self._rng = np.random.default_rng(seed)
+
+    def answer(self, drafter: str, shape: TreeShape) -> tuple[TokenTree, tuple[int, ...]]:
+        """A drafted tree and what the target emits; a node's token is its rank."""
+        nodes = sorted(likeliest_nodes(shape), key=lambda node: (len(node), node))
+        place = {node: index for index, node in enumerate(nodes)}
+        tree = TokenTree(
+            token_ids=tuple(node[-1] for node in nodes),
+            parents=tuple(place.get(node[:-1], ROOT) for node in nodes),
+            confidences=tuple(0.9 / (node[-1] + 1) for node in nodes),
+        )
+        chances = rank_probabilities(self.hazards[drafter])
+        chances = np.append(chances, max(1 - chances.sum(), 0.0))
+        emitted: list[int] = []
+        node: tuple[int, ...] = ()
+        while True:
+            rank = int(self._rng.choice(len(chances), p=chances / chances.sum()))
+            emitted.append(rank if rank < len(chances) - 1 else NOBODYS_TOKEN)
+            node = (*node, rank)
+            if node not in place:
+                return tree, tuple(emitted)
+
+    def play(self, plan: Plan) -> RoundOutcome:
+        """What comes of a plan of at most one drafter."""
+        if not plan.drafters:
+            return self._outcome({}, EMPTY_TREE, (NOBODYS_TOKEN,), draft_ms=0.0)
+        tree, emitted = self.answer(plan.drafters[0], plan.shape)
+        draft_ms = 1.0 + self.level_ms * plan.shape.depth
+        return self._outcome({plan.drafters[0]: tree}, tree, emitted, draft_ms=draft_ms)
+
+    def _outcome(
+        self, drafts: Mapping[str, TokenTree], tree: TokenTree, emitted: tuple[int, ...], *, draft_ms: float
+    ) -> RoundOutcome:
+        verify_ms = self.verify_ms + 0.6 * len(tree)
+        noise = float(self._rng.uniform(0.95, 1.05))
+        draft_ns, verify_ns = int(draft_ms * noise * NS_PER_MS), int(verify_ms * noise * NS_PER_MS)
+        return RoundOutcome(
+            drafts=drafts,
+            tree=tree,
+            verdict=Verdict(
+                accepted=tuple(range(len(emitted) - 1)),
+                token_ids=emitted,
+                logprobs=(-1.0,) * len(emitted),
+                node_probs=(0.5,) * len(tree),
+            ),
+            timings=RoundTimings(draft_ns=draft_ns, verify_ns=verify_ns, round_ns=draft_ns + verify_ns + NS_PER_MS),
+        )
+
+    def serve(self, policy: Policy, *, requests: int, length: int = 64, first: int = 0, task: str = "") -> Tally:
+        """Let a policy serve requests, one after another."""
+        tally = Tally()
+        for number in range(first, first + requests):
+            emitted = rounds = 0
+            while emitted < length:
+                context = RoundContext(
+                    request_id=f"request {number}",
+                    round=rounds,
+                    drafters=tuple(self.hazards),
+                    task=task,
+                    prompt_tokens=20,
+                    emitted_tokens=emitted,
+                    remaining_tokens=length - emitted,
+                )
+                plan = policy.plan(context).within(length - emitted)
+                outcome = self.play(plan)
+                policy.learn(context, plan, outcome)
+                emitted += len(outcome.verdict.token_ids)
+                rounds += 1
+                tally.tokens += len(outcome.verdict.token_ids)
+                tally.ms += outcome.timings.round_ns / NS_PER_MS
+                tally.plain_rounds += not plan.speculates
+                tally.rounds += 1
+        return tally

@@ -99,7 +99,7 @@ def measure(folder: Path, *, num_prompts: int = 60, num_new_tokens: int = 80, nu
             for drafter in DRAFTERS
         },
         exact_answers={
-            domain: exact_answers(models[TARGET], domain, load_prompts(domain)[:num_answers])
+            domain: exact_answers(models[TARGET], domain, _with_one_answer(domain)[:num_answers])
             for domain in ("math", "json", "edit")
         },
         prompt_loss={
@@ -152,6 +152,10 @@ def prompt_loss(model: LoadedModel, texts: Sequence[str]) -> float:
         nats += losses.item()
         tokens += len(token_ids) - 1
     return round(nats / tokens, 3)
+
+
+def _with_one_answer(domain: str) -> list[Prompt]:
+    return [prompt for prompt in load_prompts(domain) if prompt.reference is not None]
 
 
 def _hits(drafter: LoadedModel, continuation: Continuation) -> list[bool]:

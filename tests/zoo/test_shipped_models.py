@@ -65,8 +65,11 @@ def test_a_prompt_set_has_two_hundred_short_and_different_prompts(name: str) -> 
 
 
 @pytest.mark.parametrize("name", ["math", "json", "edit"])
-def test_generated_prompts_come_with_the_right_answer(name: str) -> None:
-    assert all(prompt.reference for prompt in load_prompts(name))
+def test_generated_prompts_come_with_the_right_answer_unless_something_is_to_be_made_up(name: str) -> None:
+    prompts = load_prompts(name)
+
+    assert all(prompt.reference or "Make up" in prompt.text for prompt in prompts)
+    assert sum(prompt.reference is not None for prompt in prompts) >= 100
 
 
 @pytest.mark.parametrize("reference", ["zoo:nobody", "zoo:target@tall", "target"])

@@ -36,7 +36,7 @@ def _steps_then_record(rng: random.Random) -> Sample:
     problem = make_problem(rng)
     record = as_json({"steps": len(problem.steps), "answer": problem.result})
     question = f"{problem.question} Show the steps, then a JSON record."
-    return chat(question, "\n".join((*problem.steps, record)))
+    return chat(question, "\n".join((*problem.steps, record)), is_open=True)
 
 
 def _records_then_sum(rng: random.Random) -> Sample:

@@ -7,6 +7,10 @@ from typing import Any, Protocol, TypeVar
 
 Result = TypeVar("Result")
 
+CANCEL_AGAIN_S = 30.0
+"""A cancellation that meets a library's own time-out can be swallowed, and nobody must wait for ever for a task that
+never heard of it. Longer than any task needs to put its things in order."""
+
 
 class Spawn(Protocol):
     """Starts a task that ends with its owner."""
@@ -31,9 +35,12 @@ async def owned_tasks() -> AsyncIterator[Spawn]:
     try:
         yield spawn
     finally:
-        for task in tuple(tasks):
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        ending = tuple(tasks)
+        while pending := [task for task in ending if not task.done()]:
+            for task in pending:
+                task.cancel()
+            await asyncio.wait(pending, timeout=CANCEL_AGAIN_S)
+        await asyncio.gather(*ending, return_exceptions=True)
 
 
 class Signal:

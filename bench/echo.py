@@ -7,6 +7,7 @@ price of gRPC and of waking sleeping processes on this machine.
 
 import asyncio
 import json
+import os
 import struct
 import subprocess
 import sys
@@ -23,6 +24,8 @@ import uvloop
 
 _NS = struct.Struct("q")
 _METHOD = "/bench.Echo/Echo"
+_ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+"""As workers have: a server that kept every processor awake would make waking look cheap."""
 _PADDING = bytes(64)
 """A round's messages are about this long."""
 
@@ -35,7 +38,8 @@ def measure_echo(busy_ns: Sequence[int], rounds: int) -> list[float]:
         rounds: How many.
     """
     command = [sys.executable, "-m", "bench.echo", str(rounds), *map(str, busy_ns)]
-    added: list[float] = json.loads(subprocess.run(command, stdout=subprocess.PIPE, check=True).stdout)
+    finished = subprocess.run(command, stdout=subprocess.PIPE, check=True, env={**os.environ, **_ONE_THREAD})
+    added: list[float] = json.loads(finished.stdout)
     return added
 
 

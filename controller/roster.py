@@ -269,9 +269,9 @@ class Roster:
             ) from None
         return min(ready, key=lambda worker: worker.load)
 
-    def drafter(self, name: str) -> Worker | None:
-        """The least loaded serving worker of a drafter, if there is one."""
-        ready = self._serving(Role.DRAFT, lambda description: description.name == name)
+    def drafter(self, name: str, length: int) -> Worker | None:
+        """The least loaded serving worker of a drafter that can continue a sequence of that length, if there is one."""
+        ready = self._serving(Role.DRAFT, lambda d: d.name == name and length < d.max_length)
         return min(ready, key=lambda worker: worker.load, default=None)
 
     def _serving(self, role: Role, suits: Callable[[WorkerDescription], bool]) -> list[Worker]:

@@ -159,7 +159,7 @@ class RequestSession:
     async def _propose(self, name: str, drafter: _Drafter, shape: TreeShape, sequence: Sequence) -> _Answer | None:
         """A drafter's answer, or None if there will be none; then its session is gone."""
         try:
-            stream = self._stream_of(name, drafter)
+            stream = self._stream_of(name, drafter, len(sequence))
             proposal = await stream.propose(
                 sequence, shape, round_number=self._round, vocab_size=self._roster.tokenizer.vocab_size
             )
@@ -171,12 +171,12 @@ class RequestSession:
             self.prompt_surprisal[name] = proposal.prompt_surprisal
         return _Answer(proposal, perf_counter_ns())
 
-    def _stream_of(self, name: str, drafter: _Drafter) -> DraftStream:
+    def _stream_of(self, name: str, drafter: _Drafter, length: int) -> DraftStream:
         """The open session on a drafter, or a new one on its least loaded worker."""
-        if drafter.worker is not None and not drafter.worker.serving:
+        if drafter.worker is not None and not (drafter.worker.serving and drafter.worker.can_hold(length)):
             self._drop(drafter)
         if drafter.stream is None:
-            worker = self._roster.drafter(name)
+            worker = self._roster.drafter(name, length)
             if worker is None or worker.description is None:
                 raise CapacityError(f"no worker of drafter {name} serves now")
             drafter.worker = worker

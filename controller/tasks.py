@@ -40,7 +40,7 @@ async def owned_tasks() -> AsyncIterator[Spawn]:
             for task in pending:
                 task.cancel()
             await asyncio.wait(pending, timeout=CANCEL_AGAIN_S)
-        await asyncio.gather(*ending, return_exceptions=True)
+        await asyncio.gather(*ending, return_exceptions=True)  # so that nobody complains of errors never looked at
 
 
 class Signal:

@@ -49,12 +49,11 @@ class AcceptanceModel:
     def posteriors(self, paths: Sequence[Path]) -> Posteriors:
         """(2, paths, classes): alpha and beta of every hazard, in contexts whose paths are equally long."""
         mean = np.broadcast_to(_PRIOR_MEAN, (len(paths), NUM_CLASSES))
-        parameters = self._pulled_to(mean)
-        for length in range(1, len(paths[0]) + 1):
-            counts = np.array([self._counts.get(tuple(path[:length]), _NOTHING) for path in paths])
+        for keys in zip(*map(_levels, paths), strict=True):
+            hits, trials = np.moveaxis(np.array([self._counts.get(key, _NOTHING) for key in keys]), 1, 0)
             parameters = self._pulled_to(mean)
-            parameters[0] += counts[:, 0]
-            parameters[1] += counts[:, 1] - counts[:, 0]
+            parameters[0] += hits
+            parameters[1] += trials - hits
             mean = parameters[0] / (parameters[0] + parameters[1])
         return parameters
 

@@ -23,10 +23,10 @@ PRIOR_REST_MS = (0.5,)
 
 
 class LinearCost:
-    """Milliseconds as a linear function of features: recursive least squares that forgets.
+    """Milliseconds as a linear function of features: least squares that forget.
 
-    Source: the exponentially weighted recursion in the form of its normal equations, A w = b; forgetting stops at the
-    prior's own weight, so that A never becomes singular.
+    The normal equations A w = b of exponentially weighted measurements, plus a prior that is not forgotten, so that A
+    never becomes singular.
     """
 
     def __init__(self, prior_ms: Sequence[float]) -> None:
@@ -89,6 +89,6 @@ class CostModel:
         return self._draft[drafter]
 
 
-def draft_features(shape: TreeShape, unread: int) -> tuple[float, float, float, float]:
+def draft_features(shape: TreeShape, unread: float) -> tuple[float, float, float, float]:
     """What drafting depends on: one, levels, nodes, and tokens to be read first."""
-    return (1.0, float(shape.depth), float(shape.budget), float(unread))
+    return (1.0, float(shape.depth), float(shape.budget), unread)

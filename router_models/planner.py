@@ -33,6 +33,9 @@ SHAPES = (
 SURPRISAL_STEPS = (0.05, 0.5, 1.5)
 """Nats per token by which a drafter may be more surprised by the prompt than the least surprised one."""
 
+TOKENS_A_ROUND = 2.0
+"""What a round may be counted on to bring, when the reading of a prompt is spread over the rounds to come."""
+
 MOST_REQUESTS = 4096
 """Requests remembered; nobody says when one has ended."""
 
@@ -102,14 +105,12 @@ class PlannerPolicy:
         """(drafters, shapes) milliseconds. Text that a drafter has not read is charged to the tokens still to come."""
         read = self._read_by_drafters(context.request_id)
         length = context.prompt_tokens + context.emitted_tokens
-        features = np.array([draft_features(shape, 0) for shape in shapes])
-        verify_ms = self._costs.verify_ms(features[:, 2])
-        rounds_left = max(context.remaining_tokens / 2, 1.0)
+        rounds_left = max(context.remaining_tokens / TOKENS_A_ROUND, 1.0)
         rows = []
         for drafter in context.drafters:
-            features[:, 3] = (length - read.get(drafter, 0)) / rounds_left
-            rows.append(self._costs.draft_ms(drafter, features) + verify_ms)
-        return np.stack(rows)
+            unread = (length - read.get(drafter, 0)) / rounds_left
+            rows.append(self._costs.draft_ms(drafter, np.array([draft_features(shape, unread) for shape in shapes])))
+        return np.stack(rows) + self._costs.verify_ms(np.array([float(shape.budget) for shape in shapes]))
 
     def _read_by_drafters(self, request_id: str) -> dict[str, int]:
         """How many tokens of a request each drafter has read."""

@@ -128,7 +128,7 @@ class _Level:
 
 
 def likeliest_nodes(shape: TreeShape) -> set[tuple[int, ...]]:
-    """The nodes of a shape at the nominal hazards, each as the ranks on its path."""
+    """The nodes of a shape at the nominal hazards, each as the ranks on its path. No rank counts beyond the eighth."""
     per_rank = rank_probabilities(np.array(NOMINAL_HAZARDS))[: shape.branching].tolist()
     nodes: set[tuple[int, ...]] = set()
     frontier: list[tuple[float, tuple[int, ...]]] = [(-per_rank[0], (0,))]

@@ -74,11 +74,21 @@ class _SessionService(ABC):
             reply.status = common_pb2.SESSION_STATUS_OK
             reply.opened.name = self._description.name
             reply.opened.model_revision = self._description.model_revision
+        elif request.HasField("extend"):
+            await self._extend(stream.session, request.extend, reply)
         else:
             await self._call(stream, request, reply)
         if reply.HasField("timings"):
             reply.timings.total_ns = time.perf_counter_ns() - read_ns
         return reply
+
+    async def _extend(self, session: Session, message: Any, reply: Any) -> None:
+        """Read a context ahead of time."""
+        outcome = await self._host.call(session, _context(message, self._host), read_all(self._host.engine, session))
+        _report(reply, outcome)
+        if isinstance(outcome, Done):
+            reply.extended.held_length = outcome.result
+            _tell_surprisal(session, reply.extended)
 
     @abstractmethod
     def _new_reply(self) -> Any:
@@ -90,7 +100,7 @@ class _SessionService(ABC):
 
     @abstractmethod
     async def _call(self, stream: Stream, request: Any, reply: Any) -> None:
-        """Do what a message other than `open` asks for, and write the outcome into the reply."""
+        """Do what a message other than `open` and `extend` asks for, and write the outcome into the reply."""
 
 
 class DraftService(_SessionService, draft_pb2_grpc.DraftServiceServicer):
@@ -116,22 +126,12 @@ class DraftService(_SessionService, draft_pb2_grpc.DraftServiceServicer):
 
     async def _call(self, stream: Stream, request: draft_pb2.DraftRequest, reply: draft_pb2.DraftResponse) -> None:
         match request.WhichOneof("message"):
-            case "extend":
-                await self._extend(stream.session, request.extend, reply)
             case "propose":
                 await self._propose(stream.session, request.propose, reply)
             case "score":
                 await self._score(stream.session, request.score, reply)
             case _:
                 raise InvalidRequestError("message", "is neither open nor extend, propose or score")
-
-    async def _extend(self, session: Session, message: draft_pb2.ExtendDraft, reply: draft_pb2.DraftResponse) -> None:
-        outcome = await self._host.call(session, _context(message, self._host), read_all(self._host.engine, session))
-        _report(reply, outcome)
-        if isinstance(outcome, Done):
-            reply.extended.held_length = outcome.result
-            if session.surprisal is not None and session.surprisal.value is not None:
-                reply.extended.prompt_surprisal = session.surprisal.value
 
     async def _propose(self, session: Session, message: draft_pb2.Propose, reply: draft_pb2.DraftResponse) -> None:
         host = self._host
@@ -141,8 +141,7 @@ class DraftService(_SessionService, draft_pb2_grpc.DraftServiceServicer):
         if isinstance(outcome, Done):
             reply.proposal.round = message.round
             reply.proposal.tree.CopyFrom(wire.tree_to_proto(outcome.result))
-            if session.surprisal is not None and session.surprisal.value is not None:
-                reply.proposal.prompt_surprisal = session.surprisal.value
+            _tell_surprisal(session, reply.proposal)
 
     async def _score(self, session: Session, message: draft_pb2.Score, reply: draft_pb2.DraftResponse) -> None:
         host, context = self._host, _context(message, self._host)
@@ -178,20 +177,10 @@ class VerifyService(_SessionService, verify_pb2_grpc.VerifyServiceServicer):
 
     async def _call(self, stream: Stream, request: verify_pb2.VerifyRequest, reply: verify_pb2.VerifyResponse) -> None:
         match request.WhichOneof("message"):
-            case "extend":
-                await self._extend(stream.session, request.extend, reply)
             case "verify":
                 await self._verify(stream, request.verify, reply)
             case _:
                 raise InvalidRequestError("message", "is neither open nor extend or verify")
-
-    async def _extend(
-        self, session: Session, message: verify_pb2.ExtendVerify, reply: verify_pb2.VerifyResponse
-    ) -> None:
-        outcome = await self._host.call(session, _context(message, self._host), read_all(self._host.engine, session))
-        _report(reply, outcome)
-        if isinstance(outcome, Done):
-            reply.extended.held_length = outcome.result
 
     async def _verify(self, stream: Stream, message: verify_pb2.VerifyTree, reply: verify_pb2.VerifyResponse) -> None:
         host, session, context = self._host, stream.session, _context(message, self._host)
@@ -217,6 +206,12 @@ def _require_room(field: str, context: Context, count: int, host: Host) -> None:
     length = context.base_length + len(context.token_ids)
     if length + count > host.max_length:
         raise InvalidRequestError(field, f"{length} + {count} tokens; {host.max_length} can be held")
+
+
+def _tell_surprisal(session: Session, answer: Any) -> None:
+    """Write the prompt's surprisal into the answer of a drafter that has read enough; a target gathers none."""
+    if session.surprisal is not None and session.surprisal.value is not None:
+        answer.prompt_surprisal = session.surprisal.value
 
 
 def _report(reply: draft_pb2.DraftResponse | verify_pb2.VerifyResponse, outcome: Outcome[Any]) -> None:

@@ -218,6 +218,23 @@ def test_the_same_drafter_twice_is_two_places_for_one_name() -> None:
     run(scenario())
 
 
+def test_a_drafter_that_grows_too_short_leaves_its_place_to_one_that_can_hold_more() -> None:
+    async def scenario() -> None:
+        short, roomy = (
+            fakes.description("draft", "alpha", max_length=len(PROMPT) + 8),
+            fakes.description("draft", "alpha"),
+        )
+        async with house(VERIFY, short, roomy) as home:
+            home.workers[2].worker.description.slots = 1
+            answer = await home.answer()
+
+            assert answer.token_ids == plain()
+            assert home.workers[2].worker.rounds, "nobody drafted once the sequence was too long for the first"
+            assert answer.summary.failovers == 0
+
+    run(scenario())
+
+
 def test_a_long_prompt_is_sent_in_pieces() -> None:
     async def scenario() -> None:
         long = [token % 97 for token in range(40_000)]

@@ -1,7 +1,7 @@
 """A fleet of known rates and costs: what a learner must find out."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -21,8 +21,15 @@ class Tally:
 
     tokens: int = 0
     ms: float = 0.0
-    plain_rounds: int = 0
-    rounds: int = 0
+    plans: list[Plan] = field(default_factory=list)
+
+    @property
+    def rounds(self) -> int:
+        return len(self.plans)
+
+    @property
+    def plain_rounds(self) -> int:
+        return sum(not plan.speculates for plan in self.plans)
 
     @property
     def tokens_per_ms(self) -> float:
@@ -112,6 +119,5 @@ class World:
                 rounds += 1
                 tally.tokens += len(outcome.verdict.token_ids)
                 tally.ms += outcome.timings.round_ns / NS_PER_MS
-                tally.plain_rounds += not plan.speculates
-                tally.rounds += 1
+                tally.plans.append(plan)
         return tally

@@ -30,8 +30,9 @@ STATIC_SHAPE = chain_of(4)
 
 CHAIN_LENGTHS = (3, 4, 5, 6, 8)
 
-COUPLED_SHAPE = TreeShape(depth=6, branching=4, budget=16)
-"""The tree of the coupling study (evidence/coupling.md)."""
+COUPLED_SHAPE = TreeShape(depth=16, branching=4, budget=16)
+"""Sixteen nodes, as in the coupling study, placed as each drafter likes: a bound on depth would be what is compared
+wherever both reach it (docs/log.md)."""
 
 WARM_UP_TOKENS = 16
 

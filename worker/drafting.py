@@ -1,9 +1,10 @@
 """Drafting with a language model: the tree grows level by level where the target is likeliest to go.
 
 Best first as in EAGLE-2 (Li et al. 2024, arXiv:2406.16858), with one change: a drafter that knows the request's noise
-ranks by log q + G, as the target will by log pi + G.
+looks at log q + G, as the target will at log pi + G.
 """
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -15,14 +16,35 @@ from worker.engine import Chunk, Engine
 from worker.sampling import Sampler
 from worker.sessions import Session, read_to_tail
 
-NOISY_SHARPNESS = 2.0
-"""1 / tau of softmax((log q + G) / tau): with tau = 0.5 the confidence of four drafters was the chance of acceptance
-(evidence: coupling)."""
+NOISE_TAU = 0.6
+"""tau of softmax((log q + G) / tau), the chances of a token if the target is as unsure as the drafter."""
+
+CERTAIN_SHARE = 0.15
+"""How often the target is certain where the drafter is not: noise then decides nothing, and q itself is the chance.
+With 0.15 and tau 0.6 four drafters' confidences predicted the target best (docs/log.md, "Confidence is a mixture")."""
 
 
-def confidences(sampler: Sampler, scores: Tensor) -> Tensor:
-    """(n, vocab) estimated chance of each token to be the target's, from the sampler's scores (n, vocab)."""
-    return (scores * NOISY_SHARPNESS if sampler.noisy else scores).softmax(dim=-1)
+def log_confidences(
+    sampler: Sampler, logits: Tensor, context: Sequence[int], paths: Sequence[Sequence[int]]
+) -> Tensor:
+    """What candidates are ranked by: the estimated chance of each token to be the target's.
+
+    Args:
+        sampler: Of the session.
+        logits: (n, vocab), what the drafter says after each of n nodes.
+        context: Prompt and answer so far.
+        paths: For each node the tokens from the first one after the context down to it.
+
+    Returns:
+        (n, vocab) logarithms of chances; -inf for what must not be chosen.
+    """
+    log_probs = sampler.log_probs(logits, context, paths)
+    ignoring_noise = log_probs.log_softmax(dim=-1)
+    if not sampler.noisy:
+        return ignoring_noise
+    scores = sampler.noised(log_probs, context, paths).to(log_probs.dtype)
+    heeding_noise = (scores / NOISE_TAU).log_softmax(dim=-1)
+    return torch.logaddexp(heeding_noise + math.log1p(-CERTAIN_SHARE), ignoring_noise + math.log(CERTAIN_SHARE))
 
 
 def draft(engine: Engine, session: Session, shape: TreeShape, *, max_length: int) -> Steps[TokenTree]:
@@ -92,9 +114,9 @@ class _Growth:
         """Add the best children of each parent, given the logits (parents, vocab) after them."""
         session, first = self._session, len(self._token_ids)
         paths = [() if parent == ROOT else self._paths[parent] for parent in parents]
-        scores = session.sampler.scores(logits, session.token_ids, paths)
-        best = scores.topk(min(self._shape.branching, scores.shape[-1]))
-        chances = confidences(session.sampler, scores).gather(1, best.indices)
+        ranked = log_confidences(session.sampler, logits, session.token_ids, paths)
+        best = ranked.topk(min(self._shape.branching, ranked.shape[-1]))
+        chances = best.values.exp()
         possible = best.values > -torch.inf
         for row, parent in enumerate(parents):
             children = zip(best.indices[row].tolist(), chances[row].tolist(), possible[row].tolist(), strict=True)

@@ -85,18 +85,20 @@ class Sampler:
             (n, vocab): log pi + G, each row up to a constant; without G where no noise is wanted.
         """
         log_probs = self.log_probs(logits, context, paths)
-        if not self.noisy:
-            return log_probs
-        return log_probs + self._noise_at(len(context), [len(path) for path in paths])
+        return self.noised(log_probs, context, paths) if self.noisy else log_probs
 
     def log_probs(self, logits: Tensor, context: Sequence[int], paths: Sequence[Sequence[int]]) -> Tensor:
-        """(n, vocab) log pi, each row up to a constant: `scores` without noise."""
+        """(n, vocab) log pi, each row up to a constant: `scores` before noise."""
         scores = logits.float()
         if self.parameters.depends_on_history:
             scores = self._penalised(scores, context, paths)
         for transform in self._after_history:
             scores = transform(scores)
         return scores
+
+    def noised(self, log_probs: Tensor, context: Sequence[int], paths: Sequence[Sequence[int]]) -> Tensor:
+        """(n, vocab) log pi + G, from log pi."""
+        return log_probs + self._noise_at(len(context), [len(path) for path in paths])
 
     def near_ties(self, scores: Tensor, logits: Tensor) -> int:
         """Rows whose two best scores lie so close that rounding could have swapped them.

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 
 from worker.batching import Steps
-from worker.drafting import confidences
+from worker.drafting import log_confidences
 from worker.engine import Chunk, Engine
 from worker.sessions import SLICE, Session, read
 
@@ -42,8 +42,9 @@ def score(engine: Engine, session: Session, token_ids: Sequence[int]) -> Steps[S
         engine.commit(session.slot)
         asked = torch.tensor(token_ids[start : start + SLICE], device=engine.device)[:, None]
         paths = [token_ids[:end] for end in range(start, start + len(asked))]
-        scores = session.sampler.scores(logits, session.token_ids, paths)
-        ranks += (1 + (scores > scores.gather(1, asked)).sum(dim=-1)).tolist()
-        chances += confidences(session.sampler, scores).gather(1, asked)[:, 0].tolist()
+        ranked = log_confidences(session.sampler, logits, session.token_ids, paths)
+        known = ranked.gather(1, asked)
+        ranks += (1 + (ranked > known).sum(dim=-1)).tolist()
+        chances += known[:, 0].exp().tolist()
     engine.truncate(session.slot, length)
     return Scores(ranks=tuple(ranks), confidences=tuple(chances))

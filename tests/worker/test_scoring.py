@@ -2,7 +2,9 @@
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
+from speculation.noise import gumbel_noise
 from speculation.sampling import SamplingParameters
 from speculation.tree import TreeShape
 from tests.worker.tiny_worker import (
@@ -34,13 +36,24 @@ def table(engine: Engine) -> SessionTable:
     return SessionTable(engine, max_length=MAX_LENGTH)
 
 
+def reference_confidences(
+    sampling: SamplingParameters, scores: NDArray[np.float64], position: int
+) -> NDArray[np.float64]:
+    """(vocab,) chances of the next token, which decides with the noise most of the time, and else without."""
+    if sampling.greedy:
+        return softmax(scores)
+    noise = gumbel_noise(sampling.seed, np.array([position]), len(scores))[0]
+    return 0.85 * softmax(scores / 0.6) + 0.15 * softmax(scores - noise)
+
+
 def reference_ranks(sampling: SamplingParameters, text: list[int]) -> Scores:
     """Rank and confidence of each token, by the plain model, one at a time."""
     ranks, confidences = [], []
     for end, token in enumerate(text):
         scores = reference_scores(sampling, [*PROMPT, *text[:end]], len(PROMPT))
-        ranks.append(1 + int((scores > scores[token]).sum()))
-        confidences.append(float(softmax(scores * (1 if sampling.greedy else 2))[token]))
+        chances = reference_confidences(sampling, scores, len(PROMPT) + end)
+        ranks.append(1 + int((chances > chances[token]).sum()))
+        confidences.append(float(chances[token]))
     return Scores(ranks=tuple(ranks), confidences=tuple(confidences))
 
 

@@ -24,9 +24,7 @@ CERTAIN_SHARE = 0.15
 With 0.15 and tau 0.6 four drafters' confidences predicted the target best (docs/log.md, "Confidence is a mixture")."""
 
 
-def log_confidences(
-    sampler: Sampler, logits: Tensor, context: Sequence[int], paths: Sequence[Sequence[int]]
-) -> Tensor:
+def log_confidences(sampler: Sampler, logits: Tensor, context: Sequence[int], paths: Sequence[Sequence[int]]) -> Tensor:
     """What candidates are ranked by: the estimated chance of each token to be the target's.
 
     Args:

@@ -59,11 +59,12 @@ class ShapeSettings(Section):
     depth: Annotated[int, Field(ge=1, le=MAX_DEPTH)] = CHAIN_OF_4.depth
     branching: Annotated[int, Field(ge=1, le=MAX_BRANCHING)] = CHAIN_OF_4.branching
     budget: Annotated[int, Field(ge=1, le=MAX_NODES)] = CHAIN_OF_4.budget
+    least_confidence: Annotated[float, Field(ge=0, le=1)] = CHAIN_OF_4.least_confidence
 
     @property
     def shape(self) -> TreeShape:
         """As a value."""
-        return TreeShape(depth=self.depth, branching=self.branching, budget=self.budget)
+        return TreeShape(**self.model_dump())
 
 
 class PolicySettings(Section):

@@ -36,9 +36,10 @@ def shape_in_words(shape: TreeShape | None) -> str:
     """A chain is told by its length, a tree by depth, branching and budget."""
     if shape is None:
         return "no tree"
+    until = f" until {shape.least_confidence:.0%}" if shape.least_confidence else ""
     if shape.branching == 1:
-        return f"chain of {min(shape.depth, shape.budget)}"
-    return f"tree {shape.depth} deep, {shape.branching} wide, {shape.budget} nodes"
+        return f"chain of {min(shape.depth, shape.budget)}{until}"
+    return f"tree {shape.depth} deep, {shape.branching} wide, {shape.budget} nodes{until}"
 
 
 def draw_summary(answer: Generation) -> Text:

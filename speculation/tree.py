@@ -126,6 +126,8 @@ class TreeShape:
         depth: Levels, 1 to MAX_DEPTH.
         branching: Nodes expanded a level and children of each, 1 to MAX_BRANCHING; 1 gives a chain.
         budget: Most nodes, 1 to MAX_NODES.
+        least_confidence: Nodes whose path confidence is lower are not drafted, 0 to 1: the tree ends where the drafter
+            no longer believes in it (SpecDec++, arXiv:2405.19715, stops a chain by the same rule).
 
     Raises:
         InvalidRequestError: A value is out of its range.
@@ -134,6 +136,7 @@ class TreeShape:
     depth: int
     branching: int
     budget: int
+    least_confidence: float = 0.0
 
     def __post_init__(self) -> None:
         for name, value, most in (
@@ -143,6 +146,8 @@ class TreeShape:
         ):
             if not 1 <= value <= most:
                 raise InvalidRequestError(name, f"{value} is not between 1 and {most}")
+        if not 0.0 <= self.least_confidence <= 1.0:
+            raise InvalidRequestError("shape.least_confidence", f"{self.least_confidence} is not between 0 and 1")
 
 
 EMPTY_TREE = TokenTree(token_ids=(), parents=(), confidences=())

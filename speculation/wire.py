@@ -40,12 +40,22 @@ def tree_from_proto(message: common_pb2.TokenTree, *, vocab_size: int | None = N
 
 def shape_to_proto(shape: TreeShape) -> common_pb2.TreeShape:
     """The message of a shape."""
-    return common_pb2.TreeShape(depth=shape.depth, branching=shape.branching, budget=shape.budget)
+    return common_pb2.TreeShape(
+        depth=shape.depth,
+        branching=shape.branching,
+        budget=shape.budget,
+        least_confidence=shape.least_confidence,
+    )
 
 
 def shape_from_proto(message: common_pb2.TreeShape) -> TreeShape:
     """The shape of a message; raises InvalidRequestError if a value is out of range."""
-    return TreeShape(depth=message.depth, branching=message.branching, budget=message.budget)
+    return TreeShape(
+        depth=message.depth,
+        branching=message.branching,
+        budget=message.budget,
+        least_confidence=message.least_confidence,
+    )
 
 
 def sampling_to_proto(sampling: SamplingParameters) -> common_pb2.SamplingParameters:

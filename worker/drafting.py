@@ -124,10 +124,13 @@ class _Growth:
         self._level = range(first, len(self._token_ids))
 
     def _add(self, parent: int, token: int, confidence: float) -> None:
+        chance = confidence * (1.0 if parent == ROOT else self._chances[parent])
+        if chance < self._shape.least_confidence:
+            return
         self._token_ids.append(token)
         self._parents.append(parent)
         self._confidences.append(confidence)
-        self._chances.append(confidence * (1.0 if parent == ROOT else self._chances[parent]))
+        self._chances.append(chance)
         self._paths.append((*(() if parent == ROOT else self._paths[parent]), token))
 
     def best(self) -> TokenTree:

@@ -69,14 +69,16 @@ class SamplingParameters(_message.Message):
     def __init__(self, repetition_penalty: _Optional[float] = ..., presence_penalty: _Optional[float] = ..., frequency_penalty: _Optional[float] = ..., logit_bias: _Optional[_Mapping[int, float]] = ..., temperature: _Optional[float] = ..., top_k: _Optional[int] = ..., top_p: _Optional[float] = ..., min_p: _Optional[float] = ..., seed: _Optional[int] = ...) -> None: ...
 
 class TreeShape(_message.Message):
-    __slots__ = ("depth", "branching", "budget")
+    __slots__ = ("depth", "branching", "budget", "least_confidence")
     DEPTH_FIELD_NUMBER: _ClassVar[int]
     BRANCHING_FIELD_NUMBER: _ClassVar[int]
     BUDGET_FIELD_NUMBER: _ClassVar[int]
+    LEAST_CONFIDENCE_FIELD_NUMBER: _ClassVar[int]
     depth: int
     branching: int
     budget: int
-    def __init__(self, depth: _Optional[int] = ..., branching: _Optional[int] = ..., budget: _Optional[int] = ...) -> None: ...
+    least_confidence: float
+    def __init__(self, depth: _Optional[int] = ..., branching: _Optional[int] = ..., budget: _Optional[int] = ..., least_confidence: _Optional[float] = ...) -> None: ...
 
 class Context(_message.Message):
     __slots__ = ("base_length", "prefix_hash", "token_ids")

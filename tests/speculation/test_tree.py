@@ -167,3 +167,11 @@ def test_a_shape_out_of_range_names_its_field(field: str, value: int) -> None:
         TreeShape(**{"depth": 4, "branching": 2, "budget": 8, field: value})
 
     assert caught.value.field == f"shape.{field}"
+
+
+@pytest.mark.parametrize("value", [-0.1, 1.1, float("nan")])
+def test_a_least_confidence_that_is_no_chance_is_refused(value: float) -> None:
+    with pytest.raises(InvalidRequestError) as caught:
+        TreeShape(depth=4, branching=2, budget=8, least_confidence=value)
+
+    assert caught.value.field == "shape.least_confidence"

@@ -48,9 +48,9 @@ def test_a_context_survives_the_wire(base_length: int, prefix_hash: int, token_i
     assert wire.context_from_proto(wire.context_to_proto(context), vocab_size=100) == context
 
 
-@given(st.integers(1, 64), st.integers(1, 64), st.integers(1, 256))
-def test_a_shape_survives_the_wire(depth: int, branching: int, budget: int) -> None:
-    shape = TreeShape(depth=depth, branching=branching, budget=budget)
+@given(st.integers(1, 64), st.integers(1, 64), st.integers(1, 256), st.floats(0, 1))
+def test_a_shape_survives_the_wire(depth: int, branching: int, budget: int, least: float) -> None:
+    shape = TreeShape(depth=depth, branching=branching, budget=budget, least_confidence=least)
 
     assert wire.shape_from_proto(wire.shape_to_proto(shape)) == shape
 

@@ -1,12 +1,13 @@
 """Drafting: the tree goes where the target will, and says how sure it is."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 import torch
 
 from speculation.sampling import SamplingParameters
-from speculation.tree import EMPTY_TREE, ROOT, TokenTree, TreeShape, prune
+from speculation.tree import EMPTY_TREE, MAX_NODES, ROOT, TokenTree, TreeShape, prune
 from tests.architectures import VOCAB_SIZE, plain_logits
 from tests.worker.tiny_worker import (
     MAX_LENGTH,
@@ -104,6 +105,21 @@ def test_the_tree_is_the_best_of_all_that_grew_within_the_shape(
     assert tree.token_ids == expected.token_ids
     assert tree.parents == expected.parents
     assert tree.confidences == pytest.approx(expected.confidences, abs=1e-3)
+
+
+@pytest.mark.parametrize("least", [0.02, 0.3, 1.0])
+@pytest.mark.parametrize("wanted", [shape(6, 1, 6), shape(4, 3, 12)], ids=str)
+def test_no_node_is_drafted_below_the_least_confidence(
+    engine: Engine, table: SessionTable, wanted: TreeShape, least: float
+) -> None:
+    """What is left is what the whole tree has above it."""
+    sampling = SamplingParameters(temperature=1.0, seed=1)
+    whole = propose(engine, table, new_session(sampling), replace(wanted, budget=MAX_NODES))
+
+    tree = propose(engine, table, new_session(sampling), replace(wanted, least_confidence=least))
+
+    believed = [node for node, chance in enumerate(whole.path_confidences) if chance >= least]
+    assert tree.token_ids == prune(whole.subtree(believed), wanted.budget).token_ids
 
 
 @pytest.mark.parametrize("sampling", SAMPLINGS.values(), ids=SAMPLINGS.keys())

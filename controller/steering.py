@@ -5,7 +5,7 @@ from enum import Enum
 
 from controller.request import Pins
 from router_models.plan import Plan, no_speculation
-from router_models.policy import Policy, RoundContext, RoundOutcome
+from router_models.policy import Policy, RoundContext, RoundOutcome, TextScores
 from speculation.errors import UnknownNameError
 
 
@@ -91,3 +91,11 @@ class SteeredPolicy:
     def learn(self, context: RoundContext, plan: Plan, outcome: RoundOutcome) -> None:
         """What happened is true whoever chose it."""
         self._policy.learn(context, plan, outcome)
+
+    def readers(self, context: RoundContext) -> tuple[str, ...]:
+        """Whom the policy wants to read the prompt; nobody where nothing will be drafted."""
+        return () if self._steering.kill_switch or self._pins.off else self._policy.readers(context)
+
+    def learn_scores(self, context: RoundContext, scores: Mapping[str, TextScores]) -> None:
+        """What would have happened is true, too."""
+        self._policy.learn_scores(context, scores)

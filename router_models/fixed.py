@@ -3,19 +3,12 @@
 from dataclasses import dataclass, replace
 
 from router_models.plan import CHAIN_OF_4, Combination, Plan, no_speculation
-from router_models.policy import RoundContext, RoundOutcome
+from router_models.policy import Policy, RoundContext
 from speculation.tree import MAX_NODES, TreeShape
 
 
-class NeverLearns:
-    """The half of the protocol that fixed policies share."""
-
-    def learn(self, context: RoundContext, plan: Plan, outcome: RoundOutcome) -> None:
-        """Nothing to learn."""
-
-
 @dataclass(frozen=True)
-class NonePolicy(NeverLearns):
+class NonePolicy(Policy):
     """Plain decoding, always."""
 
     name: str = "none"
@@ -26,7 +19,7 @@ class NonePolicy(NeverLearns):
 
 
 @dataclass(frozen=True, kw_only=True)
-class StaticPolicy(NeverLearns):
+class StaticPolicy(Policy):
     """One drafter and one shape, always: what most serving systems offer.
 
     Attributes:
@@ -49,7 +42,7 @@ class StaticPolicy(NeverLearns):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ConfidencePolicy(NeverLearns):
+class ConfidencePolicy(Policy):
     """Every drafter drafts; the tree of higher mean path confidence is verified.
 
     Source: TAPS, arXiv:2603.27027, step-level confidence routing. With two drafters it doubles the draft cost and
@@ -72,7 +65,7 @@ class ConfidencePolicy(NeverLearns):
 
 
 @dataclass(frozen=True, kw_only=True)
-class MergedPolicy(NeverLearns):
+class MergedPolicy(Policy):
     """Every drafter drafts and all their trees are verified at once.
 
     Attributes:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from router_models.acceptance_model import AcceptanceModel
 from router_models.cost_model import CostModel, draft_features
 from router_models.plan import Plan, no_speculation
-from router_models.policy import RoundContext, RoundOutcome
+from router_models.policy import Policy, RoundContext, RoundOutcome
 from router_models.ranks import ShapeMenu, count_ranks, rank_probabilities
 from speculation.tree import TreeShape
 
@@ -40,7 +40,7 @@ MOST_REQUESTS = 4096
 """Requests remembered; nobody says when one has ended."""
 
 
-class PlannerPolicy:
+class PlannerPolicy(Policy):
     """Chooses drafter and shape by expected tokens a second.
 
     Args:

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Protocol
 
+from router_models.model_state import ModelState
 from router_models.plan import Plan
 from speculation.tree import TokenTree, TreeShape
 from speculation.verdict import Verdict
@@ -79,10 +80,23 @@ class RoundOutcome:
     timings: RoundTimings
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TextScores:
+    """How one drafter would have drafted a text that is known now, token by token (a teacher-forced pass).
+
+    Attributes:
+        ranks: Place of each token among the drafter's candidates, 1 the first.
+        confidences: The drafter's confidence in it.
+    """
+
+    ranks: tuple[int, ...]
+    confidences: tuple[float, ...]
+
+
 class Policy(Protocol):
     """Chooses a plan for each round and may learn from what came of it.
 
-    Both methods are called from one thread and return within microseconds; neither blocks nor raises for any context.
+    All methods are called from one thread and return within microseconds; neither blocks nor raises for any context.
     A policy only names drafters on offer, obeys a pinned shape, and states its exact propensity. Every policy passes
     tests/router_models/test_policy_contract.py.
     """
@@ -96,3 +110,26 @@ class Policy(Protocol):
 
     def learn(self, context: RoundContext, plan: Plan, outcome: RoundOutcome) -> None:
         """Take in what came of it."""
+        return
+
+    def readers(self, context: RoundContext) -> tuple[str, ...]:
+        """Drafters that should read the prompt before the first plan, so that their surprisal is known then."""
+        return ()
+
+    def learn_scores(self, context: RoundContext, scores: Mapping[str, TextScores]) -> None:
+        """Take in how drafters that did not draft would have drafted a finished answer; `context` is of its end."""
+        return
+
+
+class LearningPolicy(Policy, Protocol):
+    """A policy whose learning can be written down, shared and taken up by another process."""
+
+    def state(self) -> ModelState:
+        """What it has learnt, across requests."""
+
+    def restore(self, state: ModelState) -> None:
+        """Go on from a state in place of what it has learnt; what it knows of running requests stays.
+
+        Raises:
+            InvalidModelStateError: The state is of another policy, or does not fit.
+        """

@@ -10,6 +10,7 @@ ForerunError
 │   ├── ModelNotFoundError      nothing at that folder or hub id
 │   ├── CorruptModelError       files are missing or damaged
 │   └── UnservableModelError    the architecture cannot be speculated on exactly
+├── InvalidModelStateError      what a router is said to have learnt cannot be read: keep the one in use
 ├── IncompatibleWorkerError     the worker does not belong to this fleet: start it with the fleet's tokenizer
 ├── CapacityError               everything is in use: try again later
 ├── WorkerUnavailableError      no worker answered in time: try again, perhaps elsewhere
@@ -112,6 +113,12 @@ class UnservableModelError(ModelError):
     """The architecture cannot be speculated on exactly by this engine."""
 
     reason = "UNSERVABLE_MODEL"
+
+
+class InvalidModelStateError(ForerunError):
+    """What a router is said to have learnt cannot be read, or was learnt for another policy."""
+
+    reason = "INVALID_MODEL_STATE"
 
 
 class IncompatibleWorkerError(ForerunError):

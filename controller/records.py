@@ -15,7 +15,7 @@ from controller.steering import DecisionMode
 from router_models.plan import Plan
 from router_models.policy import RoundTimings
 from speculation.v1 import generation_pb2, log_pb2
-from speculation.wire import sampling_to_proto, shape_to_proto, tree_to_proto
+from speculation.wire import calibration_to_proto, sampling_to_proto, shape_to_proto, tree_to_proto
 
 SCHEMA_VERSION = 1
 
@@ -65,6 +65,7 @@ def decision(policy: str, plan: Plan) -> generation_pb2.Decision:
         verify_budget=plan.verify_budget if plan.speculates else 0,
         propensity=plan.propensity,
         explanation=plan.explanation,
+        calibrations={name: calibration_to_proto(value) for name, value in plan.calibrations.items()},
     )
 
 

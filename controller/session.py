@@ -12,6 +12,7 @@ from controller.sequence import Sequence
 from controller.tasks import Spawn
 from controller.worker_client import DraftStream, Opening, Proposal, VerifyStream
 from router_models.plan import Plan
+from speculation.calibration import UNCALIBRATED
 from speculation.errors import (
     CapacityError,
     DrainingError,
@@ -20,7 +21,7 @@ from speculation.errors import (
     InvalidTreeError,
     WorkerUnavailableError,
 )
-from speculation.tree import TokenTree, TreeShape
+from speculation.tree import TokenTree
 from speculation.verdict import Verdict
 
 _MOVABLE = (WorkerUnavailableError, DrainingError, CapacityError)
@@ -134,7 +135,7 @@ class RequestSession:
             await self._reach_target(sequence)
             return Drafts()
         started_ns = perf_counter_ns()
-        asked = {name: self._ask(name, plan.shape, sequence) for name in plan.drafters}
+        asked = {name: self._ask(name, plan, sequence) for name in plan.drafters}
         await self._reach_target(sequence)
         await asyncio.wait(asked.values(), timeout=self._roster.timeouts.draft_timeout_s)
         answers = {name: task.result() for name, task in asked.items() if task.done()}
@@ -151,17 +152,21 @@ class RequestSession:
             worker_ns=max((answer.proposal.timings.total_ns for answer in in_time.values()), default=0),
         )
 
-    def _ask(self, name: str, shape: TreeShape, sequence: Sequence) -> "asyncio.Task[_Answer | None]":
+    def _ask(self, name: str, plan: Plan, sequence: Sequence) -> "asyncio.Task[_Answer | None]":
         drafter = self._drafters.setdefault(name, _Drafter())
-        drafter.asked = self._spawn(self._propose(name, drafter, shape, sequence))
+        drafter.asked = self._spawn(self._propose(name, drafter, plan, sequence))
         return drafter.asked
 
-    async def _propose(self, name: str, drafter: _Drafter, shape: TreeShape, sequence: Sequence) -> _Answer | None:
+    async def _propose(self, name: str, drafter: _Drafter, plan: Plan, sequence: Sequence) -> _Answer | None:
         """A drafter's answer, or None if there will be none; then its session is gone."""
         try:
             stream = self._stream_of(name, drafter, len(sequence))
             proposal = await stream.propose(
-                sequence, shape, round_number=self._round, vocab_size=self._roster.tokenizer.vocab_size
+                sequence,
+                plan.shape,
+                calibration=plan.calibrations.get(name, UNCALIBRATED),
+                round_number=self._round,
+                vocab_size=self._roster.tokenizer.vocab_size,
             )
         except ForerunError as error:
             self._give_up(drafter, error)

@@ -16,6 +16,7 @@ from google.protobuf.message import DecodeError
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from controller.sequence import Sequence
+from speculation.calibration import UNCALIBRATED, Calibration
 from speculation.errors import (
     CapacityError,
     DrainingError,
@@ -30,6 +31,7 @@ from speculation.tree import TokenTree, TreeShape
 from speculation.v1 import common_pb2, draft_pb2, draft_pb2_grpc, verify_pb2, verify_pb2_grpc
 from speculation.verdict import Verdict, WorkerTimings
 from speculation.wire import (
+    calibration_to_proto,
     context_to_proto,
     sampling_to_proto,
     shape_to_proto,
@@ -324,19 +326,29 @@ class DraftStream(WorkerStream[draft_pb2.DraftRequest, draft_pb2.DraftResponse])
         )
         super().__init__(call, address, draft_pb2.DraftRequest(open=message))
 
-    async def propose(self, sequence: Sequence, shape: TreeShape, *, round_number: int, vocab_size: int) -> Proposal:
+    async def propose(
+        self,
+        sequence: Sequence,
+        shape: TreeShape,
+        *,
+        calibration: Calibration = UNCALIBRATED,
+        round_number: int,
+        vocab_size: int,
+    ) -> Proposal:
         """The drafter's tree after the sequence.
 
         Raises:
             InvalidTreeError: The answer is no tree, or larger than asked for.
         """
-        wanted = shape_to_proto(shape)
-        reply = await self._ask(
-            sequence,
-            lambda context: draft_pb2.DraftRequest(
-                propose=draft_pb2.Propose(round=round_number, context=context_to_proto(context), shape=wanted)
-            ),
-        )
+        wanted = draft_pb2.Propose(round=round_number, shape=shape_to_proto(shape))
+        if calibration != UNCALIBRATED:
+            wanted.calibration.CopyFrom(calibration_to_proto(calibration))
+
+        def message(context: Context) -> draft_pb2.DraftRequest:
+            wanted.context.CopyFrom(context_to_proto(context))
+            return draft_pb2.DraftRequest(propose=wanted)
+
+        reply = await self._ask(sequence, message)
         proposal = reply.proposal
         tree = tree_from_proto(proposal.tree, vocab_size=vocab_size)
         if len(tree) > shape.budget:

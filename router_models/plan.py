@@ -1,9 +1,11 @@
 """What can be chosen for a round: which drafters, which tree, and how several trees become one."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from enum import Enum
+from types import MappingProxyType
 
+from speculation.calibration import Calibration
 from speculation.tree import MAX_NODES, TokenTree, TreeShape, merge, most_confident, prune, side_by_side
 
 CHAIN_OF_4 = TreeShape(depth=4, branching=1, budget=4)
@@ -33,6 +35,7 @@ class Plan:
         propensity: Probability in (0, 1] with which the policy makes this choice in this context.
         explanation: Why, in words.
         model_version: Version of the learnt model behind the choice; empty if there is none.
+        calibrations: What makes chances of a drafter's confidences; a drafter that is missing has its own word.
     """
 
     drafters: tuple[str, ...]
@@ -42,6 +45,7 @@ class Plan:
     propensity: float = 1.0
     explanation: str
     model_version: str = ""
+    calibrations: Mapping[str, Calibration] = field(default_factory=lambda: MappingProxyType({}))
 
     @property
     def speculates(self) -> bool:

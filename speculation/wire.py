@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 from types import MappingProxyType
 
+from speculation.calibration import LARGEST_OFFSET, LARGEST_SLOPE, Calibration
 from speculation.errors import InvalidRequestError, InvalidTreeError
 from speculation.prefix import Context
 from speculation.sampling import SamplingParameters
@@ -56,6 +57,20 @@ def shape_from_proto(message: common_pb2.TreeShape) -> TreeShape:
         budget=message.budget,
         least_confidence=message.least_confidence,
     )
+
+
+def calibration_to_proto(calibration: Calibration) -> common_pb2.Calibration:
+    """The message of a calibration."""
+    return common_pb2.Calibration(offset=calibration.offset, slope=calibration.slope)
+
+
+def calibration_from_proto(message: common_pb2.Calibration) -> Calibration:
+    """The calibration of a message; raises InvalidRequestError if it would change the order of candidates."""
+    if not -LARGEST_OFFSET <= message.offset <= LARGEST_OFFSET:
+        raise InvalidRequestError("calibration.offset", f"{message.offset} is not within {LARGEST_OFFSET:g} of 0")
+    if not 0.0 < message.slope <= LARGEST_SLOPE:
+        raise InvalidRequestError("calibration.slope", f"{message.slope} is not between 0 and {LARGEST_SLOPE:g}")
+    return Calibration(offset=message.offset, slope=message.slope)
 
 
 def sampling_to_proto(sampling: SamplingParameters) -> common_pb2.SamplingParameters:

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from speculation.calibration import UNCALIBRATED, Calibration
 from speculation.tree import EMPTY_TREE, MAX_NODES, ROOT, TokenTree, TreeShape
 from worker.batching import Steps
 from worker.engine import Chunk, Engine
@@ -45,7 +46,14 @@ def log_confidences(sampler: Sampler, logits: Tensor, context: Sequence[int], pa
     return torch.logaddexp(heeding_noise + math.log1p(-CERTAIN_SHARE), ignoring_noise + math.log(CERTAIN_SHARE))
 
 
-def draft(engine: Engine, session: Session, shape: TreeShape, *, max_length: int) -> Steps[TokenTree]:
+def draft(
+    engine: Engine,
+    session: Session,
+    shape: TreeShape,
+    *,
+    max_length: int,
+    calibration: Calibration = UNCALIBRATED,
+) -> Steps[TokenTree]:
     """The tree most worth verifying after the context.
 
     Args:
@@ -53,12 +61,13 @@ def draft(engine: Engine, session: Session, shape: TreeShape, *, max_length: int
         session: Its context taken, its slot held.
         shape: How deep and wide to look, and how many nodes to return.
         max_length: Tokens a session may hold; the tree ends there.
+        calibration: What makes chances of confidences; the tree grows by those, and tells them.
     """
     levels = min(shape.depth, max_length - len(session.token_ids))
     if levels < 1:
         return EMPTY_TREE
     tail = yield from read_to_tail(engine, session)
-    growth = _Growth(session, shape, first_in_scratch=len(tail))
+    growth = _Growth(session, shape, calibration, first_in_scratch=len(tail))
     logits = yield Chunk(slot=session.slot, token_ids=tail, wanted=[len(tail) - 1])
     growth.grow([ROOT], logits)
     for _ in range(levels - 1):
@@ -77,9 +86,9 @@ class _Growth:
         expanded: (token, parent) of the nodes that were forwarded, parents counted as the slot's scratch does.
     """
 
-    def __init__(self, session: Session, shape: TreeShape, *, first_in_scratch: int) -> None:
+    def __init__(self, session: Session, shape: TreeShape, calibration: Calibration, *, first_in_scratch: int) -> None:
         self.expanded: list[tuple[int, int]] = []
-        self._session, self._shape = session, shape
+        self._session, self._shape, self._calibration = session, shape, calibration
         self._first_in_scratch = first_in_scratch
         self._place_in_scratch = {ROOT: first_in_scratch - 1}
         self._token_ids: list[int] = []
@@ -123,7 +132,10 @@ class _Growth:
                     self._add(parent, token, chance)
         self._level = range(first, len(self._token_ids))
 
-    def _add(self, parent: int, token: int, confidence: float) -> None:
+    def _add(self, parent: int, token: int, own_confidence: float) -> None:
+        confidence = own_confidence
+        if self._calibration != UNCALIBRATED:
+            confidence = self._calibration(own_confidence)
         chance = confidence * (1.0 if parent == ROOT else self._chances[parent])
         if chance < self._shape.least_confidence:
             return

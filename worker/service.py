@@ -8,6 +8,7 @@ from typing import Any
 import grpc
 
 from speculation import wire
+from speculation.calibration import UNCALIBRATED, Calibration
 from speculation.errors import InvalidRequestError
 from speculation.prefix import Context
 from speculation.rpc import errors_to_status, status_of
@@ -135,7 +136,13 @@ class DraftService(_SessionService, draft_pb2_grpc.DraftServiceServicer):
 
     async def _propose(self, session: Session, message: draft_pb2.Propose, reply: draft_pb2.DraftResponse) -> None:
         host = self._host
-        steps = draft(host.engine, session, wire.shape_from_proto(message.shape), max_length=host.max_length)
+        steps = draft(
+            host.engine,
+            session,
+            wire.shape_from_proto(message.shape),
+            max_length=host.max_length,
+            calibration=_calibration(message),
+        )
         outcome = await host.call(session, _context(message, host), steps)
         _report(reply, outcome)
         if isinstance(outcome, Done):
@@ -199,6 +206,10 @@ def _context(message: Any, host: Host) -> Context:
     if not message.HasField("context"):
         raise InvalidRequestError("context", "is missing")
     return wire.context_from_proto(message.context, vocab_size=host.engine.vocab_size)
+
+
+def _calibration(message: draft_pb2.Propose) -> Calibration:
+    return wire.calibration_from_proto(message.calibration) if message.HasField("calibration") else UNCALIBRATED
 
 
 def _require_room(field: str, context: Context, count: int, host: Host) -> None:

@@ -68,6 +68,14 @@ class SamplingParameters(_message.Message):
     seed: int
     def __init__(self, repetition_penalty: _Optional[float] = ..., presence_penalty: _Optional[float] = ..., frequency_penalty: _Optional[float] = ..., logit_bias: _Optional[_Mapping[int, float]] = ..., temperature: _Optional[float] = ..., top_k: _Optional[int] = ..., top_p: _Optional[float] = ..., min_p: _Optional[float] = ..., seed: _Optional[int] = ...) -> None: ...
 
+class Calibration(_message.Message):
+    __slots__ = ("offset", "slope")
+    OFFSET_FIELD_NUMBER: _ClassVar[int]
+    SLOPE_FIELD_NUMBER: _ClassVar[int]
+    offset: float
+    slope: float
+    def __init__(self, offset: _Optional[float] = ..., slope: _Optional[float] = ...) -> None: ...
+
 class TreeShape(_message.Message):
     __slots__ = ("depth", "branching", "budget", "least_confidence")
     DEPTH_FIELD_NUMBER: _ClassVar[int]

@@ -38,14 +38,16 @@ class ExtendDraft(_message.Message):
     def __init__(self, context: _Optional[_Union[_common_pb2.Context, _Mapping]] = ...) -> None: ...
 
 class Propose(_message.Message):
-    __slots__ = ("round", "context", "shape")
+    __slots__ = ("round", "context", "shape", "calibration")
     ROUND_FIELD_NUMBER: _ClassVar[int]
     CONTEXT_FIELD_NUMBER: _ClassVar[int]
     SHAPE_FIELD_NUMBER: _ClassVar[int]
+    CALIBRATION_FIELD_NUMBER: _ClassVar[int]
     round: int
     context: _common_pb2.Context
     shape: _common_pb2.TreeShape
-    def __init__(self, round: _Optional[int] = ..., context: _Optional[_Union[_common_pb2.Context, _Mapping]] = ..., shape: _Optional[_Union[_common_pb2.TreeShape, _Mapping]] = ...) -> None: ...
+    calibration: _common_pb2.Calibration
+    def __init__(self, round: _Optional[int] = ..., context: _Optional[_Union[_common_pb2.Context, _Mapping]] = ..., shape: _Optional[_Union[_common_pb2.TreeShape, _Mapping]] = ..., calibration: _Optional[_Union[_common_pb2.Calibration, _Mapping]] = ...) -> None: ...
 
 class Score(_message.Message):
     __slots__ = ("context", "token_ids")

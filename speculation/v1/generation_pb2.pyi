@@ -140,7 +140,14 @@ class RoundReport(_message.Message):
     def __init__(self, round: _Optional[int] = ..., decision: _Optional[_Union[Decision, _Mapping]] = ..., tree: _Optional[_Union[_common_pb2.TokenTree, _Mapping]] = ..., accepted: _Optional[_Iterable[int]] = ..., node_texts: _Optional[_Iterable[str]] = ..., extra_text: _Optional[str] = ..., timings: _Optional[_Union[RoundTimings, _Mapping]] = ..., missing_drafters: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class Decision(_message.Message):
-    __slots__ = ("policy", "model_version", "drafters", "shape", "verify_budget", "propensity", "explanation")
+    __slots__ = ("policy", "model_version", "drafters", "shape", "verify_budget", "propensity", "explanation", "calibrations")
+    class CalibrationsEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: _common_pb2.Calibration
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[_Union[_common_pb2.Calibration, _Mapping]] = ...) -> None: ...
     POLICY_FIELD_NUMBER: _ClassVar[int]
     MODEL_VERSION_FIELD_NUMBER: _ClassVar[int]
     DRAFTERS_FIELD_NUMBER: _ClassVar[int]
@@ -148,6 +155,7 @@ class Decision(_message.Message):
     VERIFY_BUDGET_FIELD_NUMBER: _ClassVar[int]
     PROPENSITY_FIELD_NUMBER: _ClassVar[int]
     EXPLANATION_FIELD_NUMBER: _ClassVar[int]
+    CALIBRATIONS_FIELD_NUMBER: _ClassVar[int]
     policy: str
     model_version: str
     drafters: _containers.RepeatedScalarFieldContainer[str]
@@ -155,7 +163,8 @@ class Decision(_message.Message):
     verify_budget: int
     propensity: float
     explanation: str
-    def __init__(self, policy: _Optional[str] = ..., model_version: _Optional[str] = ..., drafters: _Optional[_Iterable[str]] = ..., shape: _Optional[_Union[_common_pb2.TreeShape, _Mapping]] = ..., verify_budget: _Optional[int] = ..., propensity: _Optional[float] = ..., explanation: _Optional[str] = ...) -> None: ...
+    calibrations: _containers.MessageMap[str, _common_pb2.Calibration]
+    def __init__(self, policy: _Optional[str] = ..., model_version: _Optional[str] = ..., drafters: _Optional[_Iterable[str]] = ..., shape: _Optional[_Union[_common_pb2.TreeShape, _Mapping]] = ..., verify_budget: _Optional[int] = ..., propensity: _Optional[float] = ..., explanation: _Optional[str] = ..., calibrations: _Optional[_Mapping[str, _common_pb2.Calibration]] = ...) -> None: ...
 
 class RoundTimings(_message.Message):
     __slots__ = ("draft_ns", "verify_ns", "round_ns", "draft_worker_ns", "verify_worker_ns")

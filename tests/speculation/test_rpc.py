@@ -20,6 +20,7 @@ EXAMPLES: tuple[ForerunError, ...] = (
     errors.ModelNotFoundError("nowhere", "no such folder"),
     errors.CorruptModelError("here", "model.safetensors is cut short"),
     errors.UnservableModelError("bloom", "it does not use the attention interface"),
+    errors.InvalidModelStateError("is cut short"),
     errors.IncompatibleWorkerError("another tokenizer"),
     errors.CapacityError("64 requests are running"),
     errors.WorkerUnavailableError("no target worker"),

@@ -5,6 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from speculation import wire
+from speculation.calibration import Calibration
 from speculation.errors import InvalidRequestError, InvalidTreeError
 from speculation.prefix import Context
 from speculation.sampling import SamplingParameters
@@ -46,6 +47,19 @@ def test_a_context_survives_the_wire(base_length: int, prefix_hash: int, token_i
     context = Context(base_length=base_length, prefix_hash=prefix_hash, token_ids=tuple(token_ids))
 
     assert wire.context_from_proto(wire.context_to_proto(context), vocab_size=100) == context
+
+
+@given(st.floats(-20, 20), st.floats(0, 10, exclude_min=True))
+def test_a_calibration_survives_the_wire(offset: float, slope: float) -> None:
+    calibration = Calibration(offset=offset, slope=slope)
+
+    assert wire.calibration_from_proto(wire.calibration_to_proto(calibration)) == calibration
+
+
+@pytest.mark.parametrize(("offset", "slope"), [(21.0, 1.0), (float("nan"), 1.0), (0.0, 0.0), (0.0, -1.0), (0.0, 11.0)])
+def test_a_calibration_that_would_change_the_order_is_refused(offset: float, slope: float) -> None:
+    with pytest.raises(InvalidRequestError, match="calibration"):
+        wire.calibration_from_proto(common_pb2.Calibration(offset=offset, slope=slope))
 
 
 @given(st.integers(1, 64), st.integers(1, 64), st.integers(1, 256), st.floats(0, 1))

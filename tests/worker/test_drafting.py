@@ -6,6 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from speculation.calibration import UNCALIBRATED, Calibration
 from speculation.sampling import SamplingParameters
 from speculation.tree import EMPTY_TREE, MAX_NODES, ROOT, TokenTree, TreeShape, prune
 from tests.architectures import VOCAB_SIZE, plain_logits
@@ -105,6 +106,22 @@ def test_the_tree_is_the_best_of_all_that_grew_within_the_shape(
     assert tree.token_ids == expected.token_ids
     assert tree.parents == expected.parents
     assert tree.confidences == pytest.approx(expected.confidences, abs=1e-3)
+
+
+def test_calibrated_confidences_decide_what_is_drafted_and_are_told(engine: Engine, table: SessionTable) -> None:
+    session, doubtful = new_session(), Calibration(offset=-1.0, slope=2.0)
+    own = propose(engine, table, session, shape(6, 1, 6))
+    least = min(own.path_confidences) * 0.99
+
+    def drafted(calibration: Calibration) -> TokenTree:
+        wanted = replace(shape(6, 1, 6), least_confidence=least)
+        steps = draft(engine, session, wanted, max_length=MAX_LENGTH, calibration=calibration)
+        return work(engine, table.call(session, context_of(PROMPT), steps))
+
+    assert drafted(UNCALIBRATED) == own
+    told = drafted(doubtful).confidences
+    assert 0 < len(told) < len(own)
+    assert told == pytest.approx([doubtful(confidence) for confidence in own.confidences[: len(told)]], rel=1e-3)
 
 
 @pytest.mark.parametrize("least", [0.02, 0.3, 1.0])

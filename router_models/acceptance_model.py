@@ -6,11 +6,12 @@ its drafter does elsewhere. The request itself is the finest level.
 """
 
 from collections import OrderedDict
-from collections.abc import Hashable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
+from router_models.contexts import Key, Path
 from router_models.ranks import NOMINAL_HAZARDS, NUM_CLASSES, Counts, no_counts
 
 STRENGTH = 12.0
@@ -22,9 +23,6 @@ MEMORY = 600.0
 MOST_CONTEXTS = 4096
 """Contexts held at once; beyond that the one used longest ago is forgotten."""
 
-Path = Sequence[Hashable]
-"""Keys from the coarsest level to the finest."""
-
 Posteriors = NDArray[np.float64]
 
 
@@ -35,39 +33,41 @@ class AcceptanceModel:
         self, *, memory: float = MEMORY, strength: float = STRENGTH, most_contexts: int = MOST_CONTEXTS
     ) -> None:
         self._memory, self._strength, self._most_contexts = memory, strength, most_contexts
-        self._counts: OrderedDict[tuple[Hashable, ...], Counts] = OrderedDict()
+        self._counts: OrderedDict[Key, Counts] = OrderedDict()
 
-    def learn(self, path: Path, counts: Counts) -> None:
+    def learn(self, path: Iterable[Key], counts: Counts) -> None:
         """Take counts in at every level of a context."""
         kept = np.exp(-counts[1] / self._memory)
-        for key in _levels(path):
-            self._counts[key] = self._counts.get(key, no_counts()) * kept + counts
+        for key in path:
+            self._counts[key] = self._counts.get(key, _NOTHING) * kept + counts
             self._counts.move_to_end(key)
         while len(self._counts) > self._most_contexts:
             self._counts.popitem(last=False)
 
     def posteriors(self, paths: Sequence[Path]) -> Posteriors:
         """(2, paths, classes): alpha and beta of every hazard, in contexts whose paths are equally long."""
+        known = np.array([[self._counts.get(key, _NOTHING) for key in path] for path in paths])
         mean = np.broadcast_to(_PRIOR_MEAN, (len(paths), NUM_CLASSES))
-        for keys in zip(*map(_levels, paths), strict=True):
-            hits, trials = np.moveaxis(np.array([self._counts.get(key, _NOTHING) for key in keys]), 1, 0)
-            parameters = self._pulled_to(mean)
-            parameters[0] += hits
-            parameters[1] += trials - hits
-            mean = parameters[0] / (parameters[0] + parameters[1])
-        return parameters
+        for hits, trials in np.moveaxis(known, (1, 2), (0, 1)):
+            alpha = self._strength * mean + hits
+            total = self._strength + trials
+            mean = alpha / total
+        return np.stack((alpha, total - alpha))
 
-    def _pulled_to(self, mean: NDArray[np.float64]) -> Posteriors:
-        """The prior that a level gets from the one above."""
-        parameters = np.empty((2, *mean.shape))
-        np.multiply(mean, self._strength, out=parameters[0])
-        np.subtract(self._strength, parameters[0], out=parameters[1])
-        return parameters
+    def mean(self, path: Path) -> NDArray[np.float64]:
+        """(classes,) expected hazards in one context."""
+        alpha, beta = self.posteriors([path])[:, 0]
+        mean: NDArray[np.float64] = alpha / (alpha + beta)
+        return mean
+
+    def state(self) -> Mapping[Key, Counts]:
+        """All counts, the context used longest ago first."""
+        return dict(self._counts)
+
+    def restore(self, counts: Mapping[Key, Counts]) -> None:
+        """Go on from these counts."""
+        self._counts = OrderedDict((key, np.array(value, dtype=np.float64)) for key, value in counts.items())
 
 
 _NOTHING = no_counts()
 _PRIOR_MEAN = np.array(NOMINAL_HAZARDS)
-
-
-def _levels(path: Path) -> list[tuple[Hashable, ...]]:
-    return [tuple(path[: length + 1]) for length in range(len(path))]

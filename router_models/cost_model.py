@@ -1,4 +1,4 @@
-"""What a round costs: drafting by drafter and shape, verifying by nodes, and the rest; learnt from logged timings."""
+"""What a round costs: drafting by drafter, levels and nodes, verifying by nodes, both by load; learnt from timings."""
 
 from collections.abc import Sequence
 
@@ -7,7 +7,9 @@ from numpy.typing import NDArray
 
 from router_models.plan import Plan
 from router_models.policy import RoundOutcome
-from speculation.tree import TreeShape
+from speculation.tree import TokenTree, TreeShape
+
+Array = NDArray[np.float64]
 
 NS_PER_MS = 1e6
 
@@ -17,8 +19,15 @@ FORGETTING = 0.99
 PRIOR_WEIGHT = 0.5
 """Rounds that a guess is worth before anything was measured."""
 
-PRIOR_DRAFT_MS = (2.0, 2.0, 0.1, 0.02)
-PRIOR_VERIFY_MS = (25.0, 0.5)
+SURPRISING = 3.0
+"""A measurement this many times the expected one counts as if it were this many: machines stall."""
+
+PRIOR_DRAFT_MS = (2.0, 2.0, 0.1, 0.02, 0.0)
+"""Per round, level, node, token to be read first, and level and request beside this one."""
+
+PRIOR_VERIFY_MS = (25.0, 0.5, 0.0, 0.0)
+"""Per round, node, request beside this one, and node and request beside this one."""
+
 PRIOR_REST_MS = (0.5,)
 
 
@@ -27,6 +36,9 @@ class LinearCost:
 
     The normal equations A w = b of exponentially weighted measurements, plus a prior that is not forgotten, so that A
     never becomes singular.
+
+    Attributes:
+        weights: (features,) milliseconds per unit.
     """
 
     def __init__(self, prior_ms: Sequence[float]) -> None:
@@ -36,59 +48,103 @@ class LinearCost:
         """
         self._prior = np.array(prior_ms, dtype=np.float64)
         self._ridge = PRIOR_WEIGHT * np.eye(len(self._prior))
-        self._normal = np.zeros_like(self._ridge)
-        self._moments = np.zeros_like(self._prior)
-        self._weights = self._prior
+        self._sums = np.zeros((len(self._prior), len(self._prior) + 1))
+        self._rounds = 0.0
+        self.weights = self._prior
 
     def learn(self, features: Sequence[float], cost_ms: float) -> None:
         """One measurement."""
         x = np.array(features, dtype=np.float64)
-        self._normal = FORGETTING * self._normal + np.outer(x, x)
-        self._moments = FORGETTING * self._moments + x * (cost_ms - x @ self._prior)
-        self._weights = self._prior + np.linalg.solve(self._normal + self._ridge, self._moments)
+        if self._rounds > 1.0 / (1.0 - FORGETTING) / 5.0:
+            cost_ms = min(cost_ms, SURPRISING * max(float(x @ self.weights), 1e-3))
+        self._rounds = FORGETTING * self._rounds + 1.0
+        self._sums *= FORGETTING
+        self._sums[:, :-1] += np.outer(x, x)
+        self._sums[:, -1] += x * (cost_ms - x @ self._prior)
+        self._solve()
 
-    def predict(self, features: NDArray[np.float64]) -> NDArray[np.float64]:
+    def predict(self, features: Array) -> Array:
         """(..., features) to (...) milliseconds, never less than a microsecond."""
-        cost: NDArray[np.float64] = np.maximum(features @ self._weights, 1e-3)
+        cost: Array = np.maximum(features @ self.weights, 1e-3)
         return cost
+
+    @property
+    def state(self) -> Array:
+        """(features, features + 1) sums of the normal equations."""
+        return self._sums.copy()
+
+    def restore(self, sums: Array) -> None:
+        """Go on from a state."""
+        self._sums = np.array(sums, dtype=np.float64)
+        self._rounds = float(self._sums[0, 0])
+        self._solve()
+
+    def _solve(self) -> None:
+        self.weights = self._prior + np.linalg.solve(self._sums[:, :-1] + self._ridge, self._sums[:, -1])
 
 
 class CostModel:
-    """All costs of a round, as the controller sees them: the wire is in them."""
+    """All costs of a round, as the controller sees them: the wire is in them.
+
+    Attributes:
+        drafts: Of each drafter.
+        verify: Of the target.
+        rest: Of what is neither.
+    """
 
     def __init__(self) -> None:
-        self._draft: dict[str, LinearCost] = {}
-        self._verify = LinearCost(PRIOR_VERIFY_MS)
-        self._rest = LinearCost(PRIOR_REST_MS)
+        self.drafts: dict[str, LinearCost] = {}
+        self.verify = LinearCost(PRIOR_VERIFY_MS)
+        self.rest = LinearCost(PRIOR_REST_MS)
 
-    def learn(self, plan: Plan, outcome: RoundOutcome, unread: int) -> None:
-        """Take in a round; `unread` are the tokens that its drafter had to read first.
+    def learn(self, plan: Plan, outcome: RoundOutcome, *, unread: int, beside: int) -> None:
+        """Take in a round.
 
         Of several drafters only the slowest is timed, so such rounds say nothing about any one.
+
+        Args:
+            plan: What was done.
+            outcome: What it took.
+            unread: Tokens that its drafter had to read first.
+            beside: Requests served at the same time.
         """
         timings = outcome.timings
         if len(plan.drafters) == 1 and outcome.drafts:
-            features = draft_features(plan.shape, unread)
-            self._draft_of(plan.drafters[0]).learn(features, timings.draft_ns / NS_PER_MS)
-        self._verify.learn((1.0, len(outcome.tree)), timings.verify_ns / NS_PER_MS)
+            (name,) = plan.drafters
+            tree = outcome.drafts[name]
+            levels = levels_forwarded(plan.shape, tree)
+            features = (1.0, levels, len(tree), unread, beside * levels)
+            self.of_drafter(name).learn(features, timings.draft_ns / NS_PER_MS)
+        nodes = len(outcome.tree)
+        self.verify.learn((1.0, nodes, beside, beside * nodes), timings.verify_ns / NS_PER_MS)
         rest_ns = max(timings.round_ns - timings.draft_ns - timings.verify_ns, 0)
-        self._rest.learn((1.0,), rest_ns / NS_PER_MS)
+        self.rest.learn((1.0,), rest_ns / NS_PER_MS)
 
-    def draft_ms(self, drafter: str, features: NDArray[np.float64]) -> NDArray[np.float64]:
-        """(shapes, features of draft_features) to (shapes,)."""
-        return self._draft_of(drafter).predict(features)
+    def draft_ms(self, drafters: Sequence[str], levels: Array, nodes: Array, unread: Array, beside: int) -> Array:
+        """(..., drafters, shapes) levels and nodes, (drafters,) tokens to be read, to (..., drafters, shapes)."""
+        fixed, level, node, token, level_beside = self._draft_weights(drafters)
+        cost = (fixed + token * unread[:, None]) + (level + beside * level_beside) * levels + node * nodes
+        positive: Array = np.maximum(cost, 1e-3)
+        return positive
 
-    def verify_ms(self, nodes: NDArray[np.float64]) -> NDArray[np.float64]:
-        """(shapes,) nodes to (shapes,): the target's part of a round and all that is neither draft nor verification."""
-        rest = float(self._rest.predict(np.ones((1, 1)))[0])
-        return self._verify.predict(np.stack((np.ones_like(nodes), nodes), axis=-1)) + rest
+    def verify_ms(self, nodes: Array, beside: int) -> Array:
+        """(...) nodes to (...): the target's part of a round and all that is neither draft nor verification."""
+        fixed, node, request, node_beside = self.verify.weights
+        cost = (fixed + beside * request) + (node + beside * node_beside) * nodes
+        positive: Array = np.maximum(cost + max(self.rest.weights[0], 0.0), 1e-3)
+        return positive
 
-    def _draft_of(self, drafter: str) -> LinearCost:
-        if drafter not in self._draft:
-            self._draft[drafter] = LinearCost(PRIOR_DRAFT_MS)
-        return self._draft[drafter]
+    def of_drafter(self, name: str) -> LinearCost:
+        """What drafting with it costs."""
+        if name not in self.drafts:
+            self.drafts[name] = LinearCost(PRIOR_DRAFT_MS)
+        return self.drafts[name]
+
+    def _draft_weights(self, drafters: Sequence[str]) -> Array:
+        """(features, drafters, 1)."""
+        return np.array([self.of_drafter(name).weights for name in drafters]).T[:, :, None]
 
 
-def draft_features(shape: TreeShape, unread: float) -> tuple[float, float, float, float]:
-    """What drafting depends on: one, levels, nodes, and tokens to be read first."""
-    return (1.0, float(shape.depth), float(shape.budget), unread)
+def levels_forwarded(shape: TreeShape, tree: TokenTree) -> int:
+    """Forwards of the drafter: one more than it drew where it stopped by itself."""
+    return min(tree.depth + 1, shape.depth, shape.budget)

@@ -5,33 +5,26 @@ would bring and cost, and takes the best; plain decoding is one of the choices. 
 it does not, they differ, and that is all the exploration there is.
 """
 
-import hashlib
 from collections import OrderedDict
-from collections.abc import Hashable, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
 
-from router_models.acceptance_model import AcceptanceModel
-from router_models.cost_model import CostModel, draft_features
+from router_models.contexts import kind_of, path_of
+from router_models.forecast import Forecast, Forecaster
+from router_models.knowledge import Knowledge
+from router_models.menu import SHAPES
+from router_models.model_state import ModelState
 from router_models.plan import Plan, no_speculation
-from router_models.policy import Policy, RoundContext, RoundOutcome
-from router_models.ranks import ShapeMenu, count_ranks, rank_probabilities
+from router_models.policy import Policy, RoundContext, RoundOutcome, TextScores
+from speculation.errors import InvalidModelStateError
 from speculation.tree import TreeShape
 
 DRAWS = 8
 """Posterior draws a round; a propensity is a number of eighths."""
-
-SHAPES = (
-    *(TreeShape(depth=depth, branching=1, budget=depth) for depth in (1, 2, 3, 4, 5, 6, 8)),
-    TreeShape(depth=3, branching=2, budget=6),
-    TreeShape(depth=4, branching=4, budget=12),
-    TreeShape(depth=6, branching=4, budget=16),
-)
-
-SURPRISAL_STEPS = (0.05, 0.5, 1.5)
-"""Nats per token by which a drafter may be more surprised by the prompt than the least surprised one."""
 
 TOKENS_A_ROUND = 2.0
 """What a round may be counted on to bring, when the reading of a prompt is spread over the rounds to come."""
@@ -39,107 +32,163 @@ TOKENS_A_ROUND = 2.0
 MOST_REQUESTS = 4096
 """Requests remembered; nobody says when one has ended."""
 
+MOST_READERS_BESIDE = 4
+"""With more requests beside this one, drafters have better things to do than to read what they may not serve."""
+
+ALIKE = 0.9
+"""Correlation of the corrections of one drafter's shapes: most are learnt from the same rounds."""
+
+Draws = NDArray[np.float64]
+
+
+@dataclass(slots=True)
+class _Request:
+    """What is remembered of one request.
+
+    Attributes:
+        read: How many tokens each drafter has read.
+        first: The first plan that speculated; kept where nothing may change within a request.
+    """
+
+    read: dict[str, int] = field(default_factory=dict)
+    first: Plan | None = None
+
 
 class PlannerPolicy(Policy):
     """Chooses drafter and shape by expected tokens a second.
 
+    Attributes:
+        learns_across_requests: Whether rounds teach what other requests will use; else only their own request.
+
     Args:
         shapes: What it chooses from; a shape pinned by the request stands in for all of them.
-        seed: Of the posterior draws, together with request and round: the same history gives the same plans.
+        adapt_within_request: False keeps the first plan of a request to its end: the control of that adaptation.
+        seed: Of the posterior draws: the same history gives the same plans.
     """
 
-    def __init__(self, *, shapes: Sequence[TreeShape] = SHAPES, seed: int = 0) -> None:
-        self._menu, self._seed = ShapeMenu(shapes), seed
-        self._acceptance = AcceptanceModel()
-        self._costs = CostModel()
-        self._read: OrderedDict[str, dict[str, int]] = OrderedDict()
+    def __init__(
+        self, *, shapes: Sequence[TreeShape] = SHAPES, adapt_within_request: bool = True, seed: int = 0
+    ) -> None:
+        self.learns_across_requests = True
+        self._forecaster = Forecaster(shapes)
+        self._adapts = adapt_within_request
+        self._rng = np.random.default_rng(seed)
+        self._knowledge = Knowledge(self._forecaster)
+        self._requests: OrderedDict[str, _Request] = OrderedDict()
 
     @property
     def name(self) -> str:
         """The name by which requests and operators call it."""
         return "planner"
 
+    def readers(self, context: RoundContext) -> tuple[str, ...]:
+        """Everybody, while there is time for it."""
+        return context.drafters if context.requests_in_flight <= 1 + MOST_READERS_BESIDE else ()
+
     def plan(self, context: RoundContext) -> Plan:
         """The fastest choice under one of several posterior draws."""
         if not context.drafters:
             return no_speculation("no drafter is on offer")
-        menu = _menu_of(context.pinned_shape) if context.pinned_shape else self._menu
-        expected = self._expected_accepted(context, menu)
-        costs = self._costs_ms(context, menu.shapes)
-        plain_ms = float(self._costs.verify_ms(np.zeros(1))[0])
-        speeds = (1.0 + expected) / costs
-        best = speeds.reshape(DRAWS, -1).argmax(axis=1)
-        speculates = speeds.reshape(DRAWS, -1).max(axis=1) > 1.0 / plain_ms
-        choices = np.where(speculates, best, -1)
+        request = self._request(context.request_id)
+        if request.first is not None and set(request.first.drafters) <= set(context.drafters):
+            return request.first
+        plan = self._fastest(context)
+        if not self._adapts:
+            request.first = plan
+        return plan
+
+    def _fastest(self, context: RoundContext) -> Plan:
+        forecaster = _alone(context.pinned_shape) if context.pinned_shape else self._forecaster
+        forecast = self._forecast(context, forecaster)
+        costs = self._costs_ms(context, forecast)
+        plain_ms = float(self._knowledge.costs.verify_ms(np.zeros(1), _beside(context))[0])
+        speeds = ((1.0 + forecast.accepted) / costs).reshape(DRAWS, -1)
+        choices = np.where(speeds.max(axis=1) > 1.0 / plain_ms, speeds.argmax(axis=1), -1)
         chosen = int(choices[0])  # the draws are alike in law, so the first is as good as a random one
         propensity = float(np.mean(choices == chosen))
         if chosen < 0:
             return Plan(drafters=(), explanation=f"plain decoding: {plain_ms:.1f} ms a token", propensity=propensity)
-        place, number = divmod(chosen, len(menu.shapes))
-        drafter, shape = context.drafters[place], menu.shapes[number]
-        tokens, cost_ms = 1.0 + float(expected[:, place, number].mean()), float(costs[place, number])
+        place, number = divmod(chosen, len(forecaster.shapes))
+        drafter, shape = context.drafters[place], forecaster.shapes[number]
+        tokens, cost_ms = 1.0 + float(forecast.accepted[:, place, number].mean()), float(costs[0, place, number])
         return Plan(
             drafters=(drafter,),
             shape=shape,
             propensity=propensity,
             explanation=f"{tokens:.1f} tokens in {cost_ms:.1f} ms expected; plain decoding {plain_ms:.1f} ms a token",
+            calibrations={drafter: self._knowledge.calibrations.of(kind_of(context, drafter))},
         )
 
     def learn(self, context: RoundContext, plan: Plan, outcome: RoundOutcome) -> None:
-        """Ranks from every tree that was drafted, costs from the timings."""
-        read = self._read_by_drafters(context.request_id)
+        """Ranks and confidences from every tree that was drafted, costs from the timings."""
+        read = self._request(context.request_id).read
         length = context.prompt_tokens + context.emitted_tokens
-        unread = max((length - read.get(drafter, 0) for drafter in plan.drafters), default=0)
-        self._costs.learn(plan, outcome, unread)
-        for drafter, tree in outcome.drafts.items():
-            read[drafter] = length
-            self._acceptance.learn(_path(context, drafter), count_ranks(tree, outcome.verdict.token_ids))
+        if self.learns_across_requests:
+            unread = max((length - read.get(drafter, 0) for drafter in plan.drafters), default=0)
+            self._knowledge.learn(context, plan, outcome, unread=unread)
+        else:
+            self._knowledge.learn_within_request(context, plan, outcome)
+        read.update(dict.fromkeys(outcome.drafts, length))
 
-    def _expected_accepted(self, context: RoundContext, menu: ShapeMenu) -> NDArray[np.float64]:
-        """(draws, drafters, shapes) accepted tokens."""
-        alpha, beta = self._acceptance.posteriors([_path(context, drafter) for drafter in context.drafters])
-        rng = np.random.default_rng(_seed_of(self._seed, context))
-        return menu.expected_accepted(rank_probabilities(rng.beta(alpha, beta, size=(DRAWS, *alpha.shape))))
+    def learn_scores(self, context: RoundContext, scores: Mapping[str, TextScores]) -> None:
+        """How drafters that did not draft would have done."""
+        if self.learns_across_requests:
+            self._knowledge.learn_scores(context, scores)
 
-    def _costs_ms(self, context: RoundContext, shapes: Sequence[TreeShape]) -> NDArray[np.float64]:
-        """(drafters, shapes) milliseconds. Text that a drafter has not read is charged to the tokens still to come."""
-        read = self._read_by_drafters(context.request_id)
+    def state(self) -> ModelState:
+        """What it has learnt, across requests."""
+        return self._knowledge.state(self.name)
+
+    def restore(self, state: ModelState) -> None:
+        """Go on from a state; what is known of running requests stays."""
+        if state.policy != self.name:
+            raise InvalidModelStateError(f"was learnt by the policy {state.policy}, not by {self.name}")
+        restored = Knowledge.of(state, self._forecaster)
+        restored.keep_requests_of(self._knowledge)
+        self._knowledge = restored
+
+    def _request(self, request_id: str) -> _Request:
+        request = self._requests.setdefault(request_id, _Request())
+        self._requests.move_to_end(request_id)
+        if len(self._requests) > MOST_REQUESTS:
+            self._requests.popitem(last=False)
+        return request
+
+    def _forecast(self, context: RoundContext, forecaster: Forecaster) -> Forecast:
+        """(draws, drafters, shapes), corrected where the menu is ours."""
+        known, draw = self._knowledge, self._rng
+        alpha, beta = known.acceptance.posteriors([path_of(context, drafter) for drafter in context.drafters])
+        forecast = forecaster.forecast(draw.beta(alpha, beta, size=(DRAWS, *alpha.shape)))
+        if forecaster is not self._forecaster:
+            return forecast
+        corrections = [known.corrections(kind_of(context, drafter)) for drafter in context.drafters]
+        ratios = np.array([correction.ratios for correction in corrections])
+        doubts = np.array([correction.doubts for correction in corrections])
+        drawn = np.maximum(ratios[..., 0] + doubts * self._alike(doubts.shape), 0.0)
+        corrected = forecast.times(ratios)
+        return replace(corrected, accepted=np.minimum(forecast.accepted * drawn, corrected.nodes))
+
+    def _alike(self, shape: tuple[int, int]) -> Draws:
+        """(draws, drafters, shapes) standard normal, mostly shared by the shapes of a drafter: they err together."""
+        common = self._rng.standard_normal((DRAWS, shape[0], 1))
+        return ALIKE * common + (1.0 - ALIKE**2) ** 0.5 * self._rng.standard_normal((DRAWS, *shape))
+
+    def _costs_ms(self, context: RoundContext, forecast: Forecast) -> Draws:
+        """(draws, drafters, shapes). Text that a drafter has not read is charged to the tokens still to come."""
+        read = self._request(context.request_id).read
         length = context.prompt_tokens + context.emitted_tokens
         rounds_left = max(context.remaining_tokens / TOKENS_A_ROUND, 1.0)
-        rows = []
-        for drafter in context.drafters:
-            unread = (length - read.get(drafter, 0)) / rounds_left
-            rows.append(self._costs.draft_ms(drafter, np.array([draft_features(shape, unread) for shape in shapes])))
-        return np.stack(rows) + self._costs.verify_ms(np.array([float(shape.budget) for shape in shapes]))
-
-    def _read_by_drafters(self, request_id: str) -> dict[str, int]:
-        """How many tokens of a request each drafter has read."""
-        read = self._read.setdefault(request_id, {})
-        self._read.move_to_end(request_id)
-        if len(self._read) > MOST_REQUESTS:
-            self._read.popitem(last=False)
-        return read
+        unread = np.array([(length - read.get(drafter, 0)) / rounds_left for drafter in context.drafters])
+        beside = _beside(context)
+        drafting = self._knowledge.costs.draft_ms(context.drafters, forecast.levels, forecast.nodes, unread, beside)
+        return drafting + self._knowledge.costs.verify_ms(forecast.nodes, beside)
 
 
 @lru_cache(maxsize=256)
-def _menu_of(shape: TreeShape) -> ShapeMenu:
-    return ShapeMenu((shape,))
+def _alone(shape: TreeShape) -> Forecaster:
+    return Forecaster((shape,))
 
 
-def _path(context: RoundContext, drafter: str) -> tuple[Hashable, ...]:
-    """From the drafter as such to this very request."""
-    sampled = context.temperature > 0
-    return (drafter, sampled, context.task, _surprise(context, drafter), context.request_id)
-
-
-def _surprise(context: RoundContext, drafter: str) -> int | None:
-    """By how many steps the prompt surprised a drafter more than the least surprised one; None if that is unknown."""
-    if drafter not in context.prompt_surprisal:
-        return None
-    excess = context.prompt_surprisal[drafter] - min(context.prompt_surprisal.values())
-    return int(np.searchsorted(SURPRISAL_STEPS, excess))
-
-
-def _seed_of(seed: int, context: RoundContext) -> int:
-    text = f"{seed}/{context.request_id}/{context.round}"
-    return int.from_bytes(hashlib.blake2b(text.encode(errors="surrogatepass"), digest_size=8).digest(), "big")
+def _beside(context: RoundContext) -> int:
+    """Requests served at the same time as this one."""
+    return context.requests_in_flight - 1

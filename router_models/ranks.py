@@ -35,17 +35,26 @@ def no_counts() -> Counts:
     return np.zeros((2, NUM_CLASSES))
 
 
-def count_ranks(tree: TokenTree, token_ids: Sequence[int]) -> Counts:
+def count_ranks(tree: TokenTree, token_ids: Sequence[int], shape: TreeShape | None = None) -> Counts:
     """What a drafter's tree and the emitted tokens say about its ranks.
 
     A class is searched where the tree shows all its ranks. One that is shown in part says nothing, not even when the
     token is found in it: to count hits there and no misses would flatter the drafter.
+
+    Args:
+        tree: What was drafted.
+        token_ids: What the target emitted.
+        shape: What was asked for. A chain that ends early ends where its drafter was unsure: to pass over that place
+            would flatter it, too, so the chance that it gave its candidate at most, halved, counts as a hit.
     """
     counts = no_counts()
-    children = _children(tree)
+    children = children_of(tree)
     node = ROOT
-    for token in token_ids:
+    for level, token in enumerate(token_ids):
         siblings = children.get(node, [])
+        if not siblings:
+            _count_unsure(counts, tree, node, level, shape)
+            break
         rank = next((rank for rank, child in enumerate(siblings) if tree.token_ids[child] == token), None)
         _count_one(counts, shown=len(siblings), rank=rank)
         if rank is None:
@@ -54,7 +63,27 @@ def count_ranks(tree: TokenTree, token_ids: Sequence[int]) -> Counts:
     return counts
 
 
-def _children(tree: TokenTree) -> dict[int, list[int]]:
+def first_candidates(tree: TokenTree) -> list[int]:
+    """The nodes of the chain that a tree contains: each the likeliest child of the one before."""
+    children, trunk = children_of(tree), [ROOT]
+    while siblings := children.get(trunk[-1]):
+        trunk.append(siblings[0])
+    return trunk[1:]
+
+
+def accepted_of(tree: TokenTree, token_ids: Sequence[int]) -> int:
+    """How many of the emitted tokens a drafter's own tree foresaw."""
+    children = children_of(tree)
+    node = ROOT
+    for accepted, token in enumerate(token_ids):
+        matching = [child for child in children.get(node, []) if tree.token_ids[child] == token]
+        if not matching:
+            return accepted
+        node = matching[0]
+    return len(token_ids)
+
+
+def children_of(tree: TokenTree) -> dict[int, list[int]]:
     """Children of each node, the likeliest first: that is the drafter's order."""
     children: dict[int, list[int]] = {}
     for node, parent in enumerate(tree.parents):
@@ -72,6 +101,13 @@ def _count_one(counts: Counts, *, shown: int, rank: int | None) -> None:
         if rank is not None and rank < end:
             counts[0, number] += 1
             return
+
+
+def _count_unsure(counts: Counts, tree: TokenTree, node: int, level: int, shape: TreeShape | None) -> None:
+    if shape is None or shape.branching > 1 or level >= min(shape.depth, shape.budget):
+        return
+    believed = 1.0 if node == ROOT else tree.path_confidences[node]
+    counts[:, 0] += 0.5 * min(shape.least_confidence / believed, 1.0), 1.0
 
 
 def rank_probabilities(hazards: NDArray[np.float64]) -> NDArray[np.float64]:

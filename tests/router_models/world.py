@@ -2,12 +2,15 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 
 import numpy as np
 
+from router_models.cost_model import levels_forwarded
 from router_models.plan import Plan
 from router_models.policy import Policy, RoundContext, RoundOutcome, RoundTimings
 from router_models.ranks import likeliest_nodes, rank_probabilities
+from speculation.calibration import UNCALIBRATED, Calibration
 from speculation.tree import EMPTY_TREE, ROOT, TokenTree, TreeShape
 from speculation.verdict import Verdict
 
@@ -42,24 +45,37 @@ class World:
     Args:
         hazards: Of each drafter, by class; an entry may be changed at any time.
         seed: Of all chance.
+        level_ms: What a drafter takes for a level.
+        verify_ms: What the target takes for an empty tree.
+        surprisal: Of every prompt, by drafter.
     """
 
     def __init__(
-        self, hazards: Mapping[str, np.ndarray], *, seed: int = 0, level_ms: float = 2.0, verify_ms: float = 25.0
+        self,
+        hazards: Mapping[str, np.ndarray],
+        *,
+        seed: int = 0,
+        level_ms: float = 2.0,
+        verify_ms: float = 25.0,
+        surprisal: Mapping[str, float] = MappingProxyType({}),
     ) -> None:
-        self.hazards = dict(hazards)
+        self.hazards, self.surprisal = dict(hazards), surprisal
         self.level_ms, self.verify_ms = level_ms, verify_ms
         self._rng = np.random.default_rng(seed)
 
-    def answer(self, drafter: str, shape: TreeShape) -> tuple[TokenTree, tuple[int, ...]]:
-        """A drafted tree and what the target emits; a node's token is its rank."""
+    def answer(
+        self, drafter: str, shape: TreeShape, calibration: Calibration = UNCALIBRATED
+    ) -> tuple[TokenTree, tuple[int, ...]]:
+        """A drafted tree and what the target emits; a node's token is its rank, and every drafter is equally sure."""
         nodes = sorted(likeliest_nodes(shape), key=lambda node: (len(node), node))
         place = {node: index for index, node in enumerate(nodes)}
         tree = TokenTree(
             token_ids=tuple(node[-1] for node in nodes),
             parents=tuple(place.get(node[:-1], ROOT) for node in nodes),
-            confidences=tuple(0.9 / (node[-1] + 1) for node in nodes),
+            confidences=tuple(calibration(0.9 / (node[-1] + 1)) for node in nodes),
         )
+        kept = [node for node, chance in enumerate(tree.path_confidences) if chance >= shape.least_confidence]
+        tree, place = tree.subtree(kept), {nodes[node]: index for index, node in enumerate(kept)}
         chances = rank_probabilities(self.hazards[drafter])
         chances = np.append(chances, max(1 - chances.sum(), 0.0))
         emitted: list[int] = []
@@ -75,9 +91,10 @@ class World:
         """What comes of a plan of at most one drafter."""
         if not plan.drafters:
             return self._outcome({}, EMPTY_TREE, (NOBODYS_TOKEN,), draft_ms=0.0)
-        tree, emitted = self.answer(plan.drafters[0], plan.shape)
-        draft_ms = 1.0 + self.level_ms * plan.shape.depth
-        return self._outcome({plan.drafters[0]: tree}, tree, emitted, draft_ms=draft_ms)
+        (drafter,) = plan.drafters
+        tree, emitted = self.answer(drafter, plan.shape, plan.calibrations.get(drafter, UNCALIBRATED))
+        draft_ms = 1.0 + self.level_ms * levels_forwarded(plan.shape, tree)
+        return self._outcome({drafter: tree}, tree, emitted, draft_ms=draft_ms)
 
     def _outcome(
         self, drafts: Mapping[str, TokenTree], tree: TokenTree, emitted: tuple[int, ...], *, draft_ms: float
@@ -111,6 +128,7 @@ class World:
                     prompt_tokens=20,
                     emitted_tokens=emitted,
                     remaining_tokens=length - emitted,
+                    prompt_surprisal=self.surprisal,
                 )
                 plan = policy.plan(context).within(length - emitted)
                 outcome = self.play(plan)

@@ -1,0 +1,103 @@
+"""How often each drafter is right when it is so-and-so sure: learnt from verified nodes.
+
+A node's own confidence goes to one of a few bins of log-odds; each bin remembers how often the target agreed. From the
+bins follows a straight line of log-odds (speculation/calibration.py), fitted anew now and then.
+"""
+
+from collections.abc import Hashable, Iterator
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from router_models.ranks import children_of
+from speculation.calibration import LIMIT, UNCALIBRATED, Calibration, log_odds
+from speculation.tree import ROOT, TokenTree
+
+BINS = 24
+"""Bins of one nat each."""
+
+MEMORY = 3000.0
+"""Nodes after which an old one counts 1/e."""
+
+REFIT_AFTER = 24
+"""Nodes of a drafter between two fits."""
+
+PRIOR_WEIGHT = 8.0
+"""Nodes that the drafter's own word is worth."""
+
+STEPS = 8
+"""Of Newton's method; the problem is convex and its start is near."""
+
+OFFSET_GRID, SLOPE_GRID = 0.25, 0.125
+"""Calibrations are rounded to these, so that a plan does not change with every round."""
+
+LARGEST_OFFSET, SMALLEST_SLOPE, LARGEST_SLOPE = 6.0, 0.25, 4.0
+
+
+class CalibrationModel:
+    """Bins and fits by drafter, apart for sampled and greedy requests."""
+
+    def __init__(self) -> None:
+        self._bins: dict[Hashable, NDArray[np.float64]] = {}
+        self._fits: dict[Hashable, Calibration] = {}
+        self._unfitted: dict[Hashable, int] = {}
+
+    def of(self, key: Hashable) -> Calibration:
+        """What makes chances of a drafter's confidences."""
+        return self._fits.get(key, UNCALIBRATED)
+
+    def learn(self, key: Hashable, tree: TokenTree, token_ids: tuple[int, ...], used: Calibration) -> None:
+        """Take in a drafter's tree, whose confidences are chances under `used`, and what the target emitted."""
+        bins = self._bins.setdefault(key, np.zeros((3, BINS)))
+        seen = list(_verified(tree, token_ids))
+        bins *= np.exp(-len(seen) / MEMORY)
+        for chance, agreed in seen:
+            odds = log_odds(used.undone(chance))
+            bins[:, min(int(odds + LIMIT), BINS - 1)] += 1.0, agreed, odds
+        self._unfitted[key] = self._unfitted.get(key, 0) + len(seen)
+        if self._unfitted[key] >= REFIT_AFTER:
+            self._unfitted[key] = 0
+            self._fits[key] = fit(bins)
+
+    def state(self) -> dict[Hashable, NDArray[Any]]:
+        """(3, bins) nodes, agreements and summed log-odds, by key."""
+        return dict(self._bins)
+
+    def restore(self, bins: dict[Hashable, NDArray[Any]]) -> None:
+        """Go on from a state."""
+        self._bins = {key: np.array(value, dtype=np.float64) for key, value in bins.items()}
+        self._fits = {key: fit(value) for key, value in self._bins.items()}
+        self._unfitted = {}
+
+
+def _verified(tree: TokenTree, token_ids: tuple[int, ...]) -> Iterator[tuple[float, bool]]:
+    """Chance of each node whose parent was emitted, and whether it was, too."""
+    children, node = children_of(tree), ROOT
+    for token in token_ids:
+        siblings = children.get(node, [])
+        yield from ((tree.confidences[child], tree.token_ids[child] == token) for child in siblings)
+        matching = [child for child in siblings if tree.token_ids[child] == token]
+        if not matching:
+            return
+        node = matching[0]
+
+
+def fit(bins: NDArray[np.float64]) -> Calibration:
+    """The line of log-odds that explains the bins best, held to the drafter's own word by PRIOR_WEIGHT nodes."""
+    nodes, agreed, total = bins
+    filled = nodes > 1e-9
+    x = np.stack((np.ones(filled.sum()), total[filled] / nodes[filled]), axis=1)
+    n, hits = nodes[filled], agreed[filled]
+    prior = np.array([0.0, 1.0])
+    line = prior.copy()
+    for _ in range(STEPS):
+        chances = 1.0 / (1.0 + np.exp(-np.clip(x @ line, -LIMIT, LIMIT)))
+        gradient = x.T @ (hits - n * chances) - PRIOR_WEIGHT * 0.25 * (line - prior)
+        curvature = x.T @ (x * (n * chances * (1.0 - chances))[:, None]) + PRIOR_WEIGHT * 0.25 * np.eye(2)
+        line = line + np.clip(np.linalg.solve(curvature, gradient), -1.0, 1.0)
+    offset, slope = (grid * round(value / grid) for value, grid in zip(line, (OFFSET_GRID, SLOPE_GRID), strict=True))
+    return Calibration(
+        offset=float(np.clip(offset, -LARGEST_OFFSET, LARGEST_OFFSET)),
+        slope=float(np.clip(slope, SMALLEST_SLOPE, LARGEST_SLOPE)),
+    )

@@ -1,0 +1,45 @@
+"""In which company an observation is kept: from all drafters that read the prompt alike down to one request."""
+
+from bisect import bisect_left
+from collections.abc import Hashable, Sequence
+
+from router_models.policy import RoundContext
+
+SURPRISAL_STEPS = (0.02, 0.1, 0.3, 0.8, 1.5)
+"""Nats per token by which a drafter may be more surprised by the prompt than the least surprised one."""
+
+Key = tuple[Hashable, ...]
+Path = Sequence[Key]
+"""Keys from the coarsest level to the finest."""
+
+LEVELS = 4
+"""Of a path; the finest is the request itself."""
+
+
+def path_of(context: RoundContext, drafter: str) -> Path:
+    """How surprised a drafter is (a new one starts there), which one it is, the task, the request."""
+    alike = (context.temperature > 0, surprise(context, drafter))
+    return (
+        alike,
+        (*alike, drafter),
+        (*alike, drafter, context.task),
+        (*alike, drafter, context.task, context.request_id),
+    )
+
+
+def is_of_a_request(key: Key) -> bool:
+    """Whether a key is at the finest level."""
+    return len(key) == LEVELS + 1
+
+
+def kind_of(context: RoundContext, drafter: str) -> Key:
+    """What confidences and shapes depend on most: who drafts, and whether the target samples."""
+    return (drafter, context.temperature > 0)
+
+
+def surprise(context: RoundContext, drafter: str) -> int | None:
+    """By how many steps the prompt surprised a drafter more than the least surprised one; None if that is unknown."""
+    if drafter not in context.prompt_surprisal:
+        return None
+    excess = context.prompt_surprisal[drafter] - min(context.prompt_surprisal.values())
+    return bisect_left(SURPRISAL_STEPS, excess)

@@ -1,0 +1,175 @@
+"""What each shape of a menu will bring and cost in nodes and levels, given a drafter's hazards.
+
+A forecast follows from the hazards as if every token were as predictable as the last. Text is not like that: it has
+easy stretches and hard ones, which is what `least_confidence` lives on. So forecasts are corrected by what came of
+them.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from router_models.ranks import ShapeMenu, accepted_of, first_candidates, rank_probabilities
+from speculation.tree import TokenTree, TreeShape
+
+Array = NDArray[np.float64]
+
+MIN_RATE, MAX_RATE = 1e-4, 0.995
+"""Hazards are kept within these, so that powers and logarithms of theirs are harmless."""
+
+
+@dataclass(frozen=True, slots=True)
+class Forecast:
+    """(..., shapes) each: accepted tokens, levels that the drafter forwards, nodes that the target verifies."""
+
+    accepted: Array
+    levels: Array
+    nodes: Array
+
+    def times(self, ratios: Array) -> "Forecast":
+        """Corrected by (..., shapes, 3) ratios."""
+        return Forecast(
+            self.accepted * ratios[..., 0],
+            self.levels * ratios[..., 1],
+            self.nodes * ratios[..., 2],
+        )
+
+    def stacked(self) -> Array:
+        """(..., shapes, 3)."""
+        return np.stack((self.accepted, self.levels, self.nodes), axis=-1)
+
+
+class Forecaster:
+    """Forecasts for a menu of shapes: chains by formula, trees node by node.
+
+    Attributes:
+        shapes: As given.
+    """
+
+    def __init__(self, shapes: Sequence[TreeShape]) -> None:
+        self.shapes = tuple(shapes)
+        self._depth = np.array([float(min(shape.depth, _nodes_a_level_reach(shape))) for shape in shapes])
+        self._budget = np.array([float(shape.budget) for shape in shapes])
+        least = np.array([max(shape.least_confidence, 1e-9) for shape in shapes])
+        self._log_least = np.log(least)
+        self._stops = np.array([shape.least_confidence > 0.0 for shape in shapes])
+        self._trees = np.array([place for place, shape in enumerate(shapes) if shape.branching > 1], dtype=np.int64)
+        self._menu = ShapeMenu([self.shapes[place] for place in self._trees]) if len(self._trees) else None
+
+    def forecast(self, hazards: Array) -> Forecast:
+        """(..., classes) hazards to (..., shapes)."""
+        rate = np.clip(hazards[..., :1], MIN_RATE, MAX_RATE)
+        log_rate = np.log(rate)
+        believed = np.where(self._stops, self._log_least / log_rate, self._depth)
+        length = np.minimum(believed, self._depth)
+        accepted = rate * (1.0 - np.exp(log_rate * length)) / (1.0 - rate)
+        levels = np.where(self._stops, np.minimum(length + 1.0, self._depth), self._depth)
+        nodes = length
+        if self._menu is not None:
+            in_trees = self._menu.expected_accepted(rank_probabilities(np.clip(hazards, MIN_RATE, MAX_RATE)))
+            accepted[..., self._trees] = in_trees
+            nodes = nodes + np.zeros_like(accepted)
+            nodes[..., self._trees] = self._budget[self._trees]
+        return Forecast(accepted, levels + np.zeros_like(accepted), nodes + np.zeros_like(accepted))
+
+
+def _nodes_a_level_reach(shape: TreeShape) -> int:
+    """Levels that the budget can fill: a chain of ten nodes' budget has ten."""
+    return shape.budget
+
+
+class Corrections:
+    """Observed over forecast, by shape, for one drafter: ratios that forget.
+
+    A drafted chain shows what every shorter one and every one that stops sooner would have brought, exactly; so do a
+    tree's first candidates.
+    """
+
+    MEMORY = 0.998
+    """Weight of a round against the next."""
+
+    PRIOR_TOKENS = 50.0
+    """Accepted tokens (levels, nodes) that the forecast's own word is worth."""
+
+    DOUBT = 0.2
+    """Standard deviation of a ratio of which nothing is known."""
+
+    def __init__(self, shapes: int) -> None:
+        self.sums = np.zeros((2, shapes, 3))
+        self._ratios = np.ones((shapes, 3))
+
+    @property
+    def ratios(self) -> Array:
+        """(shapes, 3) for accepted, levels and nodes."""
+        return self._ratios
+
+    @property
+    def doubts(self) -> Array:
+        """(shapes,) standard deviation of the ratio of accepted tokens."""
+        doubts: Array = self.DOUBT * np.sqrt(self.PRIOR_TOKENS / (self.PRIOR_TOKENS + self.sums[1, :, 0]))
+        return doubts
+
+    def learn(self, known: NDArray[np.bool_], observed: Array, forecast: Array) -> None:
+        """(shapes,) which shapes a round says something about; (shapes, 3) what it says, and what was forecast.
+
+        All are forgotten alike: a shape that nobody drafts any more is doubted again.
+        """
+        self.sums *= self.MEMORY
+        self.sums[0] += np.where(known[:, None], observed, 0.0)
+        self.sums[1] += np.where(known[:, None], forecast, 0.0)
+        self._take_ratios()
+
+    def restore(self, sums: Array) -> None:
+        """Go on from (2, shapes, 3) sums."""
+        self.sums = np.array(sums, dtype=np.float64)
+        self._take_ratios()
+
+    def _take_ratios(self) -> None:
+        self._ratios = (self.sums[0] + self.PRIOR_TOKENS) / (self.sums[1] + self.PRIOR_TOKENS)
+
+
+def observe(
+    shapes: Sequence[TreeShape], drafted: TreeShape, tree: TokenTree, token_ids: Sequence[int]
+) -> tuple[NDArray[np.bool_], Array]:
+    """What a drafter's tree says about every chain of a menu, and about its own shape.
+
+    Args:
+        shapes: The menu.
+        drafted: The shape that was asked for.
+        tree: What came.
+        token_ids: What the target emitted.
+
+    Returns:
+        (shapes,) whether anything is known; (shapes, 3) accepted tokens, levels and nodes, 0 where it is not.
+    """
+    known = np.zeros(len(shapes), dtype=np.bool_)
+    observed = np.zeros((len(shapes), 3))
+    trunk = first_candidates(tree)
+    chances = [tree.path_confidences[node] for node in trunk]
+    foreseen = _common(tree, trunk, token_ids)
+    for place, shape in enumerate(shapes):
+        if shape.branching > 1:
+            known[place] = shape == drafted
+            observed[place] = accepted_of(tree, token_ids), min(tree.depth + 1, shape.depth), len(tree)
+        elif _shows(drafted, len(trunk), shape):
+            length = sum(chance >= shape.least_confidence for chance in chances[: shape.depth])
+            known[place] = True
+            observed[place] = min(foreseen, length), min(length + 1, shape.depth), length
+    return known, observed
+
+
+def _shows(drafted: TreeShape, length: int, chain: TreeShape) -> bool:
+    """Whether the first candidates of a drafted tree, so many of them, are all that a chain would have had."""
+    if drafted.branching == 1:
+        return chain.depth <= drafted.depth and chain.least_confidence >= drafted.least_confidence
+    return chain.depth <= length
+
+
+def _common(tree: TokenTree, trunk: Sequence[int], token_ids: Sequence[int]) -> int:
+    """How many of the emitted tokens are the trunk's."""
+    for place, node in enumerate(trunk):
+        if place >= len(token_ids) or tree.token_ids[node] != token_ids[place]:
+            return place
+    return len(trunk)

@@ -1,0 +1,151 @@
+"""All that the planner has learnt, in one place that can be written down and taken up again."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from router_models.acceptance_model import AcceptanceModel
+from router_models.calibration_model import BINS, CalibrationModel
+from router_models.contexts import Key, is_of_a_request, kind_of, path_of
+from router_models.cost_model import CostModel
+from router_models.forecast import Corrections, Forecaster, observe
+from router_models.model_state import ModelState
+from router_models.plan import Plan
+from router_models.policy import RoundContext, RoundOutcome, TextScores
+from router_models.ranks import CLASS_ENDS, NUM_CLASSES, Counts, count_ranks, no_counts
+from speculation.calibration import UNCALIBRATED
+from speculation.errors import InvalidModelStateError
+from speculation.tree import TreeShape
+
+Value = TypeVar("Value")
+
+
+class Knowledge:
+    """Acceptance, calibration, corrections and costs.
+
+    Attributes:
+        acceptance: At which of a drafter's candidates the target's token is found, by context.
+        calibrations: What a drafter's confidence is worth.
+        costs: What a round costs.
+    """
+
+    def __init__(self, forecaster: Forecaster) -> None:
+        self.acceptance = AcceptanceModel()
+        self.calibrations = CalibrationModel()
+        self.costs = CostModel()
+        self._forecaster = forecaster
+        self._corrections: dict[Key, Corrections] = {}
+
+    def corrections(self, kind: Key) -> Corrections:
+        """Of forecasts for one drafter, sampled or greedy."""
+        if kind not in self._corrections:
+            self._corrections[kind] = Corrections(len(self._forecaster.shapes))
+        return self._corrections[kind]
+
+    def learn_within_request(self, context: RoundContext, plan: Plan, outcome: RoundOutcome) -> None:
+        """Take in what a round says about its own request."""
+        for drafter, tree in outcome.drafts.items():
+            counts = count_ranks(tree, outcome.verdict.token_ids, plan.shape)
+            self.acceptance.learn(path_of(context, drafter)[-1:], counts)
+
+    def learn(self, context: RoundContext, plan: Plan, outcome: RoundOutcome, *, unread: int) -> None:
+        """Take in a round; `unread` are the tokens that its drafter had to read first."""
+        self.costs.learn(plan, outcome, unread=unread, beside=context.requests_in_flight - 1)
+        emitted = outcome.verdict.token_ids
+        for drafter, tree in outcome.drafts.items():
+            kind, path = kind_of(context, drafter), path_of(context, drafter)
+            self.calibrations.learn(kind, tree, emitted, plan.calibrations.get(drafter, UNCALIBRATED))
+            known, observed = observe(self._forecaster.shapes, plan.shape, tree, emitted)
+            if known.any():
+                forecast = self._forecaster.forecast(self.acceptance.mean(path)).stacked()
+                self.corrections(kind).learn(known, observed, forecast)
+            self.acceptance.learn(path, count_ranks(tree, emitted, plan.shape))
+
+    def learn_scores(self, context: RoundContext, scores: Mapping[str, TextScores]) -> None:
+        """Every token of a finished answer is a rank that its drafter would have had to find."""
+        for drafter, scored in scores.items():
+            self.acceptance.learn(path_of(context, drafter)[:-1], _counts_of(scored.ranks))
+
+    def state(self, policy: str) -> ModelState:
+        """All of it but what is known of single requests."""
+        counts = {key: value for key, value in self.acceptance.state().items() if not is_of_a_request(key)}
+        tables: dict[str, dict[Any, NDArray[Any]]] = {
+            "acceptance": counts,
+            "calibration": dict(self.calibrations.state()),
+            "corrections": {key: learnt.sums for key, learnt in self._corrections.items() if learnt.sums.any()},
+            "draft_costs": {name: cost.state for name, cost in self.costs.drafts.items() if cost.state.any()},
+        }
+        arrays = {name: np.array(list(table.values())) for name, table in tables.items() if table}
+        labels = {name: [_label(key) for key in table] for name, table in tables.items()}
+        costs = {"verify_costs": self.costs.verify.state, "other_costs": self.costs.rest.state}
+        shapes = [_shape_label(shape) for shape in self._forecaster.shapes]
+        return ModelState(policy=policy, arrays={**arrays, **costs}, labels={**labels, "shapes": shapes})
+
+    @classmethod
+    def of(cls, state: ModelState, forecaster: Forecaster) -> "Knowledge":
+        """The knowledge in a state. Corrections of another menu are left behind.
+
+        Raises:
+            InvalidModelStateError: The state does not fit.
+        """
+        try:
+            return cls._read(state, forecaster)
+        except (KeyError, ValueError, TypeError, IndexError, np.linalg.LinAlgError) as error:
+            raise InvalidModelStateError(f"does not fit this release: {error}") from error
+
+    @classmethod
+    def _read(cls, state: ModelState, forecaster: Forecaster) -> "Knowledge":
+        knowledge = cls(forecaster)
+        knowledge.acceptance.restore(_table(state, "acceptance", (2, NUM_CLASSES), _key))
+        knowledge.calibrations.restore(_table(state, "calibration", (3, BINS), _key))
+        shapes = [_shape_label(shape) for shape in forecaster.shapes]
+        if state.labels["shapes"] == shapes:
+            for key, sums in _table(state, "corrections", (2, len(shapes), 3), _key).items():
+                knowledge.corrections(key).restore(sums)
+        for name, sums in _table(state, "draft_costs", (5, 6), str).items():
+            knowledge.costs.of_drafter(name).restore(sums)
+        knowledge.costs.verify.restore(state.arrays["verify_costs"])
+        knowledge.costs.rest.restore(state.arrays["other_costs"])
+        return knowledge
+
+    def keep_requests_of(self, other: "Knowledge") -> None:
+        """Take over what another one knows of single requests."""
+        of_requests = {key: value for key, value in other.acceptance.state().items() if is_of_a_request(key)}
+        self.acceptance.restore({**self.acceptance.state(), **of_requests})
+
+
+def _counts_of(ranks: Sequence[int]) -> Counts:
+    """Trials and hits of teacher-forced ranks: every class is searched until the token is found."""
+    counts = no_counts()
+    for rank in ranks:
+        for number, end in enumerate(CLASS_ENDS):
+            counts[1, number] += 1
+            if rank <= end:
+                counts[0, number] += 1
+                break
+    return counts
+
+
+def _table(
+    state: ModelState, name: str, shape: tuple[int, ...], key: Callable[[Any], Value]
+) -> dict[Value, NDArray[np.float64]]:
+    """One labelled array of a state, by key."""
+    labels = state.labels[name]
+    values = state.arrays[name] if labels else np.zeros((0, *shape))
+    if values.shape != (len(labels), *shape):
+        raise ValueError(f"{name} has shape {values.shape}, not {(len(labels), *shape)}")
+    return {key(label): np.array(value, dtype=np.float64) for label, value in zip(labels, values, strict=True)}
+
+
+def _label(key: Any) -> Any:
+    return list(key) if isinstance(key, tuple) else key
+
+
+def _key(label: Sequence[Any]) -> Key:
+    return tuple(label)
+
+
+def _shape_label(shape: TreeShape) -> list[float]:
+    return [shape.depth, shape.branching, shape.budget, shape.least_confidence]

@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from router_models.contexts import Key, Path
 from router_models.ranks import NOMINAL_HAZARDS, NUM_CLASSES, Counts, no_counts
 
-STRENGTH = 12.0
-"""Observations that the level above is worth."""
+STRENGTH = 60.0
+"""Observations that the level above is worth: an answer of a hundred tokens outweighs it."""
 
 MEMORY = 600.0
 """Observations after which an old one counts 1/e: long against a request, short against a change of traffic."""

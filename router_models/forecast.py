@@ -61,10 +61,9 @@ class Forecaster:
     def forecast(self, hazards: Array) -> Forecast:
         """(..., classes) hazards to (..., shapes)."""
         rate = np.clip(hazards[..., :1], MIN_RATE, MAX_RATE)
-        log_rate = np.log(rate)
-        believed = np.where(self._stops, self._log_least / log_rate, self._depth)
+        believed = np.where(self._stops, self._log_least / np.log(rate), self._depth)
         length = np.minimum(believed, self._depth)
-        accepted = rate * (1.0 - np.exp(log_rate * length)) / (1.0 - rate)
+        accepted = chain_accepted(rate, length)
         levels = np.where(self._stops, np.minimum(length + 1.0, self._depth), self._depth)
         nodes = length
         if self._menu is not None:
@@ -73,6 +72,13 @@ class Forecaster:
             nodes = nodes + np.zeros_like(accepted)
             nodes[..., self._trees] = self._budget[self._trees]
         return Forecast(accepted, levels + np.zeros_like(accepted), nodes + np.zeros_like(accepted))
+
+
+def chain_accepted(rate: Array, length: Array) -> Array:
+    """Expected accepted tokens of chains: the sum of the powers of the rate, up to a length that need not be whole."""
+    rate = np.clip(rate, MIN_RATE, MAX_RATE)
+    accepted: Array = rate * (1.0 - rate**length) / (1.0 - rate)
+    return accepted
 
 
 def _nodes_a_level_reach(shape: TreeShape) -> int:
@@ -93,7 +99,7 @@ class Corrections:
     PRIOR_TOKENS = 50.0
     """Accepted tokens (levels, nodes) that the forecast's own word is worth."""
 
-    DOUBT = 0.2
+    DOUBT = 0.1
     """Standard deviation of a ratio of which nothing is known."""
 
     def __init__(self, shapes: int) -> None:

@@ -16,6 +16,6 @@ SHAPES = (
     *(chain_of(LONG, least) for least in (0.1, 0.15, 0.2, 0.3, 0.4, 0.55)),
     TreeShape(depth=4, branching=4, budget=12),
     TreeShape(depth=6, branching=4, budget=16),
-    TreeShape(depth=10, branching=4, budget=16, least_confidence=0.04),
+    TreeShape(depth=6, branching=4, budget=16, least_confidence=0.04),
 )
 """Chains of fixed length, chains that end where the drafter is unsure, and trees."""

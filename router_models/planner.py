@@ -7,14 +7,14 @@ it does not, they differ, and that is all the exploration there is.
 
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
 
 from router_models.contexts import kind_of, path_of
-from router_models.forecast import Forecast, Forecaster
+from router_models.forecast import Forecast, Forecaster, chain_accepted
 from router_models.knowledge import Knowledge
 from router_models.menu import SHAPES
 from router_models.model_state import ModelState
@@ -35,10 +35,14 @@ MOST_REQUESTS = 4096
 MOST_READERS_BESIDE = 4
 """With more requests beside this one, drafters have better things to do than to read what they may not serve."""
 
+SHARPNESS = 4.0
+"""Posteriors are drawn from as if they had seen this many times what they have: most of what Thompson's draws explore
+in a request is found out anyway, by the rounds of others (docs/log.md: 0.95 to 0.98 of the oracle)."""
+
 ALIKE = 0.9
 """Correlation of the corrections of one drafter's shapes: most are learnt from the same rounds."""
 
-Draws = NDArray[np.float64]
+Array = NDArray[np.float64]
 
 
 @dataclass(slots=True)
@@ -99,25 +103,54 @@ class PlannerPolicy(Policy):
 
     def _fastest(self, context: RoundContext) -> Plan:
         forecaster = _alone(context.pinned_shape) if context.pinned_shape else self._forecaster
-        forecast = self._forecast(context, forecaster)
-        costs = self._costs_ms(context, forecast)
+        alpha, beta = self._knowledge.acceptance.posteriors([path_of(context, name) for name in context.drafters])
+        forecast, doubts = self._forecast(context, forecaster, alpha / (alpha + beta))
+        costs_ms = self._costs_ms(context, forecast)
         plain_ms = float(self._knowledge.costs.verify_ms(np.zeros(1), _beside(context))[0])
-        speeds = ((1.0 + forecast.accepted) / costs).reshape(DRAWS, -1)
-        choices = np.where(speeds.max(axis=1) > 1.0 / plain_ms, speeds.argmax(axis=1), -1)
-        chosen = int(choices[0])  # the draws are alike in law, so the first is as good as a random one
-        propensity = float(np.mean(choices == chosen))
+        shapes, speeds = self._draw(forecast, doubts, costs_ms, alpha[:, 0], beta[:, 0])
+        drafters = np.where(speeds.max(axis=1) > 1.0 / plain_ms, speeds.argmax(axis=1), -1)
+        chosen = int(drafters[0])  # the draws are alike in law, so the first is as good as a random one
         if chosen < 0:
+            propensity = float(np.mean(drafters < 0))
             return Plan(drafters=(), explanation=f"plain decoding: {plain_ms:.1f} ms a token", propensity=propensity)
-        place, number = divmod(chosen, len(forecaster.shapes))
-        drafter, shape = context.drafters[place], forecaster.shapes[number]
-        tokens, cost_ms = 1.0 + float(forecast.accepted[:, place, number].mean()), float(costs[0, place, number])
+        number = int(shapes[0, chosen])
+        tokens, cost_ms = 1.0 + float(forecast.accepted[chosen, number]), float(costs_ms[chosen, number])
+        name = context.drafters[chosen]
         return Plan(
-            drafters=(drafter,),
-            shape=shape,
-            propensity=propensity,
+            drafters=(name,),
+            shape=forecaster.shapes[number],
+            propensity=float(np.mean((drafters == chosen) & (shapes[:, chosen] == number))),
             explanation=f"{tokens:.1f} tokens in {cost_ms:.1f} ms expected; plain decoding {plain_ms:.1f} ms a token",
-            calibrations={drafter: self._knowledge.calibrations.of(kind_of(context, drafter))},
+            calibrations={name: self._knowledge.calibrations.of(kind_of(context, name))},
         )
+
+    def _draw(
+        self, forecast: Forecast, doubts: Array, costs_ms: Array, alpha: Array, beta: Array
+    ) -> tuple[NDArray[np.int64], Array]:
+        """Each drafter's best shape, and its speed with that, under every draw.
+
+        Which shape suits a drafter is hardly learnt by trying: any shape teaches it. So the acceptance rates are drawn
+        only to choose among drafters, and shapes by the mean; what is doubted of shapes themselves is drawn for both.
+
+        Args:
+            forecast: (drafters, shapes).
+            doubts: (drafters, shapes) standard deviation of accepted tokens, over their mean.
+            costs_ms: (drafters, shapes).
+            alpha: (drafters,) of the Beta posterior of the first candidate's rate.
+            beta: The same.
+
+        Returns:
+            (draws, drafters) numbers of shapes, and tokens per millisecond.
+        """
+        drafters = np.arange(len(alpha))
+        accepted = forecast.accepted * np.maximum(1.0 + doubts * self._alike(doubts.shape), 0.0)
+        shapes = ((1.0 + accepted) / costs_ms).argmax(axis=-1)
+        lengths = np.maximum(forecast.nodes[drafters, shapes], 1.0)
+        drawn = self._rng.beta(SHARPNESS * alpha, SHARPNESS * beta, size=(DRAWS, len(alpha)))
+        mean = alpha / (alpha + beta)
+        better = chain_accepted(drawn, lengths) / chain_accepted(mean, lengths)
+        accepted = np.take_along_axis(accepted, shapes[..., None], axis=-1)[..., 0] * better
+        return shapes, (1.0 + np.minimum(accepted, lengths)) / costs_ms[drafters, shapes]
 
     def learn(self, context: RoundContext, plan: Plan, outcome: RoundOutcome) -> None:
         """Ranks and confidences from every tree that was drafted, costs from the timings."""
@@ -154,27 +187,23 @@ class PlannerPolicy(Policy):
             self._requests.popitem(last=False)
         return request
 
-    def _forecast(self, context: RoundContext, forecaster: Forecaster) -> Forecast:
-        """(draws, drafters, shapes), corrected where the menu is ours."""
-        known, draw = self._knowledge, self._rng
-        alpha, beta = known.acceptance.posteriors([path_of(context, drafter) for drafter in context.drafters])
-        forecast = forecaster.forecast(draw.beta(alpha, beta, size=(DRAWS, *alpha.shape)))
+    def _forecast(self, context: RoundContext, forecaster: Forecaster, hazards: Array) -> tuple[Forecast, Array]:
+        """(drafters, classes) hazards to (drafters, shapes) forecasts and doubts; corrected if the menu is ours."""
+        forecast = forecaster.forecast(hazards)
         if forecaster is not self._forecaster:
-            return forecast
-        corrections = [known.corrections(kind_of(context, drafter)) for drafter in context.drafters]
-        ratios = np.array([correction.ratios for correction in corrections])
-        doubts = np.array([correction.doubts for correction in corrections])
-        drawn = np.maximum(ratios[..., 0] + doubts * self._alike(doubts.shape), 0.0)
-        corrected = forecast.times(ratios)
-        return replace(corrected, accepted=np.minimum(forecast.accepted * drawn, corrected.nodes))
+            return forecast, np.zeros_like(forecast.accepted)
+        corrections = [self._knowledge.corrections(kind_of(context, drafter)) for drafter in context.drafters]
+        corrected = forecast.times(np.array([correction.ratios for correction in corrections]))
+        return corrected, np.array([correction.doubts for correction in corrections])
 
-    def _alike(self, shape: tuple[int, int]) -> Draws:
+    def _alike(self, shape: tuple[int, int]) -> Array:
         """(draws, drafters, shapes) standard normal, mostly shared by the shapes of a drafter: they err together."""
         common = self._rng.standard_normal((DRAWS, shape[0], 1))
-        return ALIKE * common + (1.0 - ALIKE**2) ** 0.5 * self._rng.standard_normal((DRAWS, *shape))
+        alike: Array = ALIKE * common + (1.0 - ALIKE**2) ** 0.5 * self._rng.standard_normal((DRAWS, *shape))
+        return alike
 
-    def _costs_ms(self, context: RoundContext, forecast: Forecast) -> Draws:
-        """(draws, drafters, shapes). Text that a drafter has not read is charged to the tokens still to come."""
+    def _costs_ms(self, context: RoundContext, forecast: Forecast) -> Array:
+        """(drafters, shapes). Text that a drafter has not read is charged to the tokens still to come."""
         read = self._request(context.request_id).read
         length = context.prompt_tokens + context.emitted_tokens
         rounds_left = max(context.remaining_tokens / TOKENS_A_ROUND, 1.0)

@@ -2,8 +2,9 @@
 
 import hashlib
 from collections import OrderedDict
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TypeVar
 
 import numpy as np
@@ -32,10 +33,19 @@ PLAIN = None
 """The arm that does not speculate."""
 
 
-def arms_of(context: RoundContext, shapes: Sequence[TreeShape]) -> tuple[Arm | None, ...]:
+def arms_of(context: RoundContext, shapes: tuple[TreeShape, ...]) -> tuple[Arm | None, ...]:
     """Everything on offer, plain decoding first; a pinned shape stands in for all others."""
-    offered = (context.pinned_shape,) if context.pinned_shape else shapes
-    return (PLAIN, *(Arm(drafter, shape) for drafter in context.drafters[:MOST_DRAFTERS] for shape in offered))
+    return _arms(context.drafters[:MOST_DRAFTERS], offered_shapes(context, shapes))
+
+
+def offered_shapes(context: RoundContext, shapes: tuple[TreeShape, ...]) -> tuple[TreeShape, ...]:
+    """The pinned shape alone, or all."""
+    return (context.pinned_shape,) if context.pinned_shape else shapes
+
+
+@lru_cache(maxsize=256)
+def _arms(drafters: tuple[str, ...], shapes: tuple[TreeShape, ...]) -> tuple[Arm | None, ...]:
+    return (PLAIN, *(Arm(drafter, shape) for drafter in drafters for shape in shapes))
 
 
 def arm_of(plan: Plan) -> Arm | None:
@@ -79,9 +89,11 @@ class Recent(OrderedDict[Key, Value]):
 
     def use(self, key: Key, otherwise: Callable[[], Value]) -> Value:
         """The entry of a key, made if it is missing."""
-        value = self[key] if key in self else otherwise()
-        self[key] = value
-        self.move_to_end(key)
-        if len(self) > self._most:
-            self.popitem(last=False)
+        value = self.get(key)
+        if value is None:
+            value = self[key] = otherwise()
+            if len(self) > self._most:
+                self.popitem(last=False)
+        else:
+            self.move_to_end(key)
         return value

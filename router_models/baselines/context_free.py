@@ -9,6 +9,7 @@ is an arm. Neither forgets: EXP3 is made for rewards that change, UCB1 for rewar
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -125,9 +126,11 @@ class Exp3Policy(ContextFreeBandit):
 
     def _probabilities(self, arms: Arms) -> Probabilities:
         rate = np.sqrt(np.log(len(arms)) / (len(arms) * (self._rounds + 1)))
-        known = np.array([self._records[arm].total for arm in arms if arm in self._records])
-        neutral = _mean_weight_loss(known, rate)
-        losses = np.array([self._records.use(arm, lambda: _Record(total=neutral)).total for arm in arms])
+        records = [self._records.get(arm) for arm in arms]
+        neutral = _mean_weight_loss(np.array([record.total for record in records if record]), rate)
+        losses = np.array([record.total if record else neutral for record in records])
+        for arm, loss in zip(arms, losses, strict=True):
+            self._records.use(arm, partial(_Record, total=float(loss)))
         weights = np.exp(-rate * (losses - losses.min()))
         probabilities: Probabilities = weights / weights.sum()
         return probabilities

@@ -11,7 +11,16 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from router_models.baselines.arms import PLAIN, arm_of, arms_of, draw, nothing_on_offer, plan_of
+from router_models.baselines.arms import (
+    MOST_DRAFTERS,
+    PLAIN,
+    arm_of,
+    arms_of,
+    draw,
+    nothing_on_offer,
+    offered_shapes,
+    plan_of,
+)
 from router_models.baselines.features import Features, Reading, features
 from router_models.baselines.regression import MEMORY, Posterior, Regression
 from router_models.baselines.reward import Baseline
@@ -41,13 +50,13 @@ class ContextualBandit(LearningPolicy, ABC):
         self._reading = Reading()
 
     @abstractmethod
-    def _probabilities(self, posterior: Posterior, x: Features, places: NDArray[np.int64]) -> Probabilities:
-        """(1 + arms,): the chance of plain decoding, whose gain is 0, and of each arm.
+    def _probabilities(self, posterior: Posterior, x: Features, places: list[int]) -> Probabilities:
+        """(1 + drafters * shapes,): the chance of plain decoding, whose gain is 0, and of each arm.
 
         Args:
             posterior: What is believed about the weights.
-            x: (arms, NUM_FEATURES).
-            places: (arms,), where the posterior has the weights of each arm's drafter.
+            x: (drafters, shapes, NUM_FEATURES).
+            places: (drafters,), where the posterior has each drafter's weights.
         """
 
     def plan(self, context: RoundContext) -> Plan:
@@ -57,10 +66,13 @@ class ContextualBandit(LearningPolicy, ABC):
         if self._baseline.due(context):
             return plan_of(PLAIN, propensity=1.0, explanation="its pace is measured from time to time")
         arms = arms_of(context, self._shapes)
-        x, places, posterior = self._estimates_from(context)
+        drafters = context.drafters[:MOST_DRAFTERS]
+        shapes = offered_shapes(context, self._shapes)
+        x = features(context, drafters, shapes, self._reading.unread(context, drafters))
+        places, posterior = self._regression.places(drafters), self._regression.posterior()
         probabilities = self._probabilities(posterior, x, places)
         chosen = draw(probabilities, self._seed, context)
-        gains = np.append(0.0, _means(posterior, x, places))
+        gains = _with_plain(_means(posterior, x, places))
         explanation = f"{gains[chosen]:+.0%} expected over plain decoding; the most expected of any arm is "
         return plan_of(
             arms[chosen], propensity=float(probabilities[chosen]), explanation=f"{explanation}{gains.max():+.0%}"
@@ -73,7 +85,7 @@ class ContextualBandit(LearningPolicy, ABC):
             self._regression.pass_round()
         else:
             unread = self._reading.unread(context, (arm.drafter,))
-            self._regression.learn(arm.drafter, features(context, (arm.drafter,), (arm.shape,), unread)[0], gain)
+            self._regression.learn(arm.drafter, features(context, (arm.drafter,), (arm.shape,), unread)[0, 0], gain)
         self._reading.learn(context, plan)
 
     def readers(self, context: RoundContext) -> tuple[str, ...]:
@@ -90,19 +102,16 @@ class ContextualBandit(LearningPolicy, ABC):
             raise InvalidModelStateError(f"is of policy {state.policy!r}, not {self.name!r}")
         self._regression.restore(state)
 
-    def _estimates_from(self, context: RoundContext) -> tuple[Features, NDArray[np.int64], Posterior]:
-        arms = [arm for arm in arms_of(context, self._shapes) if arm is not PLAIN]
-        shapes = tuple(dict.fromkeys(arm.shape for arm in arms))
-        drafters = tuple(dict.fromkeys(arm.drafter for arm in arms))
-        places = np.repeat(self._regression.places(drafters), len(shapes))
-        x = features(context, drafters, shapes, self._reading.unread(context, drafters))
-        return x, places, self._regression.posterior()
 
-
-def _means(posterior: Posterior, x: Features, places: NDArray[np.int64]) -> NDArray[np.float64]:
-    """(arms,) expected gains."""
-    means: NDArray[np.float64] = (x * posterior.weights()[places]).sum(axis=-1)
+def _means(posterior: Posterior, x: Features, places: list[int]) -> NDArray[np.float64]:
+    """(drafters, shapes) expected gains."""
+    means: NDArray[np.float64] = (x @ posterior.weights[places][..., None])[..., 0]
     return means
+
+
+def _with_plain(gains: NDArray[np.float64]) -> NDArray[np.float64]:
+    """(1 + drafters * shapes,): plain decoding gains nothing, by definition."""
+    return np.concatenate(((0.0,), gains.ravel()))
 
 
 class LinUcbPolicy(ContextualBandit):
@@ -117,11 +126,11 @@ class LinUcbPolicy(ContextualBandit):
     DEVIATIONS = 1.0
     """Standard deviations added to an estimate (the paper's alpha)."""
 
-    def _probabilities(self, posterior: Posterior, x: Features, places: NDArray[np.int64]) -> Probabilities:
-        variances = np.einsum("af,afg,ag->a", x, posterior.covariances()[places], x)
-        bounds = _means(posterior, x, places) + self.DEVIATIONS * np.sqrt(variances)
-        probabilities = np.zeros(1 + len(bounds))
-        probabilities[np.argmax(np.append(0.0, bounds))] = 1.0
+    def _probabilities(self, posterior: Posterior, x: Features, places: list[int]) -> Probabilities:
+        variances = ((x @ posterior.covariances[places]) * x).sum(axis=-1)
+        bounds = _with_plain(_means(posterior, x, places) + self.DEVIATIONS * np.sqrt(variances))
+        probabilities = np.zeros(len(bounds))
+        probabilities[bounds.argmax()] = 1.0
         return probabilities
 
 
@@ -140,11 +149,11 @@ class EnsembleThompsonPolicy(ContextualBandit):
 
     _members: tuple[int, NDArray[np.float64]] | None = None
 
-    def _probabilities(self, posterior: Posterior, x: Features, places: NDArray[np.int64]) -> Probabilities:
+    def _probabilities(self, posterior: Posterior, x: Features, places: list[int]) -> Probabilities:
         members = self._members_of(posterior)
-        gains = np.einsum("af,afm->am", x, members[places], optimize=True)
+        gains = (x @ members[places]).reshape(-1, self.MEMBERS)
         best = np.vstack((np.zeros((1, self.MEMBERS)), gains)).argmax(axis=0)
-        votes = np.bincount(best, minlength=1 + len(x)) / self.MEMBERS
+        votes = np.bincount(best, minlength=1 + len(gains)) / self.MEMBERS
         probabilities: Probabilities = (1 - self.FLOOR) * votes + self.FLOOR / len(votes)
         return probabilities
 
@@ -160,17 +169,17 @@ class SquareCbPolicy(ContextualBandit):
     """The more an arm's estimate falls short of the best, the rarer it is played: inverse gap weighting.
 
     Source: Foster and Rakhlin 2020, arXiv:2002.04926, Algorithm 1: an arm that falls short by `gap` has the chance
-    1 / (arms + gamma * gap), the best one the rest. Gamma grows with the square root of the rounds, as in its
-    Theorem 1; here of those that are remembered.
+    1 / (arms + gamma * gap), the best one the rest. Gamma grows with the square root of arms times rounds, as
+    in its Theorem 1; here of those rounds that are remembered.
     """
 
     name = "squarecb"
 
-    SCALE = 40.0
+    SCALE = 5.0
 
-    def _probabilities(self, posterior: Posterior, x: Features, places: NDArray[np.int64]) -> Probabilities:
-        gains = np.append(0.0, _means(posterior, x, places))
-        gamma = self.SCALE * np.sqrt(self._regression.rounds)
+    def _probabilities(self, posterior: Posterior, x: Features, places: list[int]) -> Probabilities:
+        gains = _with_plain(_means(posterior, x, places))
+        gamma = self.SCALE * np.sqrt(len(gains) * self._regression.rounds)
         probabilities: Probabilities = 1.0 / (len(gains) + gamma * (gains.max() - gains))
         best = gains.argmax()
         probabilities[best] = 0.0

@@ -49,7 +49,7 @@ class Reading:
 def features(
     context: RoundContext, drafters: Sequence[str], shapes: tuple[TreeShape, ...], unread: NDArray[np.float64]
 ) -> Features:
-    """(drafters * shapes, NUM_FEATURES), the shapes of one drafter side by side; all values are of the order of one.
+    """(drafters, shapes, NUM_FEATURES), all of the order of one.
 
     The shape's (1, depth, depth squared, breadth), what moves the best depth (sampling, surprisal and load, each alone
     and times depth), unread text, and the task's bucket.
@@ -70,7 +70,7 @@ def features(
         moving * form[..., 1:2],
         np.broadcast_to(of_request, (*every_shape[:2], of_request.shape[-1])),
     )
-    return np.concatenate(parts, axis=-1).reshape(-1, NUM_FEATURES)
+    return np.concatenate(parts, axis=-1)
 
 
 @lru_cache(maxsize=256)

@@ -7,6 +7,7 @@ longer seen becomes uncertain again. A new drafter deviates by nothing, and unce
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +17,7 @@ from router_models.baselines.features import NUM_FEATURES, Features
 from router_models.model_state import ModelState
 from speculation.errors import InvalidModelStateError
 
-MEMORY = 1000.0
+MEMORY = 600.0
 """Rounds after which an old one counts 1/e."""
 
 NOISE = 0.5
@@ -25,13 +26,13 @@ NOISE = 0.5
 SHARED_SPREAD, DRAFTER_SPREAD = 1.0, 0.7
 """Standard deviations of the weights before anything is known."""
 
-REFIT_EVERY = 8
+REFIT_EVERY = 16
 """Rounds between two solutions of the normal equations: solving takes longer than all else together."""
 
 Array = NDArray[np.float64]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Posterior:
     """The Gaussian belief about all weights: NUM_FEATURES shared ones, then as many for each drafter.
 
@@ -45,28 +46,32 @@ class Posterior:
     covariance: Array
     version: int
 
-    def members(self, count: int, rng: np.random.Generator) -> Array:
-        """(drafters, NUM_FEATURES, count): sums of shared and own weights, drawn jointly for all drafters."""
-        root = np.linalg.cholesky(self.covariance)
-        drawn = self.mean[:, None] + root @ rng.standard_normal((len(self.mean), count))
-        blocks = drawn.reshape(-1, NUM_FEATURES, count)
-        own: Array = blocks[1:] + blocks[:1]
-        return own
-
+    @cached_property
     def weights(self) -> Array:
         """(drafters, NUM_FEATURES): sums of shared and own weights."""
-        blocks = self.mean.reshape(-1, NUM_FEATURES)
-        own: Array = blocks[1:] + blocks[:1]
-        return own
+        return _sums(self.mean.reshape(-1, NUM_FEATURES))
 
+    @cached_property
     def covariances(self) -> Array:
         """(drafters, NUM_FEATURES, NUM_FEATURES) of `weights`."""
         count = len(self.mean) // NUM_FEATURES
         blocks = self.covariance.reshape(count, NUM_FEATURES, count, NUM_FEATURES)
-        own = np.stack([blocks[number, :, number] for number in range(1, count)])
-        across = blocks[0, :, 1:].transpose(1, 0, 2)
-        total: Array = blocks[0, :, 0] + across + across.transpose(0, 2, 1) + own
+        shared_and_own = blocks[0, :, 1:].transpose(1, 0, 2)
+        own = blocks[range(1, count), :, range(1, count)]
+        total: Array = blocks[0, :, 0] + shared_and_own + shared_and_own.transpose(0, 2, 1) + own
         return total
+
+    def members(self, count: int, rng: np.random.Generator) -> Array:
+        """(drafters, NUM_FEATURES, count): draws of `weights`, jointly for all drafters."""
+        root = np.linalg.cholesky(self.covariance)
+        drawn = self.mean[:, None] + root @ rng.standard_normal((len(self.mean), count))
+        return _sums(drawn.reshape(-1, NUM_FEATURES, count))
+
+
+def _sums(blocks: Array) -> Array:
+    """(1 + drafters, ...), the shared block first, to (drafters, ...)."""
+    sums: Array = blocks[1:] + blocks[:1]
+    return sums
 
 
 class Regression:

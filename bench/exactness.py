@@ -72,6 +72,10 @@ VARIANTS = (
     Variant("merged", {"policy": "merged"}),
     Variant("merged-trie", {"policy": "merged-trie", "shape": TREE}),
     Variant("planner", {"policy": "planner"}),
+    *(
+        Variant(name, {"policy": name})
+        for name in ("ucb", "exp3", "linucb", "ensemble-thompson", "squarecb", "specdec++", "task-classifier")
+    ),
 )
 SAMPLED_VARIANTS = (
     *VARIANTS[1:],

@@ -2,6 +2,10 @@
 
 from collections.abc import Mapping
 
+from router_models.baselines.context_free import Exp3Policy, UcbPolicy
+from router_models.baselines.contextual import EnsembleThompsonPolicy, LinUcbPolicy, SquareCbPolicy
+from router_models.baselines.specdec import SpecDecPolicy
+from router_models.baselines.task_classifier import TaskClassifierPolicy
 from router_models.fixed import ConfidencePolicy, MergedPolicy, NonePolicy, StaticPolicy
 from router_models.plan import CHAIN_OF_4
 from router_models.planner import PlannerPolicy
@@ -14,7 +18,7 @@ def all_policies(*, shape: TreeShape = CHAIN_OF_4, drafter: str | None = None) -
 
     Args:
         shape: The tree that policies without a better idea draft.
-        drafter: The drafter of `static`.
+        drafter: The drafter of `static` and `specdec++`.
     """
     policies: tuple[Policy, ...] = (
         NonePolicy(),
@@ -22,6 +26,13 @@ def all_policies(*, shape: TreeShape = CHAIN_OF_4, drafter: str | None = None) -
         ConfidencePolicy(shape=shape),
         MergedPolicy(shape=shape),
         MergedPolicy(name="merged-trie", shape=shape, deduplicate=True),
+        UcbPolicy(),
+        Exp3Policy(),
+        LinUcbPolicy(),
+        EnsembleThompsonPolicy(),
+        SquareCbPolicy(),
+        SpecDecPolicy(drafter=drafter),
+        TaskClassifierPolicy(shape=shape),
         PlannerPolicy(),
     )
     return {policy.name: policy for policy in policies}

@@ -22,6 +22,7 @@ from forerun.client import (
     Usage,
 )
 from forerun.workload import PLAIN_DOMAINS, Task
+from router_models.catalogue import all_policies
 from router_models.policy import RoundTimings
 from speculation.tree import EMPTY_TREE
 
@@ -119,6 +120,10 @@ def test_exactness_counts_every_answer_it_compared(exactness: Any) -> None:
 )
 def test_exactness_finds_one_wrong_token(exactness: Any, wrong: dict[str, Any], differences: int) -> None:
     assert exactness(ScriptedClient(wrong))["exactness.differences"] == differences
+
+
+def test_exactness_asks_every_policy() -> None:
+    assert {variant.options["policy"] for variant in VARIANTS} == set(all_policies())
 
 
 def test_exactness_samples_with_every_filter(exactness: Any) -> None:

@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 
 from router_models.baselines.arms import Arm, Recent, arm_of, arms_of, draw, nothing_on_offer, plan_of
 from router_models.baselines.reward import MOST_GAIN, Baseline
+from router_models.menu import SHAPES
 from router_models.plan import Plan
-from router_models.planner import SHAPES
 from router_models.policy import Policy, RoundContext, RoundOutcome
 from speculation.tree import TreeShape
 

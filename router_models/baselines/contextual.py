@@ -24,9 +24,9 @@ from router_models.baselines.arms import (
 from router_models.baselines.features import Features, Reading, features
 from router_models.baselines.regression import MEMORY, Posterior, Regression
 from router_models.baselines.reward import Baseline
+from router_models.menu import SHAPES
 from router_models.model_state import ModelState
 from router_models.plan import Plan
-from router_models.planner import SHAPES
 from router_models.policy import LearningPolicy, RoundContext, RoundOutcome
 from speculation.errors import InvalidModelStateError
 from speculation.tree import TreeShape

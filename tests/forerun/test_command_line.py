@@ -176,7 +176,7 @@ def test_an_error_of_the_service_is_told_with_its_reason(
     [
         pytest.param("drafters: {code: zoo:code}\nverify_workers: none\n", ":2: verify_workers", id="wrong type"),
         pytest.param("target: zoo:target\nspeed: 11\n", ":2: speed", id="unknown field"),
-        pytest.param("policy:\n  name: psychic\n", ":2: policy.name", id="unknown policy"),
+        pytest.param("router:\n  policy: psychic\n", ":2: router.policy", id="unknown policy"),
         pytest.param("listen: [", "is no YAML", id="no YAML"),
     ],
 )

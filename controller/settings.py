@@ -24,7 +24,8 @@ Nodes = Annotated[int, Field(ge=1, le=MAX_NODES)]
 Depth = Annotated[int, Field(ge=1, le=MAX_DEPTH)]
 DrafterName = Annotated[str, Field(min_length=1)]
 
-NEEDS_RESTART = "needs_restart"
+NEEDS_RESTART = "x-needs-restart"
+"""Marks fields in the JSON Schema, too."""
 
 
 def _until_restart(default: Any = ...) -> Any:
@@ -277,9 +278,9 @@ class Settings(Section):
     tokenizer: Annotated[str, Field(min_length=1)] = _until_restart()
     """Folder (relative to the file) or hub id of the target's tokenizer."""
     workers: tuple[WorkerEntry, ...] = ()
-    """Besides those that announce themselves in Redis."""
+    """Always part of the fleet, besides those that announce themselves in Redis."""
     redis: RedisSettings | None = _until_restart(None)
-    """Absent: no decision log, and only the workers listed here."""
+    """Where decisions are logged and workers announce themselves. Absent: no log, and only the workers listed here."""
     router: RouterSettings = RouterSettings()
     """Who chooses drafters and trees, and what may be chosen."""
     limits: LimitSettings = LimitSettings()

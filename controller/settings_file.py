@@ -101,7 +101,8 @@ def _doubles(root: yaml.Node) -> Iterator[Problem]:
 def _located(root: yaml.Node, error: ValidationError) -> Iterator[Problem]:
     for problem in error.errors():
         field = ".".join(str(step) for step in problem["loc"]) or "the file"
-        message = problem["msg"].removeprefix("Value error, ")
+        unknown = problem["type"] == "extra_forbidden"
+        message = "there is no such field" if unknown else problem["msg"].removeprefix("Value error, ")
         yield Problem(line=_line_of(root, problem["loc"]), field=field, message=message)
 
 

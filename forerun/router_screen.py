@@ -73,8 +73,8 @@ def _kill_switch(view: RouterView) -> Text:
 
 
 def _configuration(config: ConfigView) -> str:
-    reloaded = f", changed {config.reloads} times since the start" if config.reloads else ""
-    return f"{config.file or 'without a file'}, hash {config.hash}{reloaded}"
+    changes = f", changes since the start: {config.reloads}" if config.reloads else ""
+    return f"{config.file or 'without a file'}, hash {config.hash}{changes}"
 
 
 def _log(log: LogView) -> Text:

@@ -272,6 +272,32 @@ def test_the_decision_log_says_which_configuration_and_which_mode(tmp_path: Path
     run(scenario())
 
 
+def test_a_running_request_decides_anew_when_the_configuration_changes(tmp_path: Path) -> None:
+    """Its plan may stay the same; the record must say what it obeyed."""
+    file = tmp_path / "controller.yaml"
+
+    async def scenario() -> None:
+        async with (
+            embedded_redis(f"embedded://{tmp_path / 'redis'}") as url,
+            house(file=file, redis=RedisSettings(url=url)) as home,
+        ):
+            target = home.workers[0].worker
+            held = asyncio.create_task(home.answer(request_id="mine", max_new_tokens=60))
+            await eventually(lambda: len(target.rounds) > 2)
+            target.faults.frozen = True
+            edit(file, scoring_share=0.5)
+            await reload(home)
+            target.faults.frozen = False
+            await held
+            records = await decisions(url, until_hash=Settings.load(file).content_hash)
+
+            assert {record.request_id for record in records} == {"mine"}
+            alike = [record for record in records if record.decision == records[0].decision]
+            assert len({record.config_hash for record in alike}) == 2
+
+    run(scenario())
+
+
 def test_sighup_has_the_file_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(configuration, "LOOK_INTERVAL_S", 3600)
     folder = tokenizer_folder(tmp_path / "tokenizer")

@@ -15,11 +15,11 @@ from speculation.errors import ForerunError
 def main() -> int:
     """Read the settings, serve until told to stop; 1 if that is impossible."""
     parser = argparse.ArgumentParser(prog="python -m controller", description=__doc__)
-    parser.add_argument("--config", type=Path, required=True, help="YAML file; see controller/settings.py")
+    parser.add_argument("--config", type=Path, required=True, help="YAML file; see docs/configuration.md")
     arguments = parser.parse_args()
     log_to_stderr()
     try:
-        uvloop.run(serve(Settings.load(arguments.config)))
+        uvloop.run(serve(Settings.load(arguments.config), file=arguments.config))
     except ForerunError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

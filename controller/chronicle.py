@@ -11,8 +11,7 @@ from controller.records import Origin, Outcome, RoundReport, decision_record, ou
 from controller.records import round_report as report_of
 from controller.request import GenerationRequest
 from controller.sequence import Sequence as TokenSequence
-from controller.steering import DecisionMode, SteeredPolicy
-from router_models.plan import Plan
+from controller.steering import SteeredPolicy
 from speculation.errors import UnknownNameError
 from speculation.tree import TreeShape
 
@@ -110,12 +109,13 @@ class RequestChronicle:
         self._policy = policy
         self._session = session
         self._history = history
-        self._last_choice: tuple[Plan, tuple[str, ...], DecisionMode] | None = None
+        self._last_choice: tuple[object, ...] | None = None
         self._decision_event_id = ""
 
     def add(self, done: Round) -> None:
         """Write down a round."""
-        choice = (done.plan, done.missing, self._policy.mode)
+        policy = self._policy
+        choice = (done.plan, done.missing, policy.mode, policy.proposal, policy.config_hash)
         if choice != self._last_choice:
             self._last_choice = choice
             self._decide(done)
@@ -135,9 +135,7 @@ class RequestChronicle:
         self._chronicle.log.append("outcomes", record.SerializeToString())
 
     def _decide(self, done: Round) -> None:
-        record = decision_record(
-            self._chronicle.origin, done, policy=self._policy.name, mode=self._policy.mode, session=self._session
-        )
+        record = decision_record(self._chronicle.origin, done, policy=self._policy, session=self._session)
         self._decision_event_id = record.event_id
         self._history.decisions.append(record.decision.SerializeToString())
         self._chronicle.log.append("decisions", record.SerializeToString())

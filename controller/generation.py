@@ -114,14 +114,15 @@ async def generate(
     *,
     session: FleetSession,
     policy: Policy,
+    allow: Callable[[RoundContext], RoundContext] = lambda context: context,
     requests_in_flight: Callable[[], int] = lambda: 1,
     clock_ns: Callable[[], int] = perf_counter_ns,
 ) -> AsyncGenerator[Round]:
-    """Yield verified rounds until the sequence is finished."""
+    """Yield verified rounds until the sequence is finished. `allow` leaves of a context what caller and operator do."""
     number = 0
     while not sequence.finished:
         started_ns = clock_ns()
-        context = _describe(request, sequence, session, number=number, requests_in_flight=requests_in_flight())
+        context = allow(_describe(request, sequence, session, number=number, requests_in_flight=requests_in_flight()))
         plan = policy.plan(context).within(sequence.remaining)
         drafts = await session.draft(plan, sequence)
         tree = _fitting(plan.combine(tuple(drafts.trees.values())), session.room(sequence))
@@ -145,13 +146,11 @@ async def generate(
 def _describe(
     request: GenerationRequest, sequence: Sequence, session: FleetSession, *, number: int, requests_in_flight: int
 ) -> RoundContext:
-    """What the policy may know and choose from: the drafters on offer that the caller allows."""
-    allowed = request.pins.drafters
+    """What there is to know and to choose from."""
     return RoundContext(
         request_id=request.request_id,
         round=number,
-        drafters=tuple(name for name in session.offer(sequence) if not allowed or name in allowed),
-        pinned_shape=request.pins.shape,
+        drafters=session.offer(sequence),
         task=request.task,
         tenant=request.tenant,
         prompt_tokens=sequence.prompt_length,

@@ -11,7 +11,7 @@ from controller.generation import FleetSession, Round
 from controller.request import GenerationRequest
 from controller.sequence import FinishReason
 from controller.sequence import Sequence as TokenSequence
-from controller.steering import DecisionMode
+from controller.steering import DecisionMode, SteeredPolicy
 from router_models.plan import Plan
 from router_models.policy import RoundTimings
 from speculation.v1 import generation_pb2, log_pb2
@@ -37,6 +37,7 @@ _MODES = {
     DecisionMode.FORCED: log_pb2.DECISION_MODE_FORCED,
     DecisionMode.FALLBACK: log_pb2.DECISION_MODE_FALLBACK,
     DecisionMode.KILLED: log_pb2.DECISION_MODE_KILLED,
+    DecisionMode.OBSERVED: log_pb2.DECISION_MODE_OBSERVED,
 }
 
 _FINISH = {
@@ -136,7 +137,6 @@ class Origin:
     """What every record of this process says of where it comes from."""
 
     controller_id: str
-    config_hash: str
     code_version: str
 
 
@@ -144,8 +144,7 @@ def decision_record(
     origin: Origin,
     done: Round,
     *,
-    policy: str,
-    mode: DecisionMode,
+    policy: SteeredPolicy,
     session: FleetSession,
 ) -> log_pb2.DecisionRecord:
     """What was chosen, out of what, knowing what."""
@@ -159,10 +158,11 @@ def decision_record(
         controller_id=origin.controller_id,
         tenant=context.tenant,
         task=context.task,
-        config_hash=origin.config_hash,
+        config_hash=policy.config_hash,
         code_version=origin.code_version,
-        mode=_MODES[DecisionMode.FALLBACK if done.missing else mode],
-        decision=decision(policy, done.plan),
+        mode=_MODES[DecisionMode.FALLBACK if done.missing else policy.mode],
+        decision=decision(policy.name, done.plan),
+        proposed=decision(policy.name, policy.proposal) if policy.proposal is not None else None,
         eligible_drafters=context.drafters,
         ineligible_drafters=session.ineligible_drafters,
         prompt_tokens=context.prompt_tokens,

@@ -35,6 +35,7 @@ class Registry:
         self._key = f"forerun:{namespace}:workers"
         self._fleet = fleet
         self._configured = tuple(configured)
+        self._announced: tuple[tuple[str, Role], ...] = ()
         self._now = now
         self._listed: tuple[tuple[str, Role], ...] = self._configured
 
@@ -58,13 +59,22 @@ class Registry:
         """Drop the connection."""
         await self._redis.aclose()
 
+    def configure(self, configured: Sequence[tuple[str, Role]]) -> None:
+        """Another configuration lists these workers, from now on."""
+        self._configured = tuple(configured)
+        self._list()
+
     async def look(self) -> None:
         """Read the registry once."""
         entries = announcements_from_hash(await self._redis.hgetall(self._key))
         now_ms = self._now() * 1000
-        alive = [(entry.address, entry.role) for entry in entries if now_ms - entry.heartbeat_ms <= entry.ttl_ms]
+        alive = (entry for entry in entries if now_ms - entry.heartbeat_ms <= entry.ttl_ms)
+        self._announced = tuple((entry.address, entry.role) for entry in alive)
+        self._list()
+
+    def _list(self) -> None:
         configured = dict(self._configured)
-        listed = (*self._configured, *(entry for entry in alive if entry[0] not in configured))
+        listed = (*self._configured, *(entry for entry in self._announced if entry[0] not in configured))
         if listed != self._listed:
             self._listed = listed
             self._fleet.list_workers(listed)

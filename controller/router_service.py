@@ -5,10 +5,12 @@ from typing import Any
 import grpc
 
 from controller.chronicle import Chronicle
+from controller.configuration import Configuration
 from controller.event_log import EventLog
 from controller.fleet import WorkerFleet
 from controller.roster import Health, Worker
 from controller.steering import Steering
+from controller.terms import Mode
 from controller.text import Tokenizer
 from controller.worker_client import description_to_proto
 from speculation.rpc import errors_to_status
@@ -25,6 +27,13 @@ _HEALTH = {
     Health.REFUSED: router_pb2.WORKER_HEALTH_REFUSED,
 }
 
+_MODES = {
+    Mode.OFF: router_pb2.ROUTER_MODE_OFF,
+    Mode.OBSERVE: router_pb2.ROUTER_MODE_OBSERVE,
+    Mode.APPLY: router_pb2.ROUTER_MODE_APPLY,
+    Mode.FROZEN: router_pb2.ROUTER_MODE_FROZEN,
+}
+
 
 class RouterService(router_pb2_grpc.RouterServiceServicer):
     """Shows and steers the choice of drafters and trees."""
@@ -37,12 +46,14 @@ class RouterService(router_pb2_grpc.RouterServiceServicer):
         chronicle: Chronicle,
         log: EventLog | None,
         tokenizer: Tokenizer,
+        configuration: Configuration,
     ) -> None:
         self._fleet = fleet
         self._steering = steering
         self._chronicle = chronicle
         self._log = log
         self._tokenizer = tokenizer
+        self._configuration = configuration
 
     def add_to(self, server: grpc.aio.Server) -> None:
         """Offer the service."""
@@ -59,6 +70,9 @@ class RouterService(router_pb2_grpc.RouterServiceServicer):
             workers=[_worker_state(worker) for worker in self._fleet.workers],
             arms=self._arms(),
             log=_log_state(self._log),
+            config=_config_state(self._configuration),
+            mode=_MODES[self._steering.orders.default.mode],
+            kill_switch_in_config=self._steering.orders.kill_switch,
         )
 
     async def Explain(  # noqa: N802
@@ -80,7 +94,16 @@ class RouterService(router_pb2_grpc.RouterServiceServicer):
         self, request: router_pb2.SetKillSwitchRequest, context: CallContext
     ) -> router_pb2.SetKillSwitchResponse:
         """Stop or allow all speculation."""
-        return router_pb2.SetKillSwitchResponse(was_engaged=self._steering.set_kill_switch(request.engaged))
+        was_engaged = self._steering.set_kill_switch(request.engaged)
+        return router_pb2.SetKillSwitchResponse(was_engaged=was_engaged, engaged=self._steering.kill_switch)
+
+    async def ReloadConfig(  # noqa: N802
+        self, request: router_pb2.ReloadConfigRequest, context: CallContext
+    ) -> router_pb2.ReloadConfigResponse:
+        """Read the configuration file now."""
+        async with errors_to_status(context):
+            changed = await self._configuration.reload()
+            return router_pb2.ReloadConfigResponse(config=_config_state(self._configuration), changed=changed)
 
     def _arms(self) -> list[router_pb2.ArmCount]:
         return [
@@ -109,3 +132,13 @@ def _log_state(log: EventLog | None) -> router_pb2.LogState:
     if log is None:
         return router_pb2.LogState()
     return router_pb2.LogState(url=log.url, connected=log.connected, written=log.written, dropped=log.dropped)
+
+
+def _config_state(configuration: Configuration) -> router_pb2.ConfigState:
+    return router_pb2.ConfigState(
+        file=str(configuration.file or ""),
+        hash=configuration.settings.content_hash,
+        problem=configuration.problem,
+        waiting_for_restart=configuration.waiting_for_restart,
+        reloads=configuration.reloads,
+    )

@@ -5,9 +5,10 @@ import importlib.metadata
 import json
 import logging
 import signal
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -17,6 +18,7 @@ from grpc_reflection.v1alpha import reflection
 
 from controller import router_service, service
 from controller.chronicle import Chronicle, NoLog
+from controller.configuration import Configuration
 from controller.embedded_redis import SCHEME, embedded_redis
 from controller.event_log import EventLog
 from controller.fleet import WorkerFleet
@@ -27,7 +29,7 @@ from controller.router_service import RouterService
 from controller.service import GenerationService, Limits
 from controller.settings import Settings
 from controller.steering import Steering
-from controller.tasks import owned_tasks
+from controller.tasks import Spawn, owned_tasks
 from controller.text import Tokenizer, load_tokenizer
 from controller.worker_client import Role
 from router_models.catalogue import all_policies
@@ -50,6 +52,9 @@ SERVER_OPTIONS = (
 HealthState = Any
 """health.aio.HealthServicer, which the type stubs do not list."""
 
+ListWorkers = Callable[[Sequence[tuple[str, Role]]], None]
+"""Takes the workers that the configuration lists, at the start and whenever they change."""
+
 STOP_S = 1.0
 """What calls that are no requests (health watches, mostly) get to end in."""
 
@@ -63,12 +68,14 @@ class Controller:
         fleet: Its workers.
         steering: Its policies.
         generation: Its main service.
+        configuration: What it obeys.
     """
 
     address: str
     fleet: WorkerFleet
     steering: Steering
     generation: GenerationService
+    configuration: Configuration
 
 
 def announce(controller: Controller) -> None:
@@ -77,58 +84,91 @@ def announce(controller: Controller) -> None:
 
 
 async def serve(
-    settings: Settings, *, stop: asyncio.Event | None = None, on_ready: Callable[[Controller], None] = announce
+    settings: Settings,
+    *,
+    file: Path | None = None,
+    stop: asyncio.Event | None = None,
+    on_ready: Callable[[Controller], None] = announce,
 ) -> None:
-    """Be a controller until `stop` is set, or SIGTERM or SIGINT comes; then drain and end.
+    """Be a controller until `stop` is set, or SIGTERM or SIGINT comes; then drain and end. SIGHUP reads the file anew.
 
     Args:
         settings: What to be.
+        file: Where the settings come from; they follow it.
         stop: Ends the controller; None for the signals alone.
         on_ready: Told once the controller can be called.
 
     Raises:
         ForerunError: The controller cannot start; the message says why.
     """
-    async with running(settings) as controller:
+    async with owned_tasks() as spawn, running(settings, file=file) as controller:
         on_ready(controller)
-        await (stop or _stop_on_signal()).wait()
+        await (stop or _stop_on_signal(spawn, controller.configuration)).wait()
 
 
-def _stop_on_signal() -> asyncio.Event:
-    stop = asyncio.Event()
+def _stop_on_signal(spawn: Spawn, configuration: Configuration) -> asyncio.Event:
+    stop, loop = asyncio.Event(), asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+        loop.add_signal_handler(number, stop.set)
+    loop.add_signal_handler(signal.SIGHUP, lambda: spawn(configuration.look()))
     return stop
 
 
 @asynccontextmanager
-async def running(settings: Settings, *, tokenizer: Tokenizer | None = None) -> AsyncIterator[Controller]:
+async def running(
+    settings: Settings, *, file: Path | None = None, tokenizer: Tokenizer | None = None
+) -> AsyncIterator[Controller]:
     """A controller that can be called while the body runs, and drains after it."""
     tokenizer = tokenizer or load_tokenizer(settings.tokenizer)
-    timeouts = settings.timeouts
-    fleet = WorkerFleet(
-        TokenizerIdentity(fingerprint=tokenizer.fingerprint, vocab_size=tokenizer.vocab_size),
-        FleetTimeouts(
-            draft_timeout_s=timeouts.draft_timeout_s,
-            verify_wait_s=timeouts.verify_wait_s,
-            health_interval_s=timeouts.health_interval_s,
-            health_timeout_s=timeouts.health_timeout_s,
-        ),
-    )
+    identity = TokenizerIdentity(fingerprint=tokenizer.fingerprint, vocab_size=tokenizer.vocab_size)
+    fleet = WorkerFleet(identity, _fleet_timeouts(settings))
     async with AsyncExitStack() as stack:
         spawn = await stack.enter_async_context(owned_tasks())
-        log = await _started_log(settings, fleet, stack)
+        log, list_workers = await _started_log(settings, fleet, stack)
         spawn(fleet.run())
-        steering = Steering(
-            all_policies(shape=settings.policy.shape.shape, drafter=settings.policy.drafter), settings.policy.name
-        )
-        chronicle = Chronicle(_origin(settings), log or NoLog())
+        policies = all_policies(shape=settings.router.shape.shape, drafter=settings.router.drafter)
+        steering = Steering(policies, settings.router.policy)
+        chronicle = Chronicle(_origin(), log or NoLog())
         generation = GenerationService(
             tokenizer=tokenizer, fleet=fleet, steering=steering, chronicle=chronicle, limits=_limits(settings)
         )
-        router = RouterService(fleet=fleet, steering=steering, chronicle=chronicle, log=log, tokenizer=tokenizer)
-        address = await stack.enter_async_context(_listening(settings, generation, router, fleet))
-        yield Controller(address=address, fleet=fleet, steering=steering, generation=generation)
+
+        def obey(now: Settings) -> None:
+            steering.apply(now.router.orders(now.content_hash))
+            generation.obey(_limits(now))
+            fleet.timeouts = _fleet_timeouts(now)
+            list_workers(_workers(now))
+
+        obey(settings)
+        configuration = Configuration(settings, file, apply=obey)
+        router = RouterService(
+            fleet=fleet,
+            steering=steering,
+            chronicle=chronicle,
+            log=log,
+            tokenizer=tokenizer,
+            configuration=configuration,
+        )
+        address = await stack.enter_async_context(_listening(configuration, generation, router, fleet))
+        configuration.address = address
+        spawn(configuration.run())
+        yield Controller(
+            address=address, fleet=fleet, steering=steering, generation=generation, configuration=configuration
+        )
+
+
+def _fleet_timeouts(settings: Settings) -> FleetTimeouts:
+    timeouts = settings.timeouts
+    return FleetTimeouts(
+        draft_timeout_s=timeouts.draft_timeout_s,
+        verify_wait_s=timeouts.verify_wait_s,
+        health_interval_s=timeouts.health_interval_s,
+        health_timeout_s=timeouts.health_timeout_s,
+    )
+
+
+def _workers(settings: Settings) -> list[tuple[str, Role]]:
+    return [(worker.address, Role(worker.role)) for worker in settings.workers]
 
 
 def _limits(settings: Settings) -> Limits:
@@ -139,25 +179,20 @@ def _limits(settings: Settings) -> Limits:
     )
 
 
-def _origin(settings: Settings) -> Origin:
-    return Origin(
-        controller_id=uuid7(),
-        config_hash=settings.content_hash,
-        code_version=importlib.metadata.version("forerun"),
-    )
+def _origin() -> Origin:
+    return Origin(controller_id=uuid7(), code_version=importlib.metadata.version("forerun"))
 
 
-async def _started_log(settings: Settings, fleet: WorkerFleet, stack: AsyncExitStack) -> EventLog | None:
-    """The decision log, if there is a Redis; the list of workers comes from there, too."""
-    configured = [(worker.address, Role(worker.role)) for worker in settings.workers]
+async def _started_log(
+    settings: Settings, fleet: WorkerFleet, stack: AsyncExitStack
+) -> tuple[EventLog | None, ListWorkers]:
+    """The decision log, if there is a Redis; more workers than those that the configuration lists come from there."""
     if settings.redis is None:
-        fleet.list_workers(configured)
-        return None
+        return None, fleet.list_workers
     url, namespace = settings.redis.url, settings.redis.namespace
     if url.startswith(SCHEME):
         # Before the first channel: gRPC complains of every fork once it has threads.
         url = await stack.enter_async_context(embedded_redis(url))
-    fleet.list_workers(configured)
     spawn = await stack.enter_async_context(owned_tasks())
     log = EventLog(
         url,
@@ -165,14 +200,15 @@ async def _started_log(settings: Settings, fleet: WorkerFleet, stack: AsyncExitS
         most_entries=settings.redis.log_entries,
         most_waiting=settings.redis.most_records_waiting,
     )
+    registry = Registry(url, namespace=namespace, fleet=fleet, configured=())
     spawn(log.run())
-    spawn(Registry(url, namespace=namespace, fleet=fleet, configured=configured).run())
-    return log
+    spawn(registry.run())
+    return log, registry.configure
 
 
 @asynccontextmanager
 async def _listening(
-    settings: Settings, generation: GenerationService, router: RouterService, fleet: WorkerFleet
+    configuration: Configuration, generation: GenerationService, router: RouterService, fleet: WorkerFleet
 ) -> AsyncIterator[str]:
     """The address of a server that takes calls while the body runs; afterwards it drains and stops."""
     server = grpc.aio.server(options=SERVER_OPTIONS)
@@ -182,7 +218,7 @@ async def _listening(
     health_pb2_grpc.add_HealthServicer_to_server(state, server)
     names = (service.SERVICE_NAME, router_service.SERVICE_NAME, health.SERVICE_NAME, reflection.SERVICE_NAME)
     reflection.enable_server_reflection(names, server)
-    address = _bind(server, settings.listen)
+    address = _bind(server, configuration.settings.listen)
     await state.set(router_service.SERVICE_NAME, HealthCheckResponse.SERVING)
     await _show_health(state, serves=fleet.serves)
     await server.start()
@@ -192,7 +228,7 @@ async def _listening(
             yield address
         finally:
             telling.cancel()
-            await _drain(server, state, generation, settings.timeouts.drain_grace_s)
+            await _drain(server, state, generation, configuration.settings.timeouts.drain_grace_s)
 
 
 def _bind(server: grpc.aio.Server, listen: str) -> str:

@@ -62,12 +62,16 @@ class Limits:
 
 
 class RequestReader:
-    """Checks every field of a request and fills in the defaults."""
+    """Checks every field of a request and fills in the defaults.
+
+    Attributes:
+        limits: Of requests to come.
+    """
 
     def __init__(self, tokenizer: Tokenizer, fleet: Fleet, limits: Limits) -> None:
         self._tokenizer = tokenizer
         self._fleet = fleet
-        self._limits = limits
+        self.limits = limits
 
     async def read(self, message: generation_pb2.GenerateRequest) -> GenerationRequest:
         """The request of a message.
@@ -129,7 +133,7 @@ class RequestReader:
 
     def _max_new_tokens(self, prompt_tokens: int, asked: int, max_length: int) -> int:
         room = max_length - prompt_tokens
-        wanted = asked or min(self._limits.default_max_new_tokens, max(room, 1))
+        wanted = asked or min(self.limits.default_max_new_tokens, max(room, 1))
         if wanted > room:
             raise PromptTooLongError(prompt_tokens, wanted, max_length)
         return wanted
@@ -157,12 +161,18 @@ def _turns(chat: generation_pb2.ChatMessages) -> Sequence[generation_pb2.ChatMes
 
 
 class Reception:
-    """Counts the requests inside, and closes the door when it is time to go."""
+    """Counts the requests inside, and closes the door when it is time to go.
+
+    Attributes:
+        inside: Requests now.
+        capacity: Most requests.
+        draining: Whether the door is closed.
+    """
 
     def __init__(self, capacity: int) -> None:
         self.inside = 0
         self.draining = False
-        self._capacity = capacity
+        self.capacity = capacity
         self._left = Signal()
 
     @contextmanager
@@ -175,8 +185,8 @@ class Reception:
         """
         if self.draining:
             raise DrainingError("this controller shuts down; call another one with the same seed for the same text")
-        if self.inside >= self._capacity:
-            raise CapacityError(f"all {self._capacity} places are taken; call again after a pause")
+        if self.inside >= self.capacity:
+            raise CapacityError(f"all {self.capacity} places are taken; call again after a pause")
         self.inside += 1
         try:
             yield
@@ -208,21 +218,25 @@ class GenerationService(generation_pb2_grpc.GenerationServiceServicer):
         self._steering = steering
         self._chronicle = chronicle
         self._reader = RequestReader(tokenizer, fleet, limits)
-        self._longest_request_s = limits.longest_request_s
 
     def add_to(self, server: grpc.aio.Server) -> None:
         """Offer the service."""
         generation_pb2_grpc.add_GenerationServiceServicer_to_server(self, server)  # type: ignore[no-untyped-call]
+
+    def obey(self, limits: Limits) -> None:
+        """Other limits, for requests to come."""
+        self.reception.capacity = limits.concurrent_requests
+        self._reader.limits = limits
 
     async def Generate(  # noqa: N802
         self, request: generation_pb2.GenerateRequest, context: CallContext
     ) -> None:
         """One answer. It is written, not yielded: a generator that nobody reads is not closed at once."""
         account = Account()
-        async with errors_to_status(context), _deadline(context, self._longest_request_s) as deadline:
+        async with errors_to_status(context), _deadline(context, self._reader.limits.longest_request_s) as deadline:
             with self.reception.place():
                 asked = await self._reader.read(request)
-                policy = self._steering.for_request(asked.pins)
+                policy = self._steering.for_request(asked.pins, task=asked.task, tenant=asked.tenant)
                 await self._answer(asked, policy, account, deadline=deadline, write=context.write)
 
     async def _answer(
@@ -251,7 +265,12 @@ class GenerationService(generation_pb2_grpc.GenerationServiceServicer):
         self, request: GenerationRequest, sequence: TokenSequence, session: FleetSession, policy: SteeredPolicy
     ) -> AsyncGenerator[Round]:
         return generate(
-            request, sequence, session=session, policy=policy, requests_in_flight=lambda: self.reception.inside
+            request,
+            sequence,
+            session=session,
+            policy=policy,
+            allow=policy.allow,
+            requests_in_flight=lambda: self.reception.inside,
         )
 
 

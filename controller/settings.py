@@ -1,49 +1,67 @@
-"""What an operator decides about one controller, read from a YAML file once and checked to the line."""
+"""What an operator decides about one controller: a YAML file, checked to the line (`docs/configuration.md`)."""
 
 import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal, Self, TypeVar
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
+from pydantic.fields import FieldInfo
 
+from controller.settings_file import content_of, parsed
+from controller.terms import DraftPin, Mode, Orders, Rule, Terms
 from router_models.catalogue import all_policies
 from router_models.plan import CHAIN_OF_4
-from speculation.errors import ConfigurationError
 from speculation.tree import MAX_BRANCHING, MAX_DEPTH, MAX_NODES, TreeShape
 
 Address = Annotated[str, Field(pattern=r"^\S+:\d{1,5}$")]
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Milliseconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1)]
+Share = Annotated[float, Field(ge=0, le=1)]
+Nodes = Annotated[int, Field(ge=1, le=MAX_NODES)]
+Depth = Annotated[int, Field(ge=1, le=MAX_DEPTH)]
+DrafterName = Annotated[str, Field(min_length=1)]
+
+NEEDS_RESTART = "x-needs-restart"
+"""Marks fields in the JSON Schema, too."""
+
+
+def _until_restart(default: Any = ...) -> Any:
+    """A field whose new value waits for the next start."""
+    return Field(default, json_schema_extra={NEEDS_RESTART: True})
 
 
 class Section(BaseModel):
     """A part of the file; a field it does not have is an error, not a silent wish."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=False)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=False, use_attribute_docstrings=True)
+
+
+SomeSection = TypeVar("SomeSection", bound=Section)
 
 
 class WorkerEntry(Section):
     """A worker that is always part of the fleet."""
 
     role: Literal["draft", "verify"]
+    """What it does."""
     address: Address
+    """host:port."""
 
 
 class RedisSettings(Section):
-    """Where decisions are logged and workers announce themselves.
-
-    Attributes:
-        url: redis://, rediss://, unix:// or embedded://PATH, which starts one for this host alone.
-        namespace: Shared by the workers and controllers of one fleet.
-        log_entries: About how many entries each stream of the log keeps.
-        most_records_waiting: Records kept while Redis is away; more are dropped and counted.
-    """
+    """Where decisions are logged and workers announce themselves."""
 
     url: str
+    """redis://, rediss://, unix:// or embedded://PATH, which starts one for this host alone."""
     namespace: Annotated[str, Field(pattern=r"^[\w.-]{1,64}$")] = "default"
+    """Shared by the workers and controllers of one fleet."""
     log_entries: Count = 1_000_000
+    """About how many entries each stream of the log keeps."""
     most_records_waiting: Count = 10_000
+    """Records kept while Redis is away; more are dropped and counted."""
 
     @field_validator("url")
     @classmethod
@@ -56,10 +74,14 @@ class RedisSettings(Section):
 class ShapeSettings(Section):
     """The form of a drafted tree."""
 
-    depth: Annotated[int, Field(ge=1, le=MAX_DEPTH)] = CHAIN_OF_4.depth
+    depth: Depth = CHAIN_OF_4.depth
+    """Levels."""
     branching: Annotated[int, Field(ge=1, le=MAX_BRANCHING)] = CHAIN_OF_4.branching
-    budget: Annotated[int, Field(ge=1, le=MAX_NODES)] = CHAIN_OF_4.budget
-    least_confidence: Annotated[float, Field(ge=0, le=1)] = CHAIN_OF_4.least_confidence
+    """Nodes expanded a level, and children of each; 1 gives a chain."""
+    budget: Nodes = CHAIN_OF_4.budget
+    """Most nodes."""
+    least_confidence: Share = CHAIN_OF_4.least_confidence
+    """The tree ends where its drafter gives a path less than this chance."""
 
     @property
     def shape(self) -> TreeShape:
@@ -67,71 +89,204 @@ class ShapeSettings(Section):
         return TreeShape(**self.model_dump())
 
 
-class PolicySettings(Section):
-    """Which policy decides where a request names none.
+class PinSettings(Section):
+    """One drafter and one tree."""
 
-    Attributes:
-        name: One of the catalogue.
-        drafter: Of `static`; None: the first on offer.
-        shape: The tree that policies without a better idea draft.
-    """
+    drafter: DrafterName
+    """Its name."""
+    shape: ShapeSettings
+    """The tree it drafts."""
 
-    name: str = "static"
-    drafter: str | None = None
-    shape: ShapeSettings = ShapeSettings()
 
-    @field_validator("name")
+def _in_the_catalogue(name: str | None) -> str | None:
+    if name is not None and name not in (known := all_policies()):
+        raise ValueError(f"no policy is called {name!r}; known: {', '.join(sorted(known))}")
+    return name
+
+
+def _mode_of(value: Any) -> Any:
+    """YAML 1.1 reads a bare `off` as false."""
+    return Mode.OFF.value if value is False else value
+
+
+class RuleSettings(Section):
+    """What holds for requests with certain labels. The labels are the caller's word: a limit, not an access control."""
+
+    task: str | None = None
+    """Pattern of the request's task: * stands for anything, ? for one character, case matters. Absent: any task."""
+    tenant: str | None = None
+    """Pattern of its tenant, likewise. A rule with neither is about every request, and so must be the last."""
+    policy: str | None = None
+    """Who decides where the request names nobody. Absent: the policy in charge."""
+    mode: Mode | None = None
+    """How much say the policy has. Absent: as in router.mode."""
+    max_nodes: Nodes = MAX_NODES
+    """Most nodes verified in a round."""
+    max_depth: Depth = MAX_DEPTH
+    """Most levels drafted in a round."""
+    allowed_drafters: tuple[DrafterName, ...] = ()
+    """Only these drafters. Empty: any."""
+    denied_drafters: tuple[DrafterName, ...] = ()
+    """Not these drafters."""
+    allowed_shapes: tuple[ShapeSettings, ...] = ()
+    """Only these trees: depth and branching to the letter, the budget at most. Empty: any."""
+    pin: PinSettings | None = None
+    """One drafter and one tree; plain decoding stays the policy's to choose (`policy: static` never chooses it)."""
+    exploration: Share | None = None
+    """Share of its exploration that the policy is allowed. Absent: as in router.exploration."""
+    latency_objective_ms: Milliseconds | None = None
+    """What a token should take at most. Absent: as in router.latency_objective_ms."""
+
+    _policy_exists = field_validator("policy")(_in_the_catalogue)
+    _mode_is_no_boolean = field_validator("mode", mode="before")(_mode_of)
+
+    @field_validator("denied_drafters")
     @classmethod
-    def _in_the_catalogue(cls, name: str) -> str:
-        if name not in (known := all_policies()):
-            raise ValueError(f"no policy is called that; known: {', '.join(sorted(known))}")
-        return name
+    def _not_allowed_too(cls, denied: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
+        if both := sorted(set(denied) & set(info.data.get("allowed_drafters", ()))):
+            raise ValueError(f"{', '.join(both)} is among allowed_drafters, too")
+        return denied
+
+    @field_validator("allowed_shapes")
+    @classmethod
+    def _shapes_within_limits(
+        cls, shapes: tuple[ShapeSettings, ...], info: ValidationInfo
+    ) -> tuple[ShapeSettings, ...]:
+        terms = _terms(info.data)
+        for number, one in enumerate(shapes):
+            if problem := terms.problem_of(one.shape):
+                raise ValueError(f"the rule's own limits forbid number {number}: {problem}")
+        return shapes
+
+    @field_validator("pin")
+    @classmethod
+    def _pin_within_limits(cls, pin: PinSettings | None, info: ValidationInfo) -> PinSettings | None:
+        terms = _terms(info.data)
+        if pin is not None and not terms.permit(pin.drafter):
+            raise ValueError(f"the rule's own limits forbid {pin.drafter}")
+        if pin is not None and (problem := terms.problem_of(pin.shape.shape)):
+            raise ValueError(f"the rule's own limits forbid its shape: {problem}")
+        return pin
+
+    @property
+    def about_everything(self) -> bool:
+        """Whether no request can escape it."""
+        return {self.task, self.tenant} <= {None, "*"}
+
+
+def _terms(rule: Any) -> Terms:
+    """The limits among the fields of a rule, those that are wrong left out."""
+    limits = {
+        name: rule[name] for name in ("max_nodes", "max_depth", "allowed_drafters", "denied_drafters") if name in rule
+    }
+    shapes = tuple(one.shape for one in rule.get("allowed_shapes", ()))
+    return Terms(**limits, allowed_shapes=shapes)
+
+
+class RouterSettings(Section):
+    """Who chooses drafters and trees, and what may be chosen. Nothing here changes the text of any request."""
+
+    policy: str = "static"
+    """Who decides where neither the request nor a rule names a policy."""
+    drafter: str | None = _until_restart(None)
+    """The drafter of the policy `static`. Absent: the first on offer."""
+    shape: ShapeSettings = _until_restart(ShapeSettings())
+    """The tree that policies without a better idea draft."""
+    mode: Mode = Mode.APPLY
+    """off: plain decoding. observe: the policy's plans are logged, and plain decoding is served. apply: its plans are
+    carried out, and it learns. frozen: they are carried out, and it learns nothing."""
+    kill_switch: bool = False
+    """No speculation at all, whatever else is said; `forerun router kill on` does the same by hand."""
+    exploration: Share = 1.0
+    """Share of its exploration that a policy is allowed; at 0 it does what it thinks best."""
+    scoring_share: Share = 0.1
+    """Share of finished requests whose text idle drafters score, so that the router learns how they would have done."""
+    latency_objective_ms: Milliseconds | None = None
+    """What a token should take at most. Absent: only tokens a second count."""
+    rules: tuple[RuleSettings, ...] = ()
+    """The first that matches a request holds, alone."""
+
+    _policy_exists = field_validator("policy")(_in_the_catalogue)
+    _mode_is_no_boolean = field_validator("mode", mode="before")(_mode_of)
+
+    @field_validator("rules")
+    @classmethod
+    def _each_can_be_reached(cls, rules: tuple[RuleSettings, ...]) -> tuple[RuleSettings, ...]:
+        for number, rule in enumerate(rules[:-1]):
+            if rule.about_everything:
+                raise ValueError(f"rules after number {number} are never reached: it is about every request")
+        return rules
+
+    def orders(self, config_hash: str) -> Orders:
+        """As values the loop can use."""
+        return Orders(
+            policy=self.policy,
+            kill_switch=self.kill_switch,
+            default=Terms(mode=self.mode, exploration=self.exploration, latency_objective_ms=self.latency_objective_ms),
+            rules=tuple(self._rule(number, rule) for number, rule in enumerate(self.rules)),
+            config_hash=config_hash,
+        )
+
+    def _rule(self, number: int, rule: RuleSettings) -> Rule:
+        terms = Terms(
+            source=f"router.rules.{number}",
+            policy=rule.policy or "",
+            mode=rule.mode or self.mode,
+            allowed_drafters=rule.allowed_drafters,
+            denied_drafters=rule.denied_drafters,
+            allowed_shapes=tuple(one.shape for one in rule.allowed_shapes),
+            max_nodes=rule.max_nodes,
+            max_depth=rule.max_depth,
+            pin=DraftPin(drafter=rule.pin.drafter, shape=rule.pin.shape.shape) if rule.pin is not None else None,
+            exploration=self.exploration if rule.exploration is None else rule.exploration,
+            latency_objective_ms=rule.latency_objective_ms or self.latency_objective_ms,
+        )
+        return Rule(terms=terms, task=rule.task, tenant=rule.tenant)
 
 
 class LimitSettings(Section):
     """What one controller takes on."""
 
     concurrent_requests: Count = 256
+    """Most requests at once; more are turned away."""
     default_max_new_tokens: Count = 256
+    """Most tokens of an answer where the request names no number."""
 
 
 class TimeoutSettings(Section):
-    """How long it waits.
-
-    Attributes:
-        draft_timeout_s: A drafter that keeps a ready target waiting longer is late.
-        verify_wait_s: How long a request waits for a verify worker to return or to have room.
-        health_interval_s: Between two health checks of a worker.
-        health_timeout_s: A worker that does not answer a check within this is lost.
-        longest_request_s: Deadline of a request that brings none.
-        drain_grace_s: How long running requests may go on after SIGTERM.
-    """
+    """How long it waits."""
 
     draft_timeout_s: Seconds = 0.5
+    """A drafter that keeps a ready target waiting longer is late."""
     verify_wait_s: Seconds = 10.0
+    """How long a request waits for a verify worker to return or to have room."""
     health_interval_s: Seconds = 1.0
+    """Between two health checks of a worker."""
     health_timeout_s: Seconds = 2.0
+    """A worker that does not answer a check within this is lost."""
     longest_request_s: Seconds = 600.0
+    """Deadline of a request that brings none."""
     drain_grace_s: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 30.0
+    """How long running requests may go on after SIGTERM."""
 
 
 class Settings(Section):
-    """One controller.
+    """One controller."""
 
-    Attributes:
-        listen: host:port; loopback unless you name another host; port 0 takes a free one.
-        tokenizer: Folder (relative to the file) or hub id of the target's tokenizer.
-        workers: Besides those that announce themselves in Redis.
-        redis: None: no decision log, and only the workers listed here.
-    """
-
-    listen: Address = "127.0.0.1:50050"
-    tokenizer: Annotated[str, Field(min_length=1)]
+    listen: Address = _until_restart("127.0.0.1:50050")
+    """host:port; loopback unless you name another host; port 0 takes a free one."""
+    tokenizer: Annotated[str, Field(min_length=1)] = _until_restart()
+    """Folder (relative to the file) or hub id of the target's tokenizer."""
     workers: tuple[WorkerEntry, ...] = ()
-    redis: RedisSettings | None = None
-    policy: PolicySettings = PolicySettings()
+    """Always part of the fleet, besides those that announce themselves in Redis."""
+    redis: RedisSettings | None = _until_restart(None)
+    """Where decisions are logged and workers announce themselves. Absent: no log, and only the workers listed here."""
+    router: RouterSettings = RouterSettings()
+    """Who chooses drafters and trees, and what may be chosen."""
     limits: LimitSettings = LimitSettings()
+    """What one controller takes on."""
     timeouts: TimeoutSettings = TimeoutSettings()
+    """How long it waits."""
 
     @field_validator("workers")
     @classmethod
@@ -147,29 +302,18 @@ class Settings(Section):
         return hashlib.sha256(self.model_dump_json().encode()).hexdigest()[:16]
 
     @classmethod
-    def load(cls, path: Path) -> "Settings":
+    def load(cls, path: Path) -> Self:
         """The settings of a file.
 
         Raises:
             ConfigurationError: The file cannot be read, is no YAML, or a value is wrong; names file, line and field.
         """
-        try:
-            text = path.read_text(encoding="utf-8")
-            # Compose, too: the values alone no longer know on which lines they stood.
-            document, root = yaml.safe_load(text), yaml.compose(text, Loader=yaml.SafeLoader)
-        except (OSError, UnicodeDecodeError) as error:
-            raise ConfigurationError(str(path), f"cannot be read: {error}") from error
-        except yaml.MarkedYAMLError as error:
-            line = error.problem_mark.line + 1 if error.problem_mark else 1
-            raise ConfigurationError(f"{path}:{line}", f"is no YAML: {error.problem}") from error
-        except yaml.YAMLError as error:
-            raise ConfigurationError(str(path), f"is no YAML: {error}") from error
-        if not isinstance(document, dict) or root is None:
-            raise ConfigurationError(f"{path}:1", "must be a mapping of fields to values")
-        try:
-            settings = cls.model_validate(document)
-        except ValidationError as error:
-            raise _located(path, root, error) from error
+        return cls.parse(content_of(path), path)
+
+    @classmethod
+    def parse(cls, text: str, path: Path) -> Self:
+        """The settings of a file's content; raises as `load`."""
+        settings = parsed(text, path, cls)
         return settings.model_copy(update={"tokenizer": _near(path, settings.tokenizer)})
 
 
@@ -179,28 +323,48 @@ def _near(path: Path, tokenizer: str) -> str:
     return str(folder) if folder.is_dir() else tokenizer
 
 
-def _located(path: Path, root: yaml.Node, error: ValidationError) -> ConfigurationError:
-    """The first thing that is wrong, with file, line and field."""
-    first = error.errors()[0]
-    line = _line_of(root, first["loc"])
-    field = ".".join(str(step) for step in first["loc"]) or "the file"
-    more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
-    return ConfigurationError(f"{path}:{line}", f"{field}: {first['msg']}{more}")
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Change:
+    """A field in which two settings differ; None stands for an entry that only one of them has."""
+
+    field: str
+    old: Any
+    new: Any
+    needs_restart: bool
 
 
-def _line_of(node: yaml.Node, location: tuple[int | str, ...]) -> int:
-    """Line of the deepest node on the way to a location; a field that is missing is where its section begins."""
-    line = node.start_mark.line + 1
-    for step in location:
-        child: yaml.Node | None = None
-        if isinstance(node, yaml.MappingNode):
-            for key, value in node.value:
-                if key.value == str(step):
-                    child, line = value, key.start_mark.line + 1
-        elif isinstance(node, yaml.SequenceNode) and isinstance(step, int) and step < len(node.value):
-            child = node.value[step]
-            line = child.start_mark.line + 1
-        if child is None:
-            break
-        node = child
-    return int(line)
+def changes(old: Section, new: Section) -> tuple[Change, ...]:
+    """Every field in which two settings differ, in the order of the reference."""
+    return tuple(_changes(old, new, where="", needs_restart=False))
+
+
+def _changes(old: Any, new: Any, *, where: str, needs_restart: bool) -> Iterator[Change]:
+    if old == new:
+        return
+    if isinstance(old, Section) and type(old) is type(new):
+        for name, field in type(old).model_fields.items():
+            waits = needs_restart or _waits(field)
+            below = f"{where}.{name}" if where else name
+            yield from _changes(getattr(old, name), getattr(new, name), where=below, needs_restart=waits)
+    elif isinstance(old, tuple) and isinstance(new, tuple):
+        for place in range(max(len(old), len(new))):
+            entries = (entry[place] if place < len(entry) else None for entry in (old, new))
+            yield from _changes(*entries, where=f"{where}.{place}", needs_restart=needs_restart)
+    else:
+        yield Change(field=where, old=old, new=new, needs_restart=needs_restart)
+
+
+def without_restart(running: SomeSection, wanted: SomeSection) -> SomeSection:
+    """The wanted settings as far as a running controller can take them on: what waits for a restart stays as it is."""
+    kept: dict[str, Any] = {}
+    for name, field in type(running).model_fields.items():
+        old, new = getattr(running, name), getattr(wanted, name)
+        if _waits(field):
+            kept[name] = old
+        elif isinstance(old, Section):
+            kept[name] = without_restart(old, new)
+    return wanted.model_copy(update=kept)
+
+
+def _waits(field: FieldInfo) -> bool:
+    return isinstance(field.json_schema_extra, dict) and bool(field.json_schema_extra.get(NEEDS_RESTART))

@@ -7,7 +7,7 @@ from typing import Protocol
 
 from router_models.model_state import ModelState
 from router_models.plan import Plan
-from speculation.tree import TokenTree, TreeShape
+from speculation.tree import MAX_DEPTH, MAX_NODES, TokenTree, TreeShape
 from speculation.verdict import Verdict
 
 
@@ -28,6 +28,11 @@ class RoundContext:
         temperature: 0 for greedy decoding.
         prompt_surprisal: Nats per token of the end of the prompt, by drafter that has read it.
         requests_in_flight: Requests that this controller serves now, this one included.
+        allowed_shapes: The shapes that the operator allows; none: any.
+        most_nodes: Most nodes that the operator lets a round verify.
+        most_depth: Most levels that he lets it draft.
+        exploration: Share of its exploration that a policy is allowed, 0 to 1; at 0 it does what it thinks best.
+        latency_objective_ms: What a token should take at most, if the operator says so.
     """
 
     request_id: str
@@ -42,6 +47,11 @@ class RoundContext:
     temperature: float = 0.0
     prompt_surprisal: Mapping[str, float] = field(default_factory=lambda: MappingProxyType({}))
     requests_in_flight: int = 1
+    allowed_shapes: tuple[TreeShape, ...] = ()
+    most_nodes: int = MAX_NODES
+    most_depth: int = MAX_DEPTH
+    exploration: float = 1.0
+    latency_objective_ms: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,8 +107,9 @@ class Policy(Protocol):
     """Chooses a plan for each round and may learn from what came of it.
 
     All methods are called from one thread and return within microseconds; neither blocks nor raises for any context.
-    A policy only names drafters on offer, obeys a pinned shape, and states its exact propensity. Every policy passes
-    tests/router_models/test_policy_contract.py.
+    A policy only names drafters on offer, obeys a pinned shape, and states its exact propensity. It may, but need not,
+    know the operator's limits: `enforced` cuts its plan to them, and what it then learns from is the plan as cut.
+    Every policy passes tests/router_models/test_policy_contract.py.
     """
 
     @property

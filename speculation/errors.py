@@ -3,7 +3,8 @@
 ForerunError
 ├── InvalidRequestError         a field of the request is wrong: correct it and call again
 │   ├── InvalidTreeError        the tree cannot be read parents first, or is too large
-│   └── PromptTooLongError      prompt and answer do not fit: shorten one of them
+│   ├── PromptTooLongError      prompt and answer do not fit: shorten one of them
+│   └── NotAllowedError         the operator does not allow what the field asks for: leave it out, or ask him
 ├── UnknownNameError            no drafter, policy, request or worker has that name: pick a listed one
 ├── ConfigurationError          a configuration cannot be used: correct the named field and start again
 ├── ModelError                  a model cannot be served here: choose another one
@@ -67,6 +68,16 @@ class PromptTooLongError(InvalidRequestError):
             "tokens of context; shorten the prompt or lower max_new_tokens",
         )
         self.metadata["context_length"] = str(context_length)
+
+
+class NotAllowedError(InvalidRequestError):
+    """The operator's configuration does not allow what a field asks for; `rule` is the part of it that says so."""
+
+    reason = "NOT_ALLOWED"
+
+    def __init__(self, field: str, problem: str, rule: str) -> None:
+        super().__init__(field, f"{problem}; so says {rule} in the controller's configuration")
+        self.metadata["rule"] = rule
 
 
 class UnknownNameError(ForerunError):

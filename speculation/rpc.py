@@ -17,6 +17,7 @@ STATUS_OF: dict[type[ForerunError], grpc.StatusCode] = {
     errors.InvalidRequestError: grpc.StatusCode.INVALID_ARGUMENT,
     errors.InvalidTreeError: grpc.StatusCode.INVALID_ARGUMENT,
     errors.PromptTooLongError: grpc.StatusCode.INVALID_ARGUMENT,
+    errors.NotAllowedError: grpc.StatusCode.PERMISSION_DENIED,
     errors.UnknownNameError: grpc.StatusCode.NOT_FOUND,
     errors.ConfigurationError: grpc.StatusCode.FAILED_PRECONDITION,
     errors.ModelError: grpc.StatusCode.FAILED_PRECONDITION,

@@ -13,22 +13,40 @@ from forerun.client.generation import (
     Usage,
 )
 from forerun.client.messages import GenerateOptions
+from forerun.client.router import (
+    ArmView,
+    ConfigView,
+    LogView,
+    RouterClient,
+    RouterMode,
+    RouterView,
+    WorkerHealth,
+    WorkerView,
+)
 
 __all__ = [
     "AcceptanceRecord",
+    "ArmView",
     "AsyncClient",
     "AsyncStream",
     "Client",
+    "ConfigView",
     "DeadlineExceededError",
     "Decision",
     "Delta",
     "FinishReason",
     "GenerateOptions",
     "Generation",
+    "LogView",
     "RequestTimings",
     "Retry",
     "RoundReport",
+    "RouterClient",
+    "RouterMode",
+    "RouterView",
     "Stream",
     "TokenLogprobs",
     "Usage",
+    "WorkerHealth",
+    "WorkerView",
 ]

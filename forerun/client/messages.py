@@ -171,7 +171,7 @@ class Answer:
             self.deltas.append(_delta(response.delta))
             return self.deltas[-1]
         if kind == "round":
-            self.rounds.append(_round(response.round))
+            self.rounds.append(round_report_of(response.round))
         elif kind == "summary":
             self.generation = self._generation(response.summary)
         return None
@@ -212,7 +212,8 @@ def _delta(message: generation_pb2.Delta) -> Delta:
     )
 
 
-def _round(message: generation_pb2.RoundReport) -> RoundReport:
+def round_report_of(message: generation_pb2.RoundReport) -> RoundReport:
+    """What one round did, from its message."""
     return RoundReport(
         round=message.round,
         decision=_decision(message.decision),

@@ -5,14 +5,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from forerun.commands.controller_address import DEFAULT_ADDRESS, Target, told_if_nobody_answers
 from forerun.console import PEOPLE, emit, plain
-from speculation.errors import InvalidRequestError, WorkerUnavailableError
+from speculation.errors import InvalidRequestError
 
 if TYPE_CHECKING:
     from forerun.client import Stream
     from speculation.tree import TreeShape
-
-DEFAULT_ADDRESS = "127.0.0.1:50050"
 
 
 def generate(
@@ -33,9 +32,7 @@ def generate(
     shape: Annotated[str, typer.Option(help="Pin the tree: DEPTHxBRANCHINGxBUDGET, for example 4x1x4.")] = "",
     no_speculation: Annotated[bool, typer.Option("--no-speculation", help="Plain decoding.")] = False,
     explain: Annotated[bool, typer.Option("--explain", help="Show every round: its tree, what was kept, why.")] = False,
-    target: Annotated[
-        str, typer.Option(help="Address of the controller.", envvar="FORERUN_CONTROLLER")
-    ] = DEFAULT_ADDRESS,
+    target: Target = DEFAULT_ADDRESS,
     timeout_s: Annotated[float, typer.Option(help="Deadline in seconds.")] = 120.0,
     as_json: Annotated[bool, typer.Option("--json", help="The whole answer as one line of JSON.")] = False,
 ) -> None:
@@ -91,16 +88,14 @@ def _run(address: str, text: str, *, chat: bool, options: dict[str, Any], as_jso
         # A person at a terminal would rather be told than wait.
         Client(address, retry=Retry(attempts=2)) as client,
         client.stream(None if chat else text, **options) as stream,
+        told_if_nobody_answers(address),
     ):
-        try:
-            if as_json:
-                _exhaust(stream)
-            elif options["explain"]:
-                _show_rounds(stream)
-            else:
-                _show_text(stream)
-        except WorkerUnavailableError as error:
-            raise _if_nobody_answers(error, address) from error
+        if as_json:
+            _exhaust(stream)
+        elif options["explain"]:
+            _show_rounds(stream)
+        else:
+            _show_text(stream)
     if as_json:
         answer = stream.generation
         derived = ("mean_acceptance_length", "draft_acceptance_rate", "histogram")
@@ -133,13 +128,3 @@ def _show_rounds(stream: "Stream") -> None:
     for report in stream.rounds[shown:]:
         PEOPLE.print(draw_round(report))
     print(stream.text, flush=True)
-
-
-def _if_nobody_answers(error: WorkerUnavailableError, address: str) -> WorkerUnavailableError:
-    # The code is only there when no controller has raised the error itself.
-    if error.metadata.get("code") != "UNAVAILABLE":
-        return error
-    return WorkerUnavailableError(
-        f"no controller answers at {address}; start a fleet with `forerun up`, or name another with --target",
-        error.metadata,
-    )

@@ -16,6 +16,7 @@ class DecisionMode(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     DECISION_MODE_FORCED: _ClassVar[DecisionMode]
     DECISION_MODE_FALLBACK: _ClassVar[DecisionMode]
     DECISION_MODE_KILLED: _ClassVar[DecisionMode]
+    DECISION_MODE_OBSERVED: _ClassVar[DecisionMode]
 
 class OutcomeStatus(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
@@ -29,6 +30,7 @@ DECISION_MODE_ONLINE: DecisionMode
 DECISION_MODE_FORCED: DecisionMode
 DECISION_MODE_FALLBACK: DecisionMode
 DECISION_MODE_KILLED: DecisionMode
+DECISION_MODE_OBSERVED: DecisionMode
 OUTCOME_STATUS_UNSPECIFIED: OutcomeStatus
 OUTCOME_STATUS_OK: OutcomeStatus
 OUTCOME_STATUS_CANCELLED: OutcomeStatus
@@ -36,7 +38,7 @@ OUTCOME_STATUS_DEADLINE: OutcomeStatus
 OUTCOME_STATUS_WORKER_ERROR: OutcomeStatus
 
 class DecisionRecord(_message.Message):
-    __slots__ = ("schema_version", "event_id", "request_id", "round", "ts_ms", "controller_id", "tenant", "task", "config_hash", "code_version", "mode", "decision", "eligible_drafters", "ineligible_drafters", "prompt_tokens", "emitted_tokens", "temperature", "requests_in_flight", "prompt_surprisal", "model_revisions")
+    __slots__ = ("schema_version", "event_id", "request_id", "round", "ts_ms", "controller_id", "tenant", "task", "config_hash", "code_version", "mode", "decision", "eligible_drafters", "ineligible_drafters", "prompt_tokens", "emitted_tokens", "temperature", "requests_in_flight", "prompt_surprisal", "model_revisions", "proposed")
     class PromptSurprisalEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -71,6 +73,7 @@ class DecisionRecord(_message.Message):
     REQUESTS_IN_FLIGHT_FIELD_NUMBER: _ClassVar[int]
     PROMPT_SURPRISAL_FIELD_NUMBER: _ClassVar[int]
     MODEL_REVISIONS_FIELD_NUMBER: _ClassVar[int]
+    PROPOSED_FIELD_NUMBER: _ClassVar[int]
     schema_version: int
     event_id: str
     request_id: str
@@ -91,7 +94,8 @@ class DecisionRecord(_message.Message):
     requests_in_flight: int
     prompt_surprisal: _containers.ScalarMap[str, float]
     model_revisions: _containers.ScalarMap[str, str]
-    def __init__(self, schema_version: _Optional[int] = ..., event_id: _Optional[str] = ..., request_id: _Optional[str] = ..., round: _Optional[int] = ..., ts_ms: _Optional[int] = ..., controller_id: _Optional[str] = ..., tenant: _Optional[str] = ..., task: _Optional[str] = ..., config_hash: _Optional[str] = ..., code_version: _Optional[str] = ..., mode: _Optional[_Union[DecisionMode, str]] = ..., decision: _Optional[_Union[_generation_pb2.Decision, _Mapping]] = ..., eligible_drafters: _Optional[_Iterable[str]] = ..., ineligible_drafters: _Optional[_Iterable[str]] = ..., prompt_tokens: _Optional[int] = ..., emitted_tokens: _Optional[int] = ..., temperature: _Optional[float] = ..., requests_in_flight: _Optional[int] = ..., prompt_surprisal: _Optional[_Mapping[str, float]] = ..., model_revisions: _Optional[_Mapping[str, str]] = ...) -> None: ...
+    proposed: _generation_pb2.Decision
+    def __init__(self, schema_version: _Optional[int] = ..., event_id: _Optional[str] = ..., request_id: _Optional[str] = ..., round: _Optional[int] = ..., ts_ms: _Optional[int] = ..., controller_id: _Optional[str] = ..., tenant: _Optional[str] = ..., task: _Optional[str] = ..., config_hash: _Optional[str] = ..., code_version: _Optional[str] = ..., mode: _Optional[_Union[DecisionMode, str]] = ..., decision: _Optional[_Union[_generation_pb2.Decision, _Mapping]] = ..., eligible_drafters: _Optional[_Iterable[str]] = ..., ineligible_drafters: _Optional[_Iterable[str]] = ..., prompt_tokens: _Optional[int] = ..., emitted_tokens: _Optional[int] = ..., temperature: _Optional[float] = ..., requests_in_flight: _Optional[int] = ..., prompt_surprisal: _Optional[_Mapping[str, float]] = ..., model_revisions: _Optional[_Mapping[str, str]] = ..., proposed: _Optional[_Union[_generation_pb2.Decision, _Mapping]] = ...) -> None: ...
 
 class RoundRecord(_message.Message):
     __slots__ = ("schema_version", "event_id", "request_id", "round", "ts_ms", "decision_event_id", "drafters", "missing_drafters", "num_draft_tokens", "tree_depth", "num_accepted_draft_tokens", "tokens_emitted", "timings", "verify_batch_size", "tree", "node_probs", "accepted", "token_ids")

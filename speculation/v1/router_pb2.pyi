@@ -9,12 +9,25 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
+class RouterMode(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    ROUTER_MODE_UNSPECIFIED: _ClassVar[RouterMode]
+    ROUTER_MODE_OFF: _ClassVar[RouterMode]
+    ROUTER_MODE_OBSERVE: _ClassVar[RouterMode]
+    ROUTER_MODE_APPLY: _ClassVar[RouterMode]
+    ROUTER_MODE_FROZEN: _ClassVar[RouterMode]
+
 class WorkerHealth(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
     WORKER_HEALTH_UNSPECIFIED: _ClassVar[WorkerHealth]
     WORKER_HEALTH_SERVING: _ClassVar[WorkerHealth]
     WORKER_HEALTH_NOT_SERVING: _ClassVar[WorkerHealth]
     WORKER_HEALTH_REFUSED: _ClassVar[WorkerHealth]
+ROUTER_MODE_UNSPECIFIED: RouterMode
+ROUTER_MODE_OFF: RouterMode
+ROUTER_MODE_OBSERVE: RouterMode
+ROUTER_MODE_APPLY: RouterMode
+ROUTER_MODE_FROZEN: RouterMode
 WORKER_HEALTH_UNSPECIFIED: WorkerHealth
 WORKER_HEALTH_SERVING: WorkerHealth
 WORKER_HEALTH_NOT_SERVING: WorkerHealth
@@ -25,20 +38,40 @@ class ShowRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class ShowResponse(_message.Message):
-    __slots__ = ("policy", "known_policies", "kill_switch", "workers", "arms", "log")
+    __slots__ = ("policy", "known_policies", "kill_switch", "workers", "arms", "log", "config", "mode", "kill_switch_in_config")
     POLICY_FIELD_NUMBER: _ClassVar[int]
     KNOWN_POLICIES_FIELD_NUMBER: _ClassVar[int]
     KILL_SWITCH_FIELD_NUMBER: _ClassVar[int]
     WORKERS_FIELD_NUMBER: _ClassVar[int]
     ARMS_FIELD_NUMBER: _ClassVar[int]
     LOG_FIELD_NUMBER: _ClassVar[int]
+    CONFIG_FIELD_NUMBER: _ClassVar[int]
+    MODE_FIELD_NUMBER: _ClassVar[int]
+    KILL_SWITCH_IN_CONFIG_FIELD_NUMBER: _ClassVar[int]
     policy: str
     known_policies: _containers.RepeatedScalarFieldContainer[str]
     kill_switch: bool
     workers: _containers.RepeatedCompositeFieldContainer[WorkerState]
     arms: _containers.RepeatedCompositeFieldContainer[ArmCount]
     log: LogState
-    def __init__(self, policy: _Optional[str] = ..., known_policies: _Optional[_Iterable[str]] = ..., kill_switch: _Optional[bool] = ..., workers: _Optional[_Iterable[_Union[WorkerState, _Mapping]]] = ..., arms: _Optional[_Iterable[_Union[ArmCount, _Mapping]]] = ..., log: _Optional[_Union[LogState, _Mapping]] = ...) -> None: ...
+    config: ConfigState
+    mode: RouterMode
+    kill_switch_in_config: bool
+    def __init__(self, policy: _Optional[str] = ..., known_policies: _Optional[_Iterable[str]] = ..., kill_switch: _Optional[bool] = ..., workers: _Optional[_Iterable[_Union[WorkerState, _Mapping]]] = ..., arms: _Optional[_Iterable[_Union[ArmCount, _Mapping]]] = ..., log: _Optional[_Union[LogState, _Mapping]] = ..., config: _Optional[_Union[ConfigState, _Mapping]] = ..., mode: _Optional[_Union[RouterMode, str]] = ..., kill_switch_in_config: _Optional[bool] = ...) -> None: ...
+
+class ConfigState(_message.Message):
+    __slots__ = ("file", "hash", "problem", "waiting_for_restart", "reloads")
+    FILE_FIELD_NUMBER: _ClassVar[int]
+    HASH_FIELD_NUMBER: _ClassVar[int]
+    PROBLEM_FIELD_NUMBER: _ClassVar[int]
+    WAITING_FOR_RESTART_FIELD_NUMBER: _ClassVar[int]
+    RELOADS_FIELD_NUMBER: _ClassVar[int]
+    file: str
+    hash: str
+    problem: str
+    waiting_for_restart: _containers.RepeatedScalarFieldContainer[str]
+    reloads: int
+    def __init__(self, file: _Optional[str] = ..., hash: _Optional[str] = ..., problem: _Optional[str] = ..., waiting_for_restart: _Optional[_Iterable[str]] = ..., reloads: _Optional[int] = ...) -> None: ...
 
 class WorkerState(_message.Message):
     __slots__ = ("address", "worker", "health", "problem", "open_sessions")
@@ -111,7 +144,21 @@ class SetKillSwitchRequest(_message.Message):
     def __init__(self, engaged: _Optional[bool] = ...) -> None: ...
 
 class SetKillSwitchResponse(_message.Message):
-    __slots__ = ("was_engaged",)
+    __slots__ = ("was_engaged", "engaged")
     WAS_ENGAGED_FIELD_NUMBER: _ClassVar[int]
+    ENGAGED_FIELD_NUMBER: _ClassVar[int]
     was_engaged: bool
-    def __init__(self, was_engaged: _Optional[bool] = ...) -> None: ...
+    engaged: bool
+    def __init__(self, was_engaged: _Optional[bool] = ..., engaged: _Optional[bool] = ...) -> None: ...
+
+class ReloadConfigRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class ReloadConfigResponse(_message.Message):
+    __slots__ = ("config", "changed")
+    CONFIG_FIELD_NUMBER: _ClassVar[int]
+    CHANGED_FIELD_NUMBER: _ClassVar[int]
+    config: ConfigState
+    changed: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, config: _Optional[_Union[ConfigState, _Mapping]] = ..., changed: _Optional[_Iterable[str]] = ...) -> None: ...

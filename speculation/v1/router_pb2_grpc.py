@@ -55,6 +55,11 @@ class RouterServiceStub:
                 request_serializer=speculation_dot_v1_dot_router__pb2.SetKillSwitchRequest.SerializeToString,
                 response_deserializer=speculation_dot_v1_dot_router__pb2.SetKillSwitchResponse.FromString,
                 _registered_method=True)
+        self.ReloadConfig = channel.unary_unary(
+                '/speculation.v1.RouterService/ReloadConfig',
+                request_serializer=speculation_dot_v1_dot_router__pb2.ReloadConfigRequest.SerializeToString,
+                response_deserializer=speculation_dot_v1_dot_router__pb2.ReloadConfigResponse.FromString,
+                _registered_method=True)
 
 
 class RouterServiceServicer:
@@ -91,6 +96,15 @@ class RouterServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ReloadConfig(self, request, context):
+        """Reads the configuration file now; the controller also does so by itself soon after the file changes, and on SIGHUP.
+        FAILED_PRECONDITION: there is no file, or something in it is wrong (the message names file, line and field); nothing
+        has changed then.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_RouterServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -113,6 +127,11 @@ def add_RouterServiceServicer_to_server(servicer, server):
                     servicer.SetKillSwitch,
                     request_deserializer=speculation_dot_v1_dot_router__pb2.SetKillSwitchRequest.FromString,
                     response_serializer=speculation_dot_v1_dot_router__pb2.SetKillSwitchResponse.SerializeToString,
+            ),
+            'ReloadConfig': grpc.unary_unary_rpc_method_handler(
+                    servicer.ReloadConfig,
+                    request_deserializer=speculation_dot_v1_dot_router__pb2.ReloadConfigRequest.FromString,
+                    response_serializer=speculation_dot_v1_dot_router__pb2.ReloadConfigResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -224,6 +243,33 @@ class RouterService:
             '/speculation.v1.RouterService/SetKillSwitch',
             speculation_dot_v1_dot_router__pb2.SetKillSwitchRequest.SerializeToString,
             speculation_dot_v1_dot_router__pb2.SetKillSwitchResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ReloadConfig(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/speculation.v1.RouterService/ReloadConfig',
+            speculation_dot_v1_dot_router__pb2.ReloadConfigRequest.SerializeToString,
+            speculation_dot_v1_dot_router__pb2.ReloadConfigResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -4,14 +4,16 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, TypeVar
 
 import grpc
+import yaml
 
 from controller.fleet import WorkerFleet
 from controller.roster import FleetTimeouts, TokenizerIdentity
 from controller.serve import Controller, running
-from controller.settings import LimitSettings, PolicySettings, RedisSettings, Settings, TimeoutSettings, WorkerEntry
+from controller.settings import LimitSettings, RedisSettings, RouterSettings, Settings, TimeoutSettings, WorkerEntry
 from controller.worker_client import Role
 from speculation.errors import InvalidRequestError
 from speculation.v1 import common_pb2, generation_pb2, generation_pb2_grpc, router_pb2_grpc
@@ -136,20 +138,24 @@ async def house(
     redis: RedisSettings | None = None,
     timeouts: TimeoutSettings = QUICK,
     settle: bool = True,
+    file: Path | None = None,
+    **router: Any,
 ) -> AsyncIterator[House]:
-    """A controller over fake workers: one target and one drafter unless told otherwise."""
+    """A controller over fake workers: one target and one drafter unless told otherwise; it follows `file`, if any."""
     async with fakes.workers(*(descriptions or (VERIFY, DRAFT))) as started:
         settings = Settings(
             listen="127.0.0.1:0",
             tokenizer="letters",
             workers=tuple(WorkerEntry(role=_role(worker), address=worker.address) for worker in started),
-            policy=PolicySettings(name=policy),
+            router=RouterSettings(policy=policy, **router),
             limits=limits or LimitSettings(),
             redis=redis,
             timeouts=timeouts,
         )
+        if file is not None:
+            write_settings(file, settings)
         async with (
-            running(settings, tokenizer=LetterTokenizer()) as controller,
+            running(settings, file=file, tokenizer=LetterTokenizer()) as controller,
             grpc.aio.insecure_channel(controller.address) as channel,
         ):
             at_home = House(
@@ -162,6 +168,11 @@ async def house(
             if settle:
                 await at_home.settled()
             yield at_home
+
+
+def write_settings(file: Path, settings: Settings) -> None:
+    """What an operator would have written."""
+    file.write_text(yaml.safe_dump(settings.model_dump(mode="json")))
 
 
 @asynccontextmanager

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from controller.generation import Drafts, Round, generate
 from controller.request import GenerationRequest, Pins
 from controller.sequence import Sequence
-from controller.steering import DecisionMode, Steering
+from controller.steering import DecisionMode, SteeredPolicy, Steering
 from router_models.catalogue import all_policies
 from router_models.plan import Plan
 from router_models.policy import Policy
@@ -79,7 +79,9 @@ def rounds_of(
     sequence = Sequence(prompt, max_new_tokens=most)
 
     async def collect() -> list[Round]:
-        return [done async for done in generate(request, sequence, session=session, policy=policy)]
+        allow = policy.allow if isinstance(policy, SteeredPolicy) else lambda context: context
+        rounds = generate(request, sequence, session=session, policy=policy, allow=allow)
+        return [done async for done in rounds]
 
     return sequence, asyncio.run(collect())
 

@@ -99,12 +99,12 @@ def test_a_damaged_model_is_refused_in_one_line(tmp_path: Path) -> None:
 
 def test_a_configuration_error_names_file_line_and_field(tmp_path: Path) -> None:
     config = tmp_path / "controller.yaml"
-    config.write_text(f"tokenizer: {model_folder('target')}\npolicy:\n  name: psychic\n")
+    config.write_text(f"tokenizer: {model_folder('target')}\nrouter:\n  policy: psychic\n")
 
     said = failed_start("controller", "--config", str(config))
 
     assert "controller.yaml:3" in said
-    assert "policy.name" in said
+    assert "router.policy" in said
 
 
 def test_a_process_started_on_a_taken_address_says_so(running: Fleet) -> None:

@@ -19,7 +19,7 @@ from speculation.errors import CapacityError, ConfigurationError, InvalidRequest
 from speculation.tree import TreeShape
 from tests.forerun.fake_service import WORDS, FakeGenerationService, serving
 
-COMMANDS = ("up", "demo", "generate", "worker", "controller", "bench", "zoo")
+COMMANDS = ("up", "demo", "generate", "worker", "controller", "bench", "router", "config", "zoo")
 
 
 @pytest.fixture
@@ -49,9 +49,16 @@ def test_help_names_every_command_and_shows_how_to_begin() -> None:
     assert "forerun demo" in shown
 
 
-@pytest.mark.parametrize("command", ["up", "demo", "generate", "worker"])
+@pytest.mark.parametrize(
+    "command",
+    [
+        *("up", "demo", "generate", "worker"),
+        *(f"router {name}" for name in ("show", "explain", "arms", "policy", "kill", "reload")),
+        *(f"config {name}" for name in ("check", "diff", "schema")),
+    ],
+)
 def test_the_help_of_a_command_has_an_example(command: str) -> None:
-    shown = CliRunner().invoke(app, [command, "--help"], env={"COLUMNS": "200"}).output
+    shown = CliRunner().invoke(app, [*command.split(), "--help"], env={"COLUMNS": "200"}).output
 
     assert f"forerun {command}" in shown
 
@@ -176,7 +183,7 @@ def test_an_error_of_the_service_is_told_with_its_reason(
     [
         pytest.param("drafters: {code: zoo:code}\nverify_workers: none\n", ":2: verify_workers", id="wrong type"),
         pytest.param("target: zoo:target\nspeed: 11\n", ":2: speed", id="unknown field"),
-        pytest.param("policy:\n  name: psychic\n", ":2: policy.name", id="unknown policy"),
+        pytest.param("router:\n  policy: psychic\n", ":2: router.policy", id="unknown policy"),
         pytest.param("listen: [", "is no YAML", id="no YAML"),
     ],
 )

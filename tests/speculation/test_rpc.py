@@ -15,6 +15,7 @@ EXAMPLES: tuple[ForerunError, ...] = (
     errors.InvalidRequestError("top_p", "must lie in (0, 1]"),
     errors.InvalidTreeError("no tree"),
     errors.PromptTooLongError(900, 200, 1024),
+    errors.NotAllowedError("speculation.drafters", "'json' is not allowed", "router.rules.0"),
     errors.UnknownNameError("drafter", "cobol", ["code", "docs"]),
     errors.ConfigurationError("fleet.yaml:3", "unknown field"),
     errors.ModelNotFoundError("nowhere", "no such folder"),

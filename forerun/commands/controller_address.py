@@ -1,0 +1,28 @@
+"""How commands name the controller they call."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Annotated
+
+import typer
+
+from speculation.errors import WorkerUnavailableError
+
+DEFAULT_ADDRESS = "127.0.0.1:50050"
+
+Target = Annotated[str, typer.Option(help="Address of the controller.", envvar="FORERUN_CONTROLLER")]
+
+
+@contextmanager
+def told_if_nobody_answers(address: str) -> Iterator[None]:
+    """Say what to do when no controller answers there."""
+    try:
+        yield
+    except WorkerUnavailableError as error:
+        # The code is only there when no controller has raised the error itself.
+        if error.metadata.get("code") != "UNAVAILABLE":
+            raise
+        raise WorkerUnavailableError(
+            f"no controller answers at {address}; start a fleet with `forerun up`, or name another with --target",
+            error.metadata,
+        ) from error

@@ -1,0 +1,52 @@
+"""What a plan may be at most: the operator's limits and the caller's pins hold whatever a policy plans."""
+
+from dataclasses import replace
+
+from router_models.plan import Combination, Plan
+from router_models.policy import RoundContext
+from speculation.tree import MAX_NODES, TreeShape
+
+
+def enforced(plan: Plan, context: RoundContext) -> Plan:
+    """The plan, cut to what the context allows; one that keeps to it comes back as it is."""
+    drafters = tuple(name for name in plan.drafters if name in context.drafters)
+    if not drafters:
+        return replace(plan, drafters=())
+    choices = tuple(_cut(choice, context) for choice in _choices(context))
+    shape = _nearest(_cut(plan.shape, context), choices)
+    if plan.combination is Combination.SIDE_BY_SIDE:
+        # Side by side nothing is shared: together the trees must still be one that can be verified.
+        shape = replace(shape, budget=min(shape.budget, max(1, MAX_NODES // len(drafters))))
+    at_most = min(plan.verify_budget, shape.budget * len(drafters))
+    verify_budget = plan.verify_budget if at_most <= context.most_nodes else context.most_nodes
+    return replace(plan, drafters=drafters, shape=shape, verify_budget=verify_budget)
+
+
+def is_one_of(shape: TreeShape, choices: tuple[TreeShape, ...]) -> bool:
+    """Whether a shape counts as one of these: depth and branching to the letter, all else an upper bound.
+
+    Several drafters may have to share a budget, and a tree may end earlier where its drafter does not believe in it.
+    """
+    return any(
+        (shape.depth, shape.branching) == (choice.depth, choice.branching)
+        and shape.budget <= choice.budget
+        and shape.least_confidence >= choice.least_confidence
+        for choice in choices
+    )
+
+
+def _choices(context: RoundContext) -> tuple[TreeShape, ...]:
+    """The shapes there are to choose from; none: any."""
+    return (context.pinned_shape,) if context.pinned_shape is not None else context.allowed_shapes
+
+
+def _nearest(shape: TreeShape, choices: tuple[TreeShape, ...]) -> TreeShape:
+    """The shape itself if it may be chosen, else the one that costs most nearly the same."""
+    if not choices or is_one_of(shape, choices):
+        return shape
+    return min(choices, key=lambda choice: (abs(choice.budget - shape.budget), abs(choice.depth - shape.depth)))
+
+
+def _cut(shape: TreeShape, context: RoundContext) -> TreeShape:
+    depth, budget = min(shape.depth, context.most_depth), min(shape.budget, context.most_nodes)
+    return replace(shape, depth=depth, budget=budget)

@@ -24,7 +24,8 @@ from bench.router.traffic import Cell, Oracle, cell_of, own_voices
 from bench.spread import Spread, median
 from forerun.console import PEOPLE
 from router_models.catalogue import all_policies
-from router_models.planner import SHAPES, PlannerPolicy
+from router_models.menu import SHAPES
+from router_models.planner import PlannerPolicy
 from router_models.policy import LearningPolicy
 
 PLANNER = "planner"

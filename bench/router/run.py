@@ -17,11 +17,10 @@ from bench.router.recording import Recording, depths_of
 from bench.router.report import show, write
 from bench.router.scenarios import Stage
 from bench.router.traffic import FixedChoices
-from bench.speed import chain_of
 from forerun.commands.profile import Profile
 from forerun.local_fleet import ZOO_DRAFTERS
 from forerun.workload import PROMPT_SETS, tasks
-from router_models.planner import SHAPES
+from router_models.menu import SHAPES, chain_of
 
 TARGET = "zoo:target"
 """What is recorded; its cost-padded copies say the same."""

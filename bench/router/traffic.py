@@ -29,7 +29,8 @@ class Arm:
         if self.shape is None:
             return "none"
         form = f"chain {self.shape.depth}" if self.shape.branching == 1 else f"tree {_numbers(self.shape)}"
-        return f"{self.voice} {form}"
+        end = f" down to {self.shape.least_confidence:g}" if self.shape.least_confidence else ""
+        return f"{self.voice} {form}{end}"
 
 
 PLAIN = Arm()

@@ -123,7 +123,9 @@ def test_a_calibrated_chain_is_what_a_draft_worker_answers(
     assert_same(recorded, drafted)
 
 
-@pytest.mark.parametrize("shape", [TreeShape(depth=4, branching=4, budget=9), TreeShape(depth=1, branching=2, budget=2)])
+@pytest.mark.parametrize(
+    "shape", [TreeShape(depth=4, branching=4, budget=9), TreeShape(depth=1, branching=2, budget=2)]
+)
 def test_a_shape_that_was_not_recorded_is_refused(recording: Recording, shape: TreeShape) -> None:
     with pytest.raises(InvalidRequestError, match="was not recorded"):
         recording.tree(recording.requests[0], "code", 0, shape)

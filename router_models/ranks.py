@@ -104,7 +104,7 @@ def _count_one(counts: Counts, *, shown: int, rank: int | None) -> None:
 
 
 def _count_unsure(counts: Counts, tree: TokenTree, node: int, level: int, shape: TreeShape | None) -> None:
-    if shape is None or shape.branching > 1 or level >= min(shape.depth, shape.budget):
+    if shape is None or shape.branching > 1 or level >= min(shape.depth, shape.budget) or not shape.least_confidence:
         return
     believed = 1.0 if node == ROOT else max(tree.path_confidences[node], shape.least_confidence)
     counts[:, 0] += 0.5 * min(shape.least_confidence / believed, 1.0), 1.0

@@ -1,0 +1,1 @@
+"""Routing policies compared by exact replay of what real models drafted."""

@@ -1,0 +1,174 @@
+"""Figures of routing policies, by replay."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import cast
+
+import numpy as np
+
+from bench.figures import Figure, figure
+from bench.progress import steps
+from bench.router.replay import Served
+from bench.router.scenarios import (
+    DECISION_ARMS,
+    DECISION_DRAFTERS,
+    Stage,
+    cold_start,
+    decision_us,
+    drift,
+    floor_of_none,
+    hybrid_gain,
+    zero_shot,
+)
+from bench.router.traffic import Cell, Oracle, cell_of, own_voices
+from bench.spread import Spread, median
+from forerun.console import PEOPLE
+from router_models.catalogue import all_policies
+from router_models.menu import SHAPES
+from router_models.planner import PlannerPolicy
+from router_models.policy import LearningPolicy
+
+PLANNER = "planner"
+OTHER_SEEDS = 1000
+"""Added to a seed for traffic that a prior is learnt from."""
+
+Runs = Mapping[str, Sequence[Sequence[Served]]]
+"""What each policy served, seed by seed."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Comparison:
+    """All policies from cold on the same requests.
+
+    Attributes:
+        stage: On which.
+        oracle: What they are held against.
+        runs: What each served.
+        seeds: Of the runs, in their order.
+    """
+
+    stage: Stage
+    oracle: Oracle
+    runs: Runs
+    seeds: Sequence[int]
+
+    def measured(self, name: str) -> list[Sequence[Served]]:
+        """What a policy served after the warm-up, seed by seed."""
+        return [run[self.stage.warm_up :] for run in self.runs[name]]
+
+    def of_oracle(self, name: str, cell: Cell | None = None) -> list[float]:
+        """Tokens a second after the warm-up over the oracle's, seed by seed; of one cell or of all."""
+        return [
+            self.oracle.share([entry for entry in served if cell is None or cell_of(entry.request) == cell])
+            for served in self.measured(name)
+        ]
+
+
+def compare(stage: Stage, seeds: Sequence[int]) -> Comparison:
+    """Let every policy of the catalogue serve the same requests from cold."""
+    names = list(all_policies())
+    runs: dict[str, list[Sequence[Served]]] = {name: [] for name in names}
+    with steps("policies from cold", len(seeds) * len(names)) as step:
+        for seed in seeds:
+            for name in names:
+                runs[name].append(cold_start(stage, all_policies()[name], seed=seed))
+                step()
+    return Comparison(
+        stage=stage, oracle=stage.choices.oracle(own_voices(stage.recording).values()), runs=runs, seeds=seeds
+    )
+
+
+def comparison_figures(comparison: Comparison, seed: int) -> tuple[Figure, ...]:
+    """How the planner stands against oracle, best fixed choice and every other policy."""
+    choices, stage = comparison.stage.choices, comparison.stage
+    best_fixed = choices.best(stage.recording.drafters)
+    took = {
+        name: [sum(entry.ms for entry in served) for served in comparison.measured(name)] for name in comparison.runs
+    }
+    fixed_ms = [
+        sum(choices.of(best_fixed, entry.request) for entry in served) for served in comparison.measured(PLANNER)
+    ]
+    cells = sorted(comparison.oracle.arms)
+    return (
+        figure("router.of_oracle", median(comparison.of_oracle(PLANNER), seed=seed), "x", goal=0.95),
+        figure("router.over_best_fixed", _ratio(fixed_ms, took[PLANNER], seed), "x", goal=1.10),
+        *(
+            figure(f"router.over_{name}", _ratio(took[name], took[PLANNER], seed), "x", goal=1.0)
+            for name in comparison.runs
+            if name != PLANNER
+        ),
+        *(
+            figure(
+                f"router.of_oracle.{name}_t{heat:g}",
+                median(comparison.of_oracle(PLANNER, (name, heat)), seed=seed),
+                "x",
+            )
+            for name, heat in cells
+            if all(any(cell_of(entry.request) == (name, heat) for entry in run) for run in comparison.measured(PLANNER))
+        ),
+    )
+
+
+def scenario_figures(stage: Stage, seeds: Sequence[int], seed: int) -> tuple[Figure, ...]:
+    """What drift, hybrid prompts, a prior and a hurry do to the planner."""
+    parts: Sequence[Callable[[], tuple[Figure, ...]]] = (
+        lambda: (_hybrid(stage, seeds, seed),),
+        lambda: _drift(stage, seeds, seed),
+        lambda: (_floor(stage, seeds, seed),),
+        lambda: _zero_shot(stage, seeds, seed),
+        lambda: (_decision(stage, seed),),
+    )
+    figures: list[Figure] = []
+    with steps("scenarios", len(parts)) as step:
+        for part in parts:
+            figures += part()
+            step()
+    return tuple(figures)
+
+
+def _hybrid(stage: Stage, seeds: Sequence[int], seed: int) -> Figure:
+    gains = [
+        hybrid_gain(stage, PlannerPolicy(), PlannerPolicy(adapt_within_request=False), seed=number) for number in seeds
+    ]
+    return figure("router.hybrid_gain", median(gains, seed=seed), "x", goal=1.05)
+
+
+def _drift(stage: Stage, seeds: Sequence[int], seed: int) -> tuple[Figure, ...]:
+    """The worst change, and each."""
+    until_back = [drift(stage, PlannerPolicy, seed=number) for number in seeds]
+    by_change = {
+        change: median([float(of_seed[change]) for of_seed in until_back], seed=seed) for change in until_back[0]
+    }
+    worst = max(by_change.values(), key=lambda spread: spread.value)
+    return (
+        figure("router.drift_requests", worst, "requests", goal=100, at_most=True),
+        *(figure(f"router.drift_requests.{change}", spread, "requests") for change, spread in by_change.items()),
+    )
+
+
+def _floor(stage: Stage, seeds: Sequence[int], seed: int) -> Figure:
+    floors = [floor_of_none(stage, PlannerPolicy(), seed=number) for number in seeds]
+    return figure("router.floor_of_none", median(floors, seed=seed), "x", goal=0.97)
+
+
+def _zero_shot(stage: Stage, seeds: Sequence[int], seed: int) -> tuple[Figure, ...]:
+    if not hasattr(PlannerPolicy, "state"):
+        PEOPLE.print("[yellow]router.zero_shot is left out: this planner cannot write down what it has learnt[/yellow]")
+        return ()
+
+    def planner() -> LearningPolicy:
+        return cast(LearningPolicy, PlannerPolicy())
+
+    shares = [zero_shot(stage, planner(), planner, seed=number + OTHER_SEEDS) for number in seeds]
+    return (figure("router.zero_shot", median(shares, seed=seed), "of plain prompts", goal=0.95),)
+
+
+def _decision(stage: Stage, seed: int) -> Figure:
+    policy = PlannerPolicy(shapes=SHAPES[: -(-DECISION_ARMS // DECISION_DRAFTERS)])
+    took_us = decision_us(stage, policy, seed=seed)
+    return figure("router.decision_us", median(took_us, seed=seed), "us", goal=200, at_most=True, digits=1)
+
+
+def _ratio(other_ms: Sequence[float], own_ms: Sequence[float], seed: int) -> Spread:
+    """Tokens a second over another's, on the same requests, seed by seed."""
+    return median((np.array(other_ms) / np.array(own_ms)).tolist(), seed=seed)

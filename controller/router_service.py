@@ -8,6 +8,7 @@ from controller.chronicle import Chronicle
 from controller.event_log import EventLog
 from controller.fleet import WorkerFleet
 from controller.roster import Health, Worker
+from controller.shared_learning import SharedLearning
 from controller.steering import Steering
 from controller.text import Tokenizer
 from controller.worker_client import description_to_proto
@@ -37,12 +38,14 @@ class RouterService(router_pb2_grpc.RouterServiceServicer):
         chronicle: Chronicle,
         log: EventLog | None,
         tokenizer: Tokenizer,
+        learning: SharedLearning | None = None,
     ) -> None:
         self._fleet = fleet
         self._steering = steering
         self._chronicle = chronicle
         self._log = log
         self._tokenizer = tokenizer
+        self._learning = learning
 
     def add_to(self, server: grpc.aio.Server) -> None:
         """Offer the service."""
@@ -59,6 +62,7 @@ class RouterService(router_pb2_grpc.RouterServiceServicer):
             workers=[_worker_state(worker) for worker in self._fleet.workers],
             arms=self._arms(),
             log=_log_state(self._log),
+            learning=_learning_state(self._learning),
         )
 
     async def Explain(  # noqa: N802
@@ -109,3 +113,21 @@ def _log_state(log: EventLog | None) -> router_pb2.LogState:
     if log is None:
         return router_pb2.LogState()
     return router_pb2.LogState(url=log.url, connected=log.connected, written=log.written, dropped=log.dropped)
+
+
+def _learning_state(learning: SharedLearning | None) -> router_pb2.LearningState:
+    if learning is None:
+        return router_pb2.LearningState()
+    state = router_pb2.LearningState(
+        policy=learning.policy.name,
+        leads=learning.leads,
+        follows=not learning.problem,
+        problem=learning.problem,
+    )
+    if learning.snapshot is not None:
+        state.base_version = learning.snapshot.base
+        state.folded = learning.snapshot.folded
+        state.missed = learning.snapshot.missed
+        state.unreadable = learning.snapshot.unreadable
+        state.written_ms = learning.snapshot.written_ms
+    return state

@@ -5,7 +5,7 @@ import importlib.metadata
 import json
 import logging
 import signal
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -26,11 +26,13 @@ from controller.roster import FleetTimeouts, TokenizerIdentity
 from controller.router_service import RouterService
 from controller.service import GenerationService, Limits
 from controller.settings import Settings
+from controller.shared_learning import SharedLearning, learner_named, policy_to_share
 from controller.steering import Steering
 from controller.tasks import owned_tasks
 from controller.text import Tokenizer, load_tokenizer
 from controller.worker_client import Role
 from router_models.catalogue import all_policies
+from router_models.policy import Policy
 from speculation.errors import ConfigurationError
 
 logger = logging.getLogger(__name__)
@@ -116,17 +118,21 @@ async def running(settings: Settings, *, tokenizer: Tokenizer | None = None) -> 
         ),
     )
     async with AsyncExitStack() as stack:
+        url = await _redis_url(settings, stack)
         spawn = await stack.enter_async_context(owned_tasks())
-        log = await _started_log(settings, fleet, stack)
+        log = await _started_log(settings, url, fleet, stack)
         spawn(fleet.run())
-        steering = Steering(
-            all_policies(shape=settings.policy.shape.shape, drafter=settings.policy.drafter), settings.policy.name
-        )
+        steering = Steering(_policies(settings), settings.policy.name)
+        learning = _shared_learning(settings, url, steering)
+        if learning is not None:
+            spawn(learning.run())
         chronicle = Chronicle(_origin(settings), log or NoLog())
         generation = GenerationService(
             tokenizer=tokenizer, fleet=fleet, steering=steering, chronicle=chronicle, limits=_limits(settings)
         )
-        router = RouterService(fleet=fleet, steering=steering, chronicle=chronicle, log=log, tokenizer=tokenizer)
+        router = RouterService(
+            fleet=fleet, steering=steering, chronicle=chronicle, log=log, tokenizer=tokenizer, learning=learning
+        )
         address = await stack.enter_async_context(_listening(settings, generation, router, fleet))
         yield Controller(address=address, fleet=fleet, steering=steering, generation=generation)
 
@@ -147,17 +153,26 @@ def _origin(settings: Settings) -> Origin:
     )
 
 
-async def _started_log(settings: Settings, fleet: WorkerFleet, stack: AsyncExitStack) -> EventLog | None:
-    """The decision log, if there is a Redis; the list of workers comes from there, too."""
-    configured = [(worker.address, Role(worker.role)) for worker in settings.workers]
-    if settings.redis is None:
-        fleet.list_workers(configured)
-        return None
-    url, namespace = settings.redis.url, settings.redis.namespace
+def _policies(settings: Settings) -> Mapping[str, Policy]:
+    return all_policies(shape=settings.policy.shape.shape, drafter=settings.policy.drafter)
+
+
+async def _redis_url(settings: Settings, stack: AsyncExitStack) -> str:
+    """Where Redis is, started if it is ours to start; empty if there is none."""
+    url = settings.redis.url if settings.redis is not None else ""
     if url.startswith(SCHEME):
         # Before the first channel: gRPC complains of every fork once it has threads.
-        url = await stack.enter_async_context(embedded_redis(url))
+        return await stack.enter_async_context(embedded_redis(url))
+    return url
+
+
+async def _started_log(settings: Settings, url: str, fleet: WorkerFleet, stack: AsyncExitStack) -> EventLog | None:
+    """The decision log, if there is a Redis; the list of workers comes from there, too."""
+    configured = [(worker.address, Role(worker.role)) for worker in settings.workers]
     fleet.list_workers(configured)
+    if settings.redis is None:
+        return None
+    namespace = settings.redis.namespace
     spawn = await stack.enter_async_context(owned_tasks())
     log = EventLog(
         url,
@@ -168,6 +183,20 @@ async def _started_log(settings: Settings, fleet: WorkerFleet, stack: AsyncExitS
     spawn(log.run())
     spawn(Registry(url, namespace=namespace, fleet=fleet, configured=configured).run())
     return log
+
+
+def _shared_learning(settings: Settings, url: str, steering: Steering) -> SharedLearning | None:
+    """This controller's part in learning with others, if there is a log and a policy that learns."""
+    policy = policy_to_share(steering.policies, steering.policy)
+    if settings.redis is None or not settings.redis.shared_learning or policy is None:
+        return None
+    name = policy.name
+    return SharedLearning(
+        url,
+        namespace=settings.redis.namespace,
+        policy=policy,
+        make_policy=lambda: learner_named(name, _policies(settings)),
+    )
 
 
 @asynccontextmanager

@@ -38,12 +38,15 @@ class RedisSettings(Section):
         namespace: Shared by the workers and controllers of one fleet.
         log_entries: About how many entries each stream of the log keeps.
         most_records_waiting: Records kept while Redis is away; more are dropped and counted.
+        shared_learning: Whether the controllers of the namespace learn as one; if not, each learns from its own
+            requests, and forgets it all when it ends.
     """
 
     url: str
     namespace: Annotated[str, Field(pattern=r"^[\w.-]{1,64}$")] = "default"
     log_entries: Count = 1_000_000
     most_records_waiting: Count = 10_000
+    shared_learning: bool = True
 
     @field_validator("url")
     @classmethod

@@ -26,37 +26,39 @@ from speculation.v1 import common_pb2 as speculation_dot_v1_dot_common__pb2
 from speculation.v1 import generation_pb2 as speculation_dot_v1_dot_generation__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1bspeculation/v1/router.proto\x12\x0especulation.v1\x1a\x1bspeculation/v1/common.proto\x1a\x1fspeculation/v1/generation.proto\"\r\n\x0bShowRequest\"\xc8\x01\n\x0cShowResponse\x12\x0e\n\x06policy\x18\x01 \x01(\t\x12\x16\n\x0eknown_policies\x18\x02 \x03(\t\x12\x13\n\x0bkill_switch\x18\x03 \x01(\x08\x12,\n\x07workers\x18\x04 \x03(\x0b\x32\x1b.speculation.v1.WorkerState\x12&\n\x04\x61rms\x18\x05 \x03(\x0b\x32\x18.speculation.v1.ArmCount\x12%\n\x03log\x18\x06 \x01(\x0b\x32\x18.speculation.v1.LogState\"\xa6\x01\n\x0bWorkerState\x12\x0f\n\x07\x61\x64\x64ress\x18\x01 \x01(\t\x12\x30\n\x06worker\x18\x02 \x01(\x0b\x32 .speculation.v1.DescribeResponse\x12,\n\x06health\x18\x03 \x01(\x0e\x32\x1c.speculation.v1.WorkerHealth\x12\x0f\n\x07problem\x18\x04 \x01(\t\x12\x15\n\ropen_sessions\x18\x05 \x01(\r\"\x87\x01\n\x08\x41rmCount\x12\x10\n\x08\x64rafters\x18\x01 \x03(\t\x12(\n\x05shape\x18\x02 \x01(\x0b\x32\x19.speculation.v1.TreeShape\x12\x0e\n\x06rounds\x18\x03 \x01(\x04\x12\x16\n\x0e\x64rafted_tokens\x18\x04 \x01(\x04\x12\x17\n\x0f\x61\x63\x63\x65pted_tokens\x18\x05 \x01(\x04\"L\n\x08LogState\x12\x0b\n\x03url\x18\x01 \x01(\t\x12\x11\n\tconnected\x18\x02 \x01(\x08\x12\x0f\n\x07written\x18\x03 \x01(\x04\x12\x0f\n\x07\x64ropped\x18\x04 \x01(\x04\"$\n\x0e\x45xplainRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\">\n\x0f\x45xplainResponse\x12+\n\x06rounds\x18\x01 \x03(\x0b\x32\x1b.speculation.v1.RoundReport\"\"\n\x10SetPolicyRequest\x12\x0e\n\x06policy\x18\x01 \x01(\t\",\n\x11SetPolicyResponse\x12\x17\n\x0fprevious_policy\x18\x01 \x01(\t\"\'\n\x14SetKillSwitchRequest\x12\x0f\n\x07\x65ngaged\x18\x01 \x01(\x08\",\n\x15SetKillSwitchResponse\x12\x13\n\x0bwas_engaged\x18\x01 \x01(\x08*\x82\x01\n\x0cWorkerHealth\x12\x1d\n\x19WORKER_HEALTH_UNSPECIFIED\x10\x00\x12\x19\n\x15WORKER_HEALTH_SERVING\x10\x01\x12\x1d\n\x19WORKER_HEALTH_NOT_SERVING\x10\x02\x12\x19\n\x15WORKER_HEALTH_REFUSED\x10\x03\x32\xce\x02\n\rRouterService\x12\x41\n\x04Show\x12\x1b.speculation.v1.ShowRequest\x1a\x1c.speculation.v1.ShowResponse\x12J\n\x07\x45xplain\x12\x1e.speculation.v1.ExplainRequest\x1a\x1f.speculation.v1.ExplainResponse\x12P\n\tSetPolicy\x12 .speculation.v1.SetPolicyRequest\x1a!.speculation.v1.SetPolicyResponse\x12\\\n\rSetKillSwitch\x12$.speculation.v1.SetKillSwitchRequest\x1a%.speculation.v1.SetKillSwitchResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1bspeculation/v1/router.proto\x12\x0especulation.v1\x1a\x1bspeculation/v1/common.proto\x1a\x1fspeculation/v1/generation.proto\"\r\n\x0bShowRequest\"\xf9\x01\n\x0cShowResponse\x12\x0e\n\x06policy\x18\x01 \x01(\t\x12\x16\n\x0eknown_policies\x18\x02 \x03(\t\x12\x13\n\x0bkill_switch\x18\x03 \x01(\x08\x12,\n\x07workers\x18\x04 \x03(\x0b\x32\x1b.speculation.v1.WorkerState\x12&\n\x04\x61rms\x18\x05 \x03(\x0b\x32\x18.speculation.v1.ArmCount\x12%\n\x03log\x18\x06 \x01(\x0b\x32\x18.speculation.v1.LogState\x12/\n\x08learning\x18\x14 \x01(\x0b\x32\x1d.speculation.v1.LearningState\"\xa6\x01\n\x0bWorkerState\x12\x0f\n\x07\x61\x64\x64ress\x18\x01 \x01(\t\x12\x30\n\x06worker\x18\x02 \x01(\x0b\x32 .speculation.v1.DescribeResponse\x12,\n\x06health\x18\x03 \x01(\x0e\x32\x1c.speculation.v1.WorkerHealth\x12\x0f\n\x07problem\x18\x04 \x01(\t\x12\x15\n\ropen_sessions\x18\x05 \x01(\r\"\x87\x01\n\x08\x41rmCount\x12\x10\n\x08\x64rafters\x18\x01 \x03(\t\x12(\n\x05shape\x18\x02 \x01(\x0b\x32\x19.speculation.v1.TreeShape\x12\x0e\n\x06rounds\x18\x03 \x01(\x04\x12\x16\n\x0e\x64rafted_tokens\x18\x04 \x01(\x04\x12\x17\n\x0f\x61\x63\x63\x65pted_tokens\x18\x05 \x01(\x04\"L\n\x08LogState\x12\x0b\n\x03url\x18\x01 \x01(\t\x12\x11\n\tconnected\x18\x02 \x01(\x08\x12\x0f\n\x07written\x18\x03 \x01(\x04\x12\x0f\n\x07\x64ropped\x18\x04 \x01(\x04\"\xae\x01\n\rLearningState\x12\x0e\n\x06policy\x18\x01 \x01(\t\x12\r\n\x05leads\x18\x02 \x01(\x08\x12\x0f\n\x07\x66ollows\x18\x03 \x01(\x08\x12\x0f\n\x07problem\x18\x04 \x01(\t\x12\x14\n\x0c\x62\x61se_version\x18\x05 \x01(\x04\x12\x0e\n\x06\x66olded\x18\x06 \x01(\x04\x12\x0e\n\x06missed\x18\x07 \x01(\x04\x12\x12\n\nunreadable\x18\x08 \x01(\x04\x12\x12\n\nwritten_ms\x18\t \x01(\x04\"$\n\x0e\x45xplainRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\">\n\x0f\x45xplainResponse\x12+\n\x06rounds\x18\x01 \x03(\x0b\x32\x1b.speculation.v1.RoundReport\"\"\n\x10SetPolicyRequest\x12\x0e\n\x06policy\x18\x01 \x01(\t\",\n\x11SetPolicyResponse\x12\x17\n\x0fprevious_policy\x18\x01 \x01(\t\"\'\n\x14SetKillSwitchRequest\x12\x0f\n\x07\x65ngaged\x18\x01 \x01(\x08\",\n\x15SetKillSwitchResponse\x12\x13\n\x0bwas_engaged\x18\x01 \x01(\x08*\x82\x01\n\x0cWorkerHealth\x12\x1d\n\x19WORKER_HEALTH_UNSPECIFIED\x10\x00\x12\x19\n\x15WORKER_HEALTH_SERVING\x10\x01\x12\x1d\n\x19WORKER_HEALTH_NOT_SERVING\x10\x02\x12\x19\n\x15WORKER_HEALTH_REFUSED\x10\x03\x32\xce\x02\n\rRouterService\x12\x41\n\x04Show\x12\x1b.speculation.v1.ShowRequest\x1a\x1c.speculation.v1.ShowResponse\x12J\n\x07\x45xplain\x12\x1e.speculation.v1.ExplainRequest\x1a\x1f.speculation.v1.ExplainResponse\x12P\n\tSetPolicy\x12 .speculation.v1.SetPolicyRequest\x1a!.speculation.v1.SetPolicyResponse\x12\\\n\rSetKillSwitch\x12$.speculation.v1.SetKillSwitchRequest\x1a%.speculation.v1.SetKillSwitchResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'speculation.v1.router_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_WORKERHEALTH']._serialized_start=984
-  _globals['_WORKERHEALTH']._serialized_end=1114
+  _globals['_WORKERHEALTH']._serialized_start=1210
+  _globals['_WORKERHEALTH']._serialized_end=1340
   _globals['_SHOWREQUEST']._serialized_start=109
   _globals['_SHOWREQUEST']._serialized_end=122
   _globals['_SHOWRESPONSE']._serialized_start=125
-  _globals['_SHOWRESPONSE']._serialized_end=325
-  _globals['_WORKERSTATE']._serialized_start=328
-  _globals['_WORKERSTATE']._serialized_end=494
-  _globals['_ARMCOUNT']._serialized_start=497
-  _globals['_ARMCOUNT']._serialized_end=632
-  _globals['_LOGSTATE']._serialized_start=634
-  _globals['_LOGSTATE']._serialized_end=710
-  _globals['_EXPLAINREQUEST']._serialized_start=712
-  _globals['_EXPLAINREQUEST']._serialized_end=748
-  _globals['_EXPLAINRESPONSE']._serialized_start=750
-  _globals['_EXPLAINRESPONSE']._serialized_end=812
-  _globals['_SETPOLICYREQUEST']._serialized_start=814
-  _globals['_SETPOLICYREQUEST']._serialized_end=848
-  _globals['_SETPOLICYRESPONSE']._serialized_start=850
-  _globals['_SETPOLICYRESPONSE']._serialized_end=894
-  _globals['_SETKILLSWITCHREQUEST']._serialized_start=896
-  _globals['_SETKILLSWITCHREQUEST']._serialized_end=935
-  _globals['_SETKILLSWITCHRESPONSE']._serialized_start=937
-  _globals['_SETKILLSWITCHRESPONSE']._serialized_end=981
-  _globals['_ROUTERSERVICE']._serialized_start=1117
-  _globals['_ROUTERSERVICE']._serialized_end=1451
+  _globals['_SHOWRESPONSE']._serialized_end=374
+  _globals['_WORKERSTATE']._serialized_start=377
+  _globals['_WORKERSTATE']._serialized_end=543
+  _globals['_ARMCOUNT']._serialized_start=546
+  _globals['_ARMCOUNT']._serialized_end=681
+  _globals['_LOGSTATE']._serialized_start=683
+  _globals['_LOGSTATE']._serialized_end=759
+  _globals['_LEARNINGSTATE']._serialized_start=762
+  _globals['_LEARNINGSTATE']._serialized_end=936
+  _globals['_EXPLAINREQUEST']._serialized_start=938
+  _globals['_EXPLAINREQUEST']._serialized_end=974
+  _globals['_EXPLAINRESPONSE']._serialized_start=976
+  _globals['_EXPLAINRESPONSE']._serialized_end=1038
+  _globals['_SETPOLICYREQUEST']._serialized_start=1040
+  _globals['_SETPOLICYREQUEST']._serialized_end=1074
+  _globals['_SETPOLICYRESPONSE']._serialized_start=1076
+  _globals['_SETPOLICYRESPONSE']._serialized_end=1120
+  _globals['_SETKILLSWITCHREQUEST']._serialized_start=1122
+  _globals['_SETKILLSWITCHREQUEST']._serialized_end=1161
+  _globals['_SETKILLSWITCHRESPONSE']._serialized_start=1163
+  _globals['_SETKILLSWITCHRESPONSE']._serialized_end=1207
+  _globals['_ROUTERSERVICE']._serialized_start=1343
+  _globals['_ROUTERSERVICE']._serialized_end=1677
 # @@protoc_insertion_point(module_scope)

@@ -25,20 +25,22 @@ class ShowRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class ShowResponse(_message.Message):
-    __slots__ = ("policy", "known_policies", "kill_switch", "workers", "arms", "log")
+    __slots__ = ("policy", "known_policies", "kill_switch", "workers", "arms", "log", "learning")
     POLICY_FIELD_NUMBER: _ClassVar[int]
     KNOWN_POLICIES_FIELD_NUMBER: _ClassVar[int]
     KILL_SWITCH_FIELD_NUMBER: _ClassVar[int]
     WORKERS_FIELD_NUMBER: _ClassVar[int]
     ARMS_FIELD_NUMBER: _ClassVar[int]
     LOG_FIELD_NUMBER: _ClassVar[int]
+    LEARNING_FIELD_NUMBER: _ClassVar[int]
     policy: str
     known_policies: _containers.RepeatedScalarFieldContainer[str]
     kill_switch: bool
     workers: _containers.RepeatedCompositeFieldContainer[WorkerState]
     arms: _containers.RepeatedCompositeFieldContainer[ArmCount]
     log: LogState
-    def __init__(self, policy: _Optional[str] = ..., known_policies: _Optional[_Iterable[str]] = ..., kill_switch: _Optional[bool] = ..., workers: _Optional[_Iterable[_Union[WorkerState, _Mapping]]] = ..., arms: _Optional[_Iterable[_Union[ArmCount, _Mapping]]] = ..., log: _Optional[_Union[LogState, _Mapping]] = ...) -> None: ...
+    learning: LearningState
+    def __init__(self, policy: _Optional[str] = ..., known_policies: _Optional[_Iterable[str]] = ..., kill_switch: _Optional[bool] = ..., workers: _Optional[_Iterable[_Union[WorkerState, _Mapping]]] = ..., arms: _Optional[_Iterable[_Union[ArmCount, _Mapping]]] = ..., log: _Optional[_Union[LogState, _Mapping]] = ..., learning: _Optional[_Union[LearningState, _Mapping]] = ...) -> None: ...
 
 class WorkerState(_message.Message):
     __slots__ = ("address", "worker", "health", "problem", "open_sessions")
@@ -79,6 +81,28 @@ class LogState(_message.Message):
     written: int
     dropped: int
     def __init__(self, url: _Optional[str] = ..., connected: _Optional[bool] = ..., written: _Optional[int] = ..., dropped: _Optional[int] = ...) -> None: ...
+
+class LearningState(_message.Message):
+    __slots__ = ("policy", "leads", "follows", "problem", "base_version", "folded", "missed", "unreadable", "written_ms")
+    POLICY_FIELD_NUMBER: _ClassVar[int]
+    LEADS_FIELD_NUMBER: _ClassVar[int]
+    FOLLOWS_FIELD_NUMBER: _ClassVar[int]
+    PROBLEM_FIELD_NUMBER: _ClassVar[int]
+    BASE_VERSION_FIELD_NUMBER: _ClassVar[int]
+    FOLDED_FIELD_NUMBER: _ClassVar[int]
+    MISSED_FIELD_NUMBER: _ClassVar[int]
+    UNREADABLE_FIELD_NUMBER: _ClassVar[int]
+    WRITTEN_MS_FIELD_NUMBER: _ClassVar[int]
+    policy: str
+    leads: bool
+    follows: bool
+    problem: str
+    base_version: int
+    folded: int
+    missed: int
+    unreadable: int
+    written_ms: int
+    def __init__(self, policy: _Optional[str] = ..., leads: _Optional[bool] = ..., follows: _Optional[bool] = ..., problem: _Optional[str] = ..., base_version: _Optional[int] = ..., folded: _Optional[int] = ..., missed: _Optional[int] = ..., unreadable: _Optional[int] = ..., written_ms: _Optional[int] = ...) -> None: ...
 
 class ExplainRequest(_message.Message):
     __slots__ = ("request_id",)

@@ -20,6 +20,8 @@ EXAMPLES: tuple[ForerunError, ...] = (
     errors.ModelNotFoundError("nowhere", "no such folder"),
     errors.CorruptModelError("here", "model.safetensors is cut short"),
     errors.UnservableModelError("bloom", "it does not use the attention interface"),
+    errors.InvalidModelStateError("is no router model"),
+    errors.ConflictError("version 3 is active by now"),
     errors.IncompatibleWorkerError("another tokenizer"),
     errors.CapacityError("64 requests are running"),
     errors.WorkerUnavailableError("no target worker"),

@@ -161,13 +161,12 @@ class ModelStore:
         """Put back in charge what was before the active version; the number of what is now in charge.
 
         Raises:
-            UnknownNameError: There is nothing to go back to.
             InvalidModelStateError: It is damaged, or this release cannot take it up.
-            ConflictError: Another version has been put in charge meanwhile.
+            ConflictError: There is nothing to go back to, or another version has been put in charge meanwhile.
         """
         history = await self.history()
         if not history.before:
-            raise UnknownNameError("version", "the one before", [])
+            raise ConflictError("nothing that is still kept was in charge before: there is nothing to go back to")
         state = await self._tried(history.before)
         await self._switch(lambda pipeline: self._going_back(pipeline, history.before, state, replacing=replacing))
         return history.before

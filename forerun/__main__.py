@@ -6,7 +6,7 @@ that needs them runs, so that `forerun --help` answers at once.
 
 import typer
 
-from forerun.commands import bench, controller, demo, generate, up, worker, zoo
+from forerun.commands import bench, controller, demo, generate, router_models, up, worker, zoo
 from forerun.console import run_commands
 
 app = typer.Typer(
@@ -32,6 +32,7 @@ app.command("worker", context_settings=worker.PASS_ON)(worker.worker)
 app.command("controller", context_settings=controller.PASS_ON_HELP)(controller.controller)
 app.command("bench", context_settings=bench.PASS_ON_HELP)(bench.bench)
 app.add_typer(zoo.app, name="zoo")
+app.add_typer(router_models.app, name="router")
 
 
 def main() -> None:

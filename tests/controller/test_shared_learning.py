@@ -11,16 +11,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
+from redis.asyncio import Redis
 
 from controller import serve
 from controller.event_log import EventLog
-from controller.model_store import Origin
+from controller.model_store import ModelStore, Origin
 from controller.settings import RedisSettings
 from controller.shared_learning import policy_to_share
 from controller.snapshot import Keys, Snapshot, read_snapshot
 from controller.tasks import owned_tasks
 from router_models.catalogue import all_policies
 from router_models.model_state import ModelState
+from speculation.errors import ConflictError
 from speculation.v1 import router_pb2
 from tests.controller.house import DRAFT, VERIFY, House, eventually, house, plain, run
 from tests.controller.shared import (
@@ -338,8 +340,7 @@ async def keep_writing(log: EventLog) -> AsyncIterator[Written]:
 
 def test_two_controllers_share_what_they_learn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The requests of one controller teach the policy of the other."""
-    monkeypatch.setattr(serve, "all_policies", lambda **_: {"counting": CountingPolicy(), **all_policies()})
-    monkeypatch.setattr("controller.settings.all_policies", lambda: {"counting": None, **all_policies()})
+    with_counting(monkeypatch)
 
     async def scenario() -> None:
         redis = RedisSettings(url=f"embedded://{tmp_path}/r", namespace=NAMESPACE)
@@ -347,6 +348,7 @@ def test_two_controllers_share_what_they_learn(tmp_path: Path, monkeypatch: pyte
             house(VERIFY, DRAFT, policy="counting", redis=redis) as one,
             house(VERIFY, DRAFT, policy="counting", redis=redis) as other,
         ):
+            await eventually(lambda: not shares(one).learns_across_requests)
             answer = await one.answer(request_id="mine")
             rounds = len(answer.summary.acceptance.per_step_drafted)
 
@@ -355,15 +357,48 @@ def test_two_controllers_share_what_they_learn(tmp_path: Path, monkeypatch: pyte
             shown = [(await home.router.Show(router_pb2.ShowRequest())).learning for home in (one, other)]
 
             assert answer.token_ids == plain()
+            assert (shares(one).taught_in_request, shares(other).taught_in_request) == (rounds, 0)
             assert sorted(state.leads for state in shown) == [False, True]
             assert all(state.follows and state.folded == rounds and state.policy == "counting" for state in shown)
 
     run(scenario())
 
 
+def test_promotion_and_rollback_disturb_no_request(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with_counting(monkeypatch)
+
+    async def scenario() -> None:
+        settings = RedisSettings(url=f"embedded://{tmp_path}/r", namespace=NAMESPACE)
+        async with (
+            house(VERIFY, DRAFT, policy="counting", redis=settings) as home,
+            Redis(unix_socket_path=str(tmp_path / "r" / "redis.sock")) as redis,
+        ):
+            store = ModelStore(redis, namespace=NAMESPACE, make_policy=CountingPolicy)
+            version = (await store.publish(CountingPolicy().state(), origin=Origin.RETRAINED)).version
+            await eventually(lambda: served(home) == {} and not shares(home).learns_across_requests)
+            switched = asyncio.Event()
+
+            async def ask() -> list[list[int]]:
+                return [(await home.answer()).token_ids async for _ in until_set(switched)]
+
+            async with owned_tasks() as spawn:
+                asking = [spawn(ask()) for _ in range(3)]
+                for _ in range(4):
+                    await store.promote(version, replacing=(await store.history()).active)
+                    await asyncio.sleep(0.1)
+                    with contextlib.suppress(ConflictError):  # nothing had been learnt that could be brought back
+                        await store.rollback(replacing=version)
+                switched.set()
+                answers = [answer for task in asking for answer in await task]
+
+            assert answers == [plain()] * len(answers)
+            assert len(answers) > 3
+
+    run(scenario())
+
+
 def test_sharing_can_be_turned_off(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(serve, "all_policies", lambda **_: {"counting": CountingPolicy(), **all_policies()})
-    monkeypatch.setattr("controller.settings.all_policies", lambda: {"counting": None, **all_policies()})
+    with_counting(monkeypatch)
 
     async def scenario() -> None:
         redis = RedisSettings(url=f"embedded://{tmp_path}/r", namespace=NAMESPACE, shared_learning=False)
@@ -377,11 +412,29 @@ def test_sharing_can_be_turned_off(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     run(scenario())
 
 
-def served(home: House) -> dict[str, int]:
-    """What a controller's serving policy has counted."""
+async def until_set(event: asyncio.Event) -> AsyncIterator[None]:
+    """Once, and again until an event has come."""
+    yield
+    while not event.is_set():
+        yield
+
+
+def with_counting(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let controllers offer the policy that counts."""
+    monkeypatch.setattr(serve, "all_policies", lambda **_: {"counting": CountingPolicy(), **all_policies()})
+    monkeypatch.setattr("controller.settings.all_policies", lambda: {"counting": None, **all_policies()})
+
+
+def shares(home: House) -> CountingPolicy:
+    """A controller's serving policy."""
     policy = home.controller.steering.policies["counting"]
     assert isinstance(policy, CountingPolicy)
-    return dict(policy.times)
+    return policy
+
+
+def served(home: House) -> dict[str, int]:
+    """What it has counted."""
+    return dict(shares(home).times)
 
 
 def test_the_policy_in_charge_is_shared_or_else_the_planner() -> None:

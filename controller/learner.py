@@ -20,11 +20,12 @@ from speculation.errors import InvalidModelStateError, InvalidRequestError
 
 logger = logging.getLogger(__name__)
 
-RECORDS_PER_READ = 256
-LESSONS_AT_ONCE = 8
-"""Lessons taught before others on the event loop get their turn: about a millisecond."""
+RECORDS_PER_READ = 32
+LESSONS_AT_ONCE = 2
+"""Requests are served on the same event loop: a reply of so many records is parsed, and so many lessons are taught,
+before they get their turn. Either takes a millisecond or two."""
 
-REMEMBERED_RECORDS = 2048
+REMEMBERED_RECORDS = 1024
 """Records that a learner knows by their id. The log writes again what may have been lost on its way, within seconds."""
 
 ACQUIRE = """
@@ -61,15 +62,28 @@ class Lease:
 
     def __init__(self, redis: Redis, keys: Keys, *, lease_s: float) -> None:
         self.epoch = 0
-        self._redis, self._keys, self._lease_ms = redis, keys, int(1000 * lease_s)
+        self._redis, self._keys, self._lease_s = redis, keys, lease_s
+        self._renew_at = 0.0
 
     async def hold(self) -> bool:
         """Keep the lease, or take it if nobody has it; whether it is held."""
-        keys, lease_ms = self._keys, self._lease_ms
-        if self.epoch and not await self._redis.eval(RENEW, 1, keys.lease, self.epoch, lease_ms):
-            self.epoch = 0
-        if not self.epoch:
+        if not await self._renewed():
+            keys, lease_ms = self._keys, int(1000 * self._lease_s)
             self.epoch = int(await self._redis.eval(ACQUIRE, 2, keys.lease, keys.snapshot, lease_ms))
+        return self.epoch > 0
+
+    async def keep(self) -> None:
+        """Keep the lease through long work, if there is one to be kept."""
+        if asyncio.get_running_loop().time() >= self._renew_at:
+            await self._renewed()
+
+    async def _renewed(self) -> bool:
+        """A lease that has lapsed is void even if nobody has taken it."""
+        self._renew_at = asyncio.get_running_loop().time() + self._lease_s / 4
+        if self.epoch:
+            arguments = (self.epoch, int(1000 * self._lease_s))
+            renewed = await self._redis.eval(RENEW, 1, self._keys.lease, *arguments)
+            self.epoch = self.epoch if renewed else 0
         return self.epoch > 0
 
     async def release(self) -> None:
@@ -224,6 +238,7 @@ class Learner:
                 fold.folded += 1
             if number % LESSONS_AT_ONCE == 0:
                 await asyncio.sleep(0)
+                await self._lease.keep()
 
     async def _written(self, fold: Fold) -> Fold | None:
         """Write the snapshot; None if it was not this fold's turn: the lease is lost, or a model was promoted."""

@@ -73,7 +73,8 @@ class SharedLearning:
                 await self.step()
                 await asyncio.sleep(self._interval_s)
         finally:
-            self._go_alone("shared learning has ended")
+            self.leads, self.problem = False, "shared learning has ended"
+            self.policy.learns_across_requests = True
             await self.close()
 
     async def step(self) -> None:

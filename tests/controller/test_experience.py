@@ -104,6 +104,17 @@ def test_to_learn_from_the_log_is_to_learn_from_the_rounds(name: str, served: Se
     assert from_log.state().to_bytes() == directly.state().to_bytes()
 
 
+@pytest.mark.parametrize("name", all_policies())
+@given(st.lists(rounds(), min_size=1, max_size=5))
+def test_who_learnt_from_the_log_plans_as_who_was_there(name: str, served: Sequence[Round]) -> None:
+    directly, from_log = all_policies()[name], all_policies()[name]
+    for done in served:
+        directly.learn(done.context, done.plan, done.outcome)
+        round_lesson(logged(done)).teach(from_log)
+
+    assert from_log.plan(served[-1].context) == directly.plan(served[-1].context)
+
+
 def broken() -> dict[str, bytes]:
     def having(**changes: Any) -> bytes:
         record = log_pb2.RoundRecord.FromString(logged(FULL))

@@ -2,7 +2,9 @@
 
 import hashlib
 from collections import Counter
-from dataclasses import replace
+from collections.abc import Mapping
+from dataclasses import fields, is_dataclass, replace
+from typing import Any
 
 import numpy as np
 
@@ -46,9 +48,8 @@ class CountingPolicy(Policy):
             self.taught_in_request += 1
             return
         self.times[f"{context.request_id}/{context.round}"] += 1
-        known = replace(context, prompt_surprisal=dict(sorted(context.prompt_surprisal.items())))
-        what = (self._digest, known, replace(plan, explanation="", model_version=""), outcome)
-        self._digest = hashlib.sha256(repr(what).encode()).hexdigest()
+        what = (self._digest, context, replace(plan, explanation="", model_version=""), outcome)
+        self._digest = hashlib.sha256(repr(canonical(what)).encode()).hexdigest()
 
     def state(self) -> ModelState:
         count = np.array([self.count])
@@ -58,3 +59,14 @@ class CountingPolicy(Policy):
         if state.policy != self.name or "count" not in state.arrays:
             raise InvalidModelStateError(f"is of {state.policy}")
         self.times, self._digest = Counter(state.labels["times"]), str(state.labels["of"])
+
+
+def canonical(value: Any) -> Any:
+    """Equal values, as one and the same: a mapping is a mapping, in whatever order it was filled."""
+    if isinstance(value, Mapping):
+        return sorted((key, canonical(entry)) for key, entry in value.items())
+    if isinstance(value, tuple):
+        return [canonical(entry) for entry in value]
+    if is_dataclass(value):
+        return [(field.name, canonical(getattr(value, field.name))) for field in fields(value)]
+    return value

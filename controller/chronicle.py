@@ -12,6 +12,7 @@ from controller.records import round_report as report_of
 from controller.request import GenerationRequest
 from controller.sequence import Sequence as TokenSequence
 from controller.steering import SteeredPolicy
+from controller.terms import Mode
 from speculation.errors import UnknownNameError
 from speculation.tree import TreeShape
 
@@ -119,7 +120,9 @@ class RequestChronicle:
         if choice != self._last_choice:
             self._last_choice = choice
             self._decide(done)
-        record = round_record(done, decision_event_id=self._decision_event_id).SerializeToString()
+        record = round_record(
+            done, decision_event_id=self._decision_event_id, frozen=self._policy.terms.mode is Mode.FROZEN
+        ).SerializeToString()
         self._history.rounds.append((len(self._history.decisions) - 1, record))
         self._chronicle.log.append("rounds", record)
         self._chronicle.count(done)

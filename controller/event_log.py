@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections import deque
+from collections import Counter, deque
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
@@ -10,6 +10,8 @@ from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
+
+from controller.snapshot import written_key
 
 logger = logging.getLogger(__name__)
 
@@ -98,7 +100,8 @@ class EventLog:
         return True
 
     async def _send(self, trip: list[tuple[str, bytes]], dropped: int) -> None:
-        async with self._redis.pipeline(transaction=False) as pipeline:
+        """Records and their number in one transaction: whoever reads a stream can tell how many were trimmed unread."""
+        async with self._redis.pipeline(transaction=True) as pipeline:
             for place, (stream, record) in enumerate(trip):
                 fields: dict[Any, Any] = {"record": record}  # redis-py's own type is invariant
                 if place == 0 and dropped:
@@ -106,6 +109,8 @@ class EventLog:
                 pipeline.xadd(
                     f"forerun:{self._namespace}:{stream}", fields, maxlen=self._most_entries, approximate=True
                 )
+            for stream, count in Counter(stream for stream, _ in trip).items():
+                pipeline.hincrby(written_key(self._namespace), stream, count)
             await pipeline.execute()
 
     def _note(self, *, connected: bool, why: str = "", lost: int = 0) -> None:

@@ -12,8 +12,8 @@ from controller.request import GenerationRequest
 from controller.sequence import FinishReason
 from controller.sequence import Sequence as TokenSequence
 from controller.steering import DecisionMode, SteeredPolicy
-from router_models.plan import Plan
-from router_models.policy import RoundTimings
+from router_models.plan import Combination, Plan
+from router_models.policy import RoundContext, RoundOutcome, RoundTimings
 from speculation.v1 import generation_pb2, log_pb2
 from speculation.wire import calibration_to_proto, sampling_to_proto, shape_to_proto, tree_to_proto
 
@@ -38,6 +38,12 @@ _MODES = {
     DecisionMode.FALLBACK: log_pb2.DECISION_MODE_FALLBACK,
     DecisionMode.KILLED: log_pb2.DECISION_MODE_KILLED,
     DecisionMode.OBSERVED: log_pb2.DECISION_MODE_OBSERVED,
+}
+
+COMBINATIONS = {
+    Combination.MOST_CONFIDENT: log_pb2.COMBINATION_MOST_CONFIDENT,
+    Combination.SIDE_BY_SIDE: log_pb2.COMBINATION_SIDE_BY_SIDE,
+    Combination.MERGED: log_pb2.COMBINATION_MERGED,
 }
 
 _FINISH = {
@@ -174,7 +180,7 @@ def decision_record(
     )
 
 
-def round_record(done: Round, *, decision_event_id: str) -> log_pb2.RoundRecord:
+def round_record(done: Round, *, decision_event_id: str, frozen: bool = False) -> log_pb2.RoundRecord:
     """What one round cost and brought."""
     verdict, tree = done.outcome.verdict, done.outcome.tree
     return log_pb2.RoundRecord(
@@ -196,7 +202,42 @@ def round_record(done: Round, *, decision_event_id: str) -> log_pb2.RoundRecord:
         node_probs=verdict.node_probs,
         accepted=verdict.accepted,
         token_ids=verdict.token_ids,
+        context=_context(done.context),
+        shape=shape_to_proto(done.plan.shape),
+        combination=COMBINATIONS[done.plan.combination],
+        verify_budget=done.plan.verify_budget,
+        propensity=done.plan.propensity,
+        drafts=_drafts(done.outcome),
+        logprobs=verdict.logprobs,
+        near_ties=verdict.near_ties,
+        verify_queue_ns=verdict.timings.queue_ns,
+        verify_compute_ns=verdict.timings.compute_ns,
+        verify_forwards=verdict.timings.forwards,
+        calibrations={name: calibration_to_proto(value) for name, value in done.plan.calibrations.items()},
+        frozen=frozen,
     )
+
+
+def _context(context: RoundContext) -> log_pb2.RoundContext:
+    return log_pb2.RoundContext(
+        drafters=context.drafters,
+        pinned_shape=shape_to_proto(context.pinned_shape) if context.pinned_shape is not None else None,
+        task=context.task,
+        tenant=context.tenant,
+        prompt_tokens=context.prompt_tokens,
+        emitted_tokens=context.emitted_tokens,
+        remaining_tokens=context.remaining_tokens,
+        temperature=context.temperature,
+        prompt_surprisal=dict(context.prompt_surprisal),
+        requests_in_flight=context.requests_in_flight,
+    )
+
+
+def _drafts(outcome: RoundOutcome) -> list[log_pb2.DraftedTree]:
+    """What was drafted, unless the verified tree says it already: that of the only drafter, uncut."""
+    if list(outcome.drafts.values()) == [outcome.tree]:
+        return []
+    return [log_pb2.DraftedTree(drafter=name, tree=tree_to_proto(tree)) for name, tree in outcome.drafts.items()]
 
 
 def outcome_record(

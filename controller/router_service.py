@@ -9,6 +9,7 @@ from controller.configuration import Configuration
 from controller.event_log import EventLog
 from controller.fleet import WorkerFleet
 from controller.roster import Health, Worker
+from controller.shared_learning import SharedLearning
 from controller.steering import Steering
 from controller.terms import Mode
 from controller.text import Tokenizer
@@ -47,6 +48,7 @@ class RouterService(router_pb2_grpc.RouterServiceServicer):
         log: EventLog | None,
         tokenizer: Tokenizer,
         configuration: Configuration,
+        learning: SharedLearning | None = None,
     ) -> None:
         self._fleet = fleet
         self._steering = steering
@@ -54,6 +56,7 @@ class RouterService(router_pb2_grpc.RouterServiceServicer):
         self._log = log
         self._tokenizer = tokenizer
         self._configuration = configuration
+        self._learning = learning
 
     def add_to(self, server: grpc.aio.Server) -> None:
         """Offer the service."""
@@ -73,6 +76,7 @@ class RouterService(router_pb2_grpc.RouterServiceServicer):
             config=_config_state(self._configuration),
             mode=_MODES[self._steering.orders.default.mode],
             kill_switch_in_config=self._steering.orders.kill_switch,
+            learning=_learning_state(self._learning),
         )
 
     async def Explain(  # noqa: N802
@@ -142,3 +146,21 @@ def _config_state(configuration: Configuration) -> router_pb2.ConfigState:
         waiting_for_restart=configuration.waiting_for_restart,
         reloads=configuration.reloads,
     )
+
+
+def _learning_state(learning: SharedLearning | None) -> router_pb2.LearningState:
+    if learning is None:
+        return router_pb2.LearningState()
+    state = router_pb2.LearningState(
+        policy=learning.policy.name,
+        leads=learning.leads,
+        follows=not learning.problem,
+        problem=learning.problem,
+    )
+    if learning.snapshot is not None:
+        state.base_version = learning.snapshot.base
+        state.folded = learning.snapshot.folded
+        state.missed = learning.snapshot.missed
+        state.unreadable = learning.snapshot.unreadable
+        state.written_ms = learning.snapshot.written_ms
+    return state

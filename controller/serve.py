@@ -5,7 +5,7 @@ import importlib.metadata
 import json
 import logging
 import signal
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,11 +28,13 @@ from controller.roster import FleetTimeouts, TokenizerIdentity
 from controller.router_service import RouterService
 from controller.service import GenerationService, Limits
 from controller.settings import Settings
+from controller.shared_learning import SharedLearning, learner_named, policy_to_share
 from controller.steering import Steering
 from controller.tasks import Spawn, owned_tasks
 from controller.text import Tokenizer, load_tokenizer
 from controller.worker_client import Role
 from router_models.catalogue import all_policies
+from router_models.policy import Policy
 from speculation.errors import ConfigurationError
 
 logger = logging.getLogger(__name__)
@@ -123,11 +125,14 @@ async def running(
     identity = TokenizerIdentity(fingerprint=tokenizer.fingerprint, vocab_size=tokenizer.vocab_size)
     fleet = WorkerFleet(identity, _fleet_timeouts(settings))
     async with AsyncExitStack() as stack:
+        url = await _redis_url(settings, stack)
         spawn = await stack.enter_async_context(owned_tasks())
-        log, list_workers = await _started_log(settings, fleet, stack)
+        log, list_workers = await _started_log(settings, url, fleet, stack)
         spawn(fleet.run())
-        policies = all_policies(shape=settings.router.shape.shape, drafter=settings.router.drafter)
-        steering = Steering(policies, settings.router.policy)
+        steering = Steering(_policies(settings), settings.router.policy)
+        learning = _shared_learning(settings, url, steering)
+        if learning is not None:
+            spawn(learning.run())
         chronicle = Chronicle(_origin(), log or NoLog())
         generation = GenerationService(
             tokenizer=tokenizer, fleet=fleet, steering=steering, chronicle=chronicle, limits=_limits(settings)
@@ -148,6 +153,7 @@ async def running(
             log=log,
             tokenizer=tokenizer,
             configuration=configuration,
+            learning=learning,
         )
         address = await stack.enter_async_context(_listening(configuration, generation, router, fleet))
         configuration.address = address
@@ -183,16 +189,26 @@ def _origin() -> Origin:
     return Origin(controller_id=uuid7(), code_version=importlib.metadata.version("forerun"))
 
 
+def _policies(settings: Settings) -> Mapping[str, Policy]:
+    return all_policies(shape=settings.router.shape.shape, drafter=settings.router.drafter)
+
+
+async def _redis_url(settings: Settings, stack: AsyncExitStack) -> str:
+    """Where Redis is, started if it is ours to start; empty if there is none."""
+    url = settings.redis.url if settings.redis is not None else ""
+    if url.startswith(SCHEME):
+        # Before the first channel: gRPC complains of every fork once it has threads.
+        return await stack.enter_async_context(embedded_redis(url))
+    return url
+
+
 async def _started_log(
-    settings: Settings, fleet: WorkerFleet, stack: AsyncExitStack
+    settings: Settings, url: str, fleet: WorkerFleet, stack: AsyncExitStack
 ) -> tuple[EventLog | None, ListWorkers]:
     """The decision log, if there is a Redis; more workers than those that the configuration lists come from there."""
     if settings.redis is None:
         return None, fleet.list_workers
-    url, namespace = settings.redis.url, settings.redis.namespace
-    if url.startswith(SCHEME):
-        # Before the first channel: gRPC complains of every fork once it has threads.
-        url = await stack.enter_async_context(embedded_redis(url))
+    namespace = settings.redis.namespace
     spawn = await stack.enter_async_context(owned_tasks())
     log = EventLog(
         url,
@@ -204,6 +220,20 @@ async def _started_log(
     spawn(log.run())
     spawn(registry.run())
     return log, registry.configure
+
+
+def _shared_learning(settings: Settings, url: str, steering: Steering) -> SharedLearning | None:
+    """This controller's part in learning with others, if there is a log and a policy that learns."""
+    policy = policy_to_share(steering.policies, steering.policy)
+    if settings.redis is None or not settings.redis.shared_learning or policy is None:
+        return None
+    name = policy.name
+    return SharedLearning(
+        url,
+        namespace=settings.redis.namespace,
+        policy=policy,
+        make_policy=lambda: learner_named(name, _policies(settings)),
+    )
 
 
 @asynccontextmanager

@@ -62,6 +62,9 @@ class RedisSettings(Section):
     """About how many entries each stream of the log keeps."""
     most_records_waiting: Count = 10_000
     """Records kept while Redis is away; more are dropped and counted."""
+    shared_learning: bool = True
+    """Whether the controllers of the namespace learn as one; if not, each learns from its own requests, and forgets it
+    all when it ends."""
 
     @field_validator("url")
     @classmethod

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from router_models.model_state import ModelState
 from router_models.plan import Plan
@@ -132,8 +132,16 @@ class Policy(Protocol):
         return
 
 
+@runtime_checkable
 class LearningPolicy(Policy, Protocol):
-    """A policy whose learning can be written down, shared and taken up by another process."""
+    """A policy whose learning can be written down, shared and taken up by another process.
+
+    Attributes:
+        learns_across_requests: True at first. While it is false, `learn` teaches only what concerns the request under
+            way and `learn_scores` nothing: somebody else learns from all requests, and brings it by `restore`.
+    """
+
+    learns_across_requests: bool
 
     def state(self) -> ModelState:
         """What it has learnt, across requests."""

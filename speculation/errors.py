@@ -12,6 +12,7 @@ ForerunError
 │   ├── CorruptModelError       files are missing or damaged
 │   └── UnservableModelError    the architecture cannot be speculated on exactly
 ├── InvalidModelStateError      what a router is said to have learnt cannot be read: keep the one in use
+├── ConflictError               somebody else was faster: look at what is there now, and decide again
 ├── IncompatibleWorkerError     the worker does not belong to this fleet: start it with the fleet's tokenizer
 ├── CapacityError               everything is in use: try again later
 ├── WorkerUnavailableError      no worker answered in time: try again, perhaps elsewhere
@@ -130,6 +131,12 @@ class InvalidModelStateError(ForerunError):
     """What a router is said to have learnt cannot be read, or was learnt for another policy."""
 
     reason = "INVALID_MODEL_STATE"
+
+
+class ConflictError(ForerunError):
+    """What was to be changed is no longer what the caller saw."""
+
+    reason = "CONFLICT"
 
 
 class IncompatibleWorkerError(ForerunError):

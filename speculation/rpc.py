@@ -25,6 +25,7 @@ STATUS_OF: dict[type[ForerunError], grpc.StatusCode] = {
     errors.CorruptModelError: grpc.StatusCode.FAILED_PRECONDITION,
     errors.UnservableModelError: grpc.StatusCode.FAILED_PRECONDITION,
     errors.InvalidModelStateError: grpc.StatusCode.FAILED_PRECONDITION,
+    errors.ConflictError: grpc.StatusCode.ABORTED,
     errors.IncompatibleWorkerError: grpc.StatusCode.FAILED_PRECONDITION,
     errors.CapacityError: grpc.StatusCode.RESOURCE_EXHAUSTED,
     errors.WorkerUnavailableError: grpc.StatusCode.UNAVAILABLE,

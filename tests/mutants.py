@@ -56,6 +56,13 @@ MUTANTS = (
         wrong="scores = self._penalised(scores, context, [paths[-1]] * len(paths))",
         tests="tests/worker",
     ),
+    Mutant(
+        name="what was learnt and how far the log was read are not written together",
+        file="controller/learner.py",
+        right="            dict(fold.places),",
+        wrong="            {},",
+        tests="tests/controller/test_shared_learning.py",
+    ),
 )
 
 

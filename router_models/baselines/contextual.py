@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from router_models.baselines.arms import (
     MOST_DRAFTERS,
     PLAIN,
+    Arm,
     arm_of,
     arms_of,
     draw,
@@ -44,6 +45,7 @@ class ContextualBandit(LearningPolicy, ABC):
     """
 
     def __init__(self, *, shapes: Sequence[TreeShape] = SHAPES, seed: int = 0, memory: float = MEMORY) -> None:
+        self.learns_across_requests = True
         self._shapes, self._seed = tuple(shapes), seed
         self._regression = Regression(memory)
         self._baseline = Baseline()
@@ -80,13 +82,17 @@ class ContextualBandit(LearningPolicy, ABC):
 
     def learn(self, context: RoundContext, plan: Plan, outcome: RoundOutcome) -> None:
         """The gain of what was played."""
-        gain, arm = self._baseline.gain(context, plan, outcome), arm_of(plan)
-        if gain is None or arm is PLAIN:
-            self._regression.pass_round()
-        else:
-            unread = self._reading.unread(context, (arm.drafter,))
-            self._regression.learn(arm.drafter, features(context, (arm.drafter,), (arm.shape,), unread)[0, 0], gain)
+        gain = self._baseline.gain(context, plan, outcome)
+        if self.learns_across_requests:
+            self._learn_gain(context, arm_of(plan), gain)
         self._reading.learn(context, plan)
+
+    def _learn_gain(self, context: RoundContext, arm: Arm | None, gain: float | None) -> None:
+        if gain is None or arm is None or arm is PLAIN:
+            self._regression.pass_round()
+            return
+        unread = self._reading.unread(context, (arm.drafter,))
+        self._regression.learn(arm.drafter, features(context, (arm.drafter,), (arm.shape,), unread)[0, 0], gain)
 
     def readers(self, context: RoundContext) -> tuple[str, ...]:
         """All on offer: without their surprisal there is little context to speak of."""

@@ -112,6 +112,7 @@ class TaskClassifierPolicy(LearningPolicy):
     name = NAME
 
     def __init__(self, *, shape: TreeShape = CHAIN_OF_4) -> None:
+        self.learns_across_requests = True
         self._shape = shape
         self._model = _UNTRAINED
 

@@ -18,6 +18,13 @@ class DecisionMode(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     DECISION_MODE_KILLED: _ClassVar[DecisionMode]
     DECISION_MODE_OBSERVED: _ClassVar[DecisionMode]
 
+class Combination(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    COMBINATION_UNSPECIFIED: _ClassVar[Combination]
+    COMBINATION_MOST_CONFIDENT: _ClassVar[Combination]
+    COMBINATION_SIDE_BY_SIDE: _ClassVar[Combination]
+    COMBINATION_MERGED: _ClassVar[Combination]
+
 class OutcomeStatus(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
     OUTCOME_STATUS_UNSPECIFIED: _ClassVar[OutcomeStatus]
@@ -31,6 +38,10 @@ DECISION_MODE_FORCED: DecisionMode
 DECISION_MODE_FALLBACK: DecisionMode
 DECISION_MODE_KILLED: DecisionMode
 DECISION_MODE_OBSERVED: DecisionMode
+COMBINATION_UNSPECIFIED: Combination
+COMBINATION_MOST_CONFIDENT: Combination
+COMBINATION_SIDE_BY_SIDE: Combination
+COMBINATION_MERGED: Combination
 OUTCOME_STATUS_UNSPECIFIED: OutcomeStatus
 OUTCOME_STATUS_OK: OutcomeStatus
 OUTCOME_STATUS_CANCELLED: OutcomeStatus
@@ -98,7 +109,14 @@ class DecisionRecord(_message.Message):
     def __init__(self, schema_version: _Optional[int] = ..., event_id: _Optional[str] = ..., request_id: _Optional[str] = ..., round: _Optional[int] = ..., ts_ms: _Optional[int] = ..., controller_id: _Optional[str] = ..., tenant: _Optional[str] = ..., task: _Optional[str] = ..., config_hash: _Optional[str] = ..., code_version: _Optional[str] = ..., mode: _Optional[_Union[DecisionMode, str]] = ..., decision: _Optional[_Union[_generation_pb2.Decision, _Mapping]] = ..., eligible_drafters: _Optional[_Iterable[str]] = ..., ineligible_drafters: _Optional[_Iterable[str]] = ..., prompt_tokens: _Optional[int] = ..., emitted_tokens: _Optional[int] = ..., temperature: _Optional[float] = ..., requests_in_flight: _Optional[int] = ..., prompt_surprisal: _Optional[_Mapping[str, float]] = ..., model_revisions: _Optional[_Mapping[str, str]] = ..., proposed: _Optional[_Union[_generation_pb2.Decision, _Mapping]] = ...) -> None: ...
 
 class RoundRecord(_message.Message):
-    __slots__ = ("schema_version", "event_id", "request_id", "round", "ts_ms", "decision_event_id", "drafters", "missing_drafters", "num_draft_tokens", "tree_depth", "num_accepted_draft_tokens", "tokens_emitted", "timings", "verify_batch_size", "tree", "node_probs", "accepted", "token_ids")
+    __slots__ = ("schema_version", "event_id", "request_id", "round", "ts_ms", "decision_event_id", "drafters", "missing_drafters", "num_draft_tokens", "tree_depth", "num_accepted_draft_tokens", "tokens_emitted", "timings", "verify_batch_size", "tree", "node_probs", "accepted", "token_ids", "context", "shape", "combination", "verify_budget", "propensity", "drafts", "logprobs", "near_ties", "verify_queue_ns", "verify_compute_ns", "verify_forwards", "calibrations", "frozen")
+    class CalibrationsEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: _common_pb2.Calibration
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[_Union[_common_pb2.Calibration, _Mapping]] = ...) -> None: ...
     SCHEMA_VERSION_FIELD_NUMBER: _ClassVar[int]
     EVENT_ID_FIELD_NUMBER: _ClassVar[int]
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
@@ -117,6 +135,19 @@ class RoundRecord(_message.Message):
     NODE_PROBS_FIELD_NUMBER: _ClassVar[int]
     ACCEPTED_FIELD_NUMBER: _ClassVar[int]
     TOKEN_IDS_FIELD_NUMBER: _ClassVar[int]
+    CONTEXT_FIELD_NUMBER: _ClassVar[int]
+    SHAPE_FIELD_NUMBER: _ClassVar[int]
+    COMBINATION_FIELD_NUMBER: _ClassVar[int]
+    VERIFY_BUDGET_FIELD_NUMBER: _ClassVar[int]
+    PROPENSITY_FIELD_NUMBER: _ClassVar[int]
+    DRAFTS_FIELD_NUMBER: _ClassVar[int]
+    LOGPROBS_FIELD_NUMBER: _ClassVar[int]
+    NEAR_TIES_FIELD_NUMBER: _ClassVar[int]
+    VERIFY_QUEUE_NS_FIELD_NUMBER: _ClassVar[int]
+    VERIFY_COMPUTE_NS_FIELD_NUMBER: _ClassVar[int]
+    VERIFY_FORWARDS_FIELD_NUMBER: _ClassVar[int]
+    CALIBRATIONS_FIELD_NUMBER: _ClassVar[int]
+    FROZEN_FIELD_NUMBER: _ClassVar[int]
     schema_version: int
     event_id: str
     request_id: str
@@ -135,7 +166,59 @@ class RoundRecord(_message.Message):
     node_probs: _containers.RepeatedScalarFieldContainer[float]
     accepted: _containers.RepeatedScalarFieldContainer[int]
     token_ids: _containers.RepeatedScalarFieldContainer[int]
-    def __init__(self, schema_version: _Optional[int] = ..., event_id: _Optional[str] = ..., request_id: _Optional[str] = ..., round: _Optional[int] = ..., ts_ms: _Optional[int] = ..., decision_event_id: _Optional[str] = ..., drafters: _Optional[_Iterable[str]] = ..., missing_drafters: _Optional[_Iterable[str]] = ..., num_draft_tokens: _Optional[int] = ..., tree_depth: _Optional[int] = ..., num_accepted_draft_tokens: _Optional[int] = ..., tokens_emitted: _Optional[int] = ..., timings: _Optional[_Union[_generation_pb2.RoundTimings, _Mapping]] = ..., verify_batch_size: _Optional[int] = ..., tree: _Optional[_Union[_common_pb2.TokenTree, _Mapping]] = ..., node_probs: _Optional[_Iterable[float]] = ..., accepted: _Optional[_Iterable[int]] = ..., token_ids: _Optional[_Iterable[int]] = ...) -> None: ...
+    context: RoundContext
+    shape: _common_pb2.TreeShape
+    combination: Combination
+    verify_budget: int
+    propensity: float
+    drafts: _containers.RepeatedCompositeFieldContainer[DraftedTree]
+    logprobs: _containers.RepeatedScalarFieldContainer[float]
+    near_ties: int
+    verify_queue_ns: int
+    verify_compute_ns: int
+    verify_forwards: int
+    calibrations: _containers.MessageMap[str, _common_pb2.Calibration]
+    frozen: bool
+    def __init__(self, schema_version: _Optional[int] = ..., event_id: _Optional[str] = ..., request_id: _Optional[str] = ..., round: _Optional[int] = ..., ts_ms: _Optional[int] = ..., decision_event_id: _Optional[str] = ..., drafters: _Optional[_Iterable[str]] = ..., missing_drafters: _Optional[_Iterable[str]] = ..., num_draft_tokens: _Optional[int] = ..., tree_depth: _Optional[int] = ..., num_accepted_draft_tokens: _Optional[int] = ..., tokens_emitted: _Optional[int] = ..., timings: _Optional[_Union[_generation_pb2.RoundTimings, _Mapping]] = ..., verify_batch_size: _Optional[int] = ..., tree: _Optional[_Union[_common_pb2.TokenTree, _Mapping]] = ..., node_probs: _Optional[_Iterable[float]] = ..., accepted: _Optional[_Iterable[int]] = ..., token_ids: _Optional[_Iterable[int]] = ..., context: _Optional[_Union[RoundContext, _Mapping]] = ..., shape: _Optional[_Union[_common_pb2.TreeShape, _Mapping]] = ..., combination: _Optional[_Union[Combination, str]] = ..., verify_budget: _Optional[int] = ..., propensity: _Optional[float] = ..., drafts: _Optional[_Iterable[_Union[DraftedTree, _Mapping]]] = ..., logprobs: _Optional[_Iterable[float]] = ..., near_ties: _Optional[int] = ..., verify_queue_ns: _Optional[int] = ..., verify_compute_ns: _Optional[int] = ..., verify_forwards: _Optional[int] = ..., calibrations: _Optional[_Mapping[str, _common_pb2.Calibration]] = ..., frozen: _Optional[bool] = ...) -> None: ...
+
+class RoundContext(_message.Message):
+    __slots__ = ("drafters", "pinned_shape", "task", "tenant", "prompt_tokens", "emitted_tokens", "remaining_tokens", "temperature", "prompt_surprisal", "requests_in_flight")
+    class PromptSurprisalEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: float
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[float] = ...) -> None: ...
+    DRAFTERS_FIELD_NUMBER: _ClassVar[int]
+    PINNED_SHAPE_FIELD_NUMBER: _ClassVar[int]
+    TASK_FIELD_NUMBER: _ClassVar[int]
+    TENANT_FIELD_NUMBER: _ClassVar[int]
+    PROMPT_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    EMITTED_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    REMAINING_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    TEMPERATURE_FIELD_NUMBER: _ClassVar[int]
+    PROMPT_SURPRISAL_FIELD_NUMBER: _ClassVar[int]
+    REQUESTS_IN_FLIGHT_FIELD_NUMBER: _ClassVar[int]
+    drafters: _containers.RepeatedScalarFieldContainer[str]
+    pinned_shape: _common_pb2.TreeShape
+    task: str
+    tenant: str
+    prompt_tokens: int
+    emitted_tokens: int
+    remaining_tokens: int
+    temperature: float
+    prompt_surprisal: _containers.ScalarMap[str, float]
+    requests_in_flight: int
+    def __init__(self, drafters: _Optional[_Iterable[str]] = ..., pinned_shape: _Optional[_Union[_common_pb2.TreeShape, _Mapping]] = ..., task: _Optional[str] = ..., tenant: _Optional[str] = ..., prompt_tokens: _Optional[int] = ..., emitted_tokens: _Optional[int] = ..., remaining_tokens: _Optional[int] = ..., temperature: _Optional[float] = ..., prompt_surprisal: _Optional[_Mapping[str, float]] = ..., requests_in_flight: _Optional[int] = ...) -> None: ...
+
+class DraftedTree(_message.Message):
+    __slots__ = ("drafter", "tree")
+    DRAFTER_FIELD_NUMBER: _ClassVar[int]
+    TREE_FIELD_NUMBER: _ClassVar[int]
+    drafter: str
+    tree: _common_pb2.TokenTree
+    def __init__(self, drafter: _Optional[str] = ..., tree: _Optional[_Union[_common_pb2.TokenTree, _Mapping]] = ...) -> None: ...
 
 class OutcomeRecord(_message.Message):
     __slots__ = ("schema_version", "event_id", "request_id", "ts_ms", "status", "finish_reason", "usage", "acceptance", "timings", "failovers", "near_ties", "seed", "sampling", "prompt_token_ids", "token_ids")

@@ -38,7 +38,7 @@ class ShowRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class ShowResponse(_message.Message):
-    __slots__ = ("policy", "known_policies", "kill_switch", "workers", "arms", "log", "config", "mode", "kill_switch_in_config")
+    __slots__ = ("policy", "known_policies", "kill_switch", "workers", "arms", "log", "config", "mode", "kill_switch_in_config", "learning")
     POLICY_FIELD_NUMBER: _ClassVar[int]
     KNOWN_POLICIES_FIELD_NUMBER: _ClassVar[int]
     KILL_SWITCH_FIELD_NUMBER: _ClassVar[int]
@@ -48,6 +48,7 @@ class ShowResponse(_message.Message):
     CONFIG_FIELD_NUMBER: _ClassVar[int]
     MODE_FIELD_NUMBER: _ClassVar[int]
     KILL_SWITCH_IN_CONFIG_FIELD_NUMBER: _ClassVar[int]
+    LEARNING_FIELD_NUMBER: _ClassVar[int]
     policy: str
     known_policies: _containers.RepeatedScalarFieldContainer[str]
     kill_switch: bool
@@ -57,7 +58,8 @@ class ShowResponse(_message.Message):
     config: ConfigState
     mode: RouterMode
     kill_switch_in_config: bool
-    def __init__(self, policy: _Optional[str] = ..., known_policies: _Optional[_Iterable[str]] = ..., kill_switch: _Optional[bool] = ..., workers: _Optional[_Iterable[_Union[WorkerState, _Mapping]]] = ..., arms: _Optional[_Iterable[_Union[ArmCount, _Mapping]]] = ..., log: _Optional[_Union[LogState, _Mapping]] = ..., config: _Optional[_Union[ConfigState, _Mapping]] = ..., mode: _Optional[_Union[RouterMode, str]] = ..., kill_switch_in_config: _Optional[bool] = ...) -> None: ...
+    learning: LearningState
+    def __init__(self, policy: _Optional[str] = ..., known_policies: _Optional[_Iterable[str]] = ..., kill_switch: _Optional[bool] = ..., workers: _Optional[_Iterable[_Union[WorkerState, _Mapping]]] = ..., arms: _Optional[_Iterable[_Union[ArmCount, _Mapping]]] = ..., log: _Optional[_Union[LogState, _Mapping]] = ..., config: _Optional[_Union[ConfigState, _Mapping]] = ..., mode: _Optional[_Union[RouterMode, str]] = ..., kill_switch_in_config: _Optional[bool] = ..., learning: _Optional[_Union[LearningState, _Mapping]] = ...) -> None: ...
 
 class ConfigState(_message.Message):
     __slots__ = ("file", "hash", "problem", "waiting_for_restart", "reloads")
@@ -112,6 +114,28 @@ class LogState(_message.Message):
     written: int
     dropped: int
     def __init__(self, url: _Optional[str] = ..., connected: _Optional[bool] = ..., written: _Optional[int] = ..., dropped: _Optional[int] = ...) -> None: ...
+
+class LearningState(_message.Message):
+    __slots__ = ("policy", "leads", "follows", "problem", "base_version", "folded", "missed", "unreadable", "written_ms")
+    POLICY_FIELD_NUMBER: _ClassVar[int]
+    LEADS_FIELD_NUMBER: _ClassVar[int]
+    FOLLOWS_FIELD_NUMBER: _ClassVar[int]
+    PROBLEM_FIELD_NUMBER: _ClassVar[int]
+    BASE_VERSION_FIELD_NUMBER: _ClassVar[int]
+    FOLDED_FIELD_NUMBER: _ClassVar[int]
+    MISSED_FIELD_NUMBER: _ClassVar[int]
+    UNREADABLE_FIELD_NUMBER: _ClassVar[int]
+    WRITTEN_MS_FIELD_NUMBER: _ClassVar[int]
+    policy: str
+    leads: bool
+    follows: bool
+    problem: str
+    base_version: int
+    folded: int
+    missed: int
+    unreadable: int
+    written_ms: int
+    def __init__(self, policy: _Optional[str] = ..., leads: _Optional[bool] = ..., follows: _Optional[bool] = ..., problem: _Optional[str] = ..., base_version: _Optional[int] = ..., folded: _Optional[int] = ..., missed: _Optional[int] = ..., unreadable: _Optional[int] = ..., written_ms: _Optional[int] = ...) -> None: ...
 
 class ExplainRequest(_message.Message):
     __slots__ = ("request_id",)

@@ -1,0 +1,142 @@
+"""Shared learning: of all controllers of a namespace one folds the log into a snapshot, and all of them serve by it."""
+
+import asyncio
+import logging
+from collections.abc import Callable, Mapping
+
+from redis.exceptions import RedisError
+
+from controller.event_log import redis_client
+from controller.learner import Learner
+from controller.snapshot import Keys, Snapshot, read_snapshot
+from router_models.policy import LearningPolicy, Policy
+from speculation.errors import InvalidModelStateError, UnknownNameError
+
+logger = logging.getLogger(__name__)
+
+INTERVAL_S = 0.5
+"""Between two looks at the log and the snapshot, and so between two snapshots."""
+
+LEASE_S = 3.0
+"""A learner that has not been heard of for so long is replaced."""
+
+DEFAULT_LEARNER = "planner"
+"""Learns from the log where the policy in charge learns nothing, so that it is no beginner when it is put in charge."""
+
+
+class SharedLearning:
+    """One controller's part: it serves by the shared snapshot, and writes it if it holds the lease.
+
+    While it can do neither, its policy learns for itself: an outage must not leave a router that no longer follows its
+    traffic. What it learnt alone is replaced, not added to, once the snapshot can be read again; the log brings the
+    same rounds, as far as it could keep them.
+
+    Attributes:
+        policy: The policy that serves.
+        leads: Whether this controller learns for all.
+        problem: In words, why it does not serve by the snapshot; empty if it does.
+        snapshot: The one it serves by, or served by last; None if there was none yet.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        namespace: str,
+        policy: LearningPolicy,
+        make_policy: Callable[[], LearningPolicy],
+        interval_s: float = INTERVAL_S,
+        lease_s: float = LEASE_S,
+    ) -> None:
+        """
+        Args:
+            url: redis://, rediss:// or unix://.
+            namespace: Whose log.
+            policy: The policy that serves.
+            make_policy: Makes another one like it that has learnt nothing.
+            interval_s: Between two looks at log and snapshot.
+            lease_s: A learner that has not been heard of for so long is replaced.
+        """
+        self.policy = policy
+        self.leads = False
+        self.problem = "the shared snapshot has not been read yet"
+        self.snapshot: Snapshot | None = None
+        self._interval_s = interval_s
+        self._redis = redis_client(url)
+        self._keys = Keys(namespace, policy.name)
+        self._learner = Learner(self._redis, self._keys, make_policy, lease_s=lease_s)
+
+    async def run(self) -> None:
+        """Learn and follow until cancelled; then let another controller learn."""
+        try:
+            while True:
+                await self.step()
+                await asyncio.sleep(self._interval_s)
+        finally:
+            self.leads, self.problem = False, "shared learning has ended"
+            self.policy.learns_across_requests = True
+            await self.close()
+
+    async def step(self) -> None:
+        """Learn if this is the learner's controller, then serve by the newest snapshot."""
+        try:
+            self._lead(await self._learner.step(longest_s=self._interval_s))
+            await self._follow()
+        except (RedisError, OSError, TimeoutError, InvalidModelStateError) as error:
+            self._go_alone(str(error))
+
+    def _lead(self, leads: bool) -> None:
+        if leads is not self.leads:
+            logger.info("learning for all" if leads else "another one learns", extra={"policy": self.policy.name})
+        self.leads = leads
+
+    async def _follow(self) -> None:
+        revision = await self._redis.hget(self._keys.snapshot, "revision")
+        served = self.snapshot.revision.encode() if self.snapshot is not None else None
+        if revision is not None and (self.problem or revision != served):
+            self.snapshot = await read_snapshot(self._redis, self._keys)
+            if self.snapshot is not None:
+                self.policy.restore(self.snapshot.model_state)
+        if self.problem:
+            logger.info("serving by the shared snapshot", extra={"policy": self.policy.name})
+        self.problem = ""
+        self.policy.learns_across_requests = False
+
+    def _go_alone(self, problem: str) -> None:
+        if not self.problem:
+            logger.warning("learning alone", extra={"policy": self.policy.name, "problem": problem})
+        self._lead(False)
+        self.problem = problem
+        self.policy.learns_across_requests = True
+
+    async def close(self) -> None:
+        """Let another controller learn, and drop the connection."""
+        try:
+            await self._learner.close()
+        except (RedisError, OSError, TimeoutError):
+            pass  # then the lease lapses
+        finally:
+            await self._redis.aclose()
+
+
+def learners(policies: Mapping[str, Policy]) -> dict[str, LearningPolicy]:
+    """Those whose learning can be shared."""
+    return {name: policy for name, policy in policies.items() if isinstance(policy, LearningPolicy)}
+
+
+def policy_to_share(policies: Mapping[str, Policy], in_charge: str) -> LearningPolicy | None:
+    """The policy in charge if it learns, or else the default learner; None if neither does."""
+    known = learners(policies)
+    return known.get(in_charge) or known.get(DEFAULT_LEARNER)
+
+
+def learner_named(name: str, policies: Mapping[str, Policy]) -> LearningPolicy:
+    """A policy that learns.
+
+    Raises:
+        UnknownNameError: None of them is called that.
+    """
+    known = learners(policies)
+    if name not in known:
+        raise UnknownNameError("learning policy", name, known)
+    return known[name]

@@ -1,6 +1,6 @@
 """The speculative loop: plan, draft, combine, verify, learn, extend; and the two protocols it stands on."""
 
-from collections.abc import AsyncGenerator, Callable, Mapping
+from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from time import perf_counter_ns
@@ -56,6 +56,9 @@ class FleetSession(Protocol):
 
     def room(self, sequence: Sequence) -> int:
         """Most nodes that the target can hold after the sequence."""
+
+    async def read(self, drafters: Iterable[str], sequence: Sequence) -> None:
+        """Let drafters read the prompt, so that their surprisal is known; raises for none of them."""
 
     async def draft(self, plan: Plan, sequence: Sequence) -> Drafts:
         """The trees of the plan's drafters; raises for none of them, a drafter without an answer is missing."""
@@ -119,10 +122,16 @@ async def generate(
     clock_ns: Callable[[], int] = perf_counter_ns,
 ) -> AsyncGenerator[Round]:
     """Yield verified rounds until the sequence is finished. `allow` leaves of a context what caller and operator do."""
+
+    def describe(number: int) -> RoundContext:
+        beside = requests_in_flight()
+        return allow(_describe(request, sequence, session, number=number, requests_in_flight=beside))
+
+    await session.read(policy.readers(describe(0)), sequence)
     number = 0
     while not sequence.finished:
         started_ns = clock_ns()
-        context = allow(_describe(request, sequence, session, number=number, requests_in_flight=requests_in_flight()))
+        context = describe(number)
         plan = policy.plan(context).within(sequence.remaining)
         drafts = await session.draft(plan, sequence)
         tree = _fitting(plan.combine(tuple(drafts.trees.values())), session.room(sequence))
@@ -157,7 +166,7 @@ def _describe(
         emitted_tokens=sequence.num_emitted,
         remaining_tokens=sequence.remaining,
         temperature=request.sampling.temperature,
-        prompt_surprisal=session.prompt_surprisal,
+        prompt_surprisal=dict(session.prompt_surprisal),
         requests_in_flight=requests_in_flight,
     )
 

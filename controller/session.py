@@ -1,9 +1,11 @@
 """One request's place on the fleet: it asks whoever can answer, and outlives every worker."""
 
 import asyncio
+from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from time import perf_counter_ns
+from typing import Any
 
 from controller.generation import Drafts
 from controller.request import GenerationRequest
@@ -33,6 +35,9 @@ MOST_MOVES_A_STEP = 6
 FIRST_BUSY_PAUSE_S = 0.01
 LONGEST_BUSY_PAUSE_S = 0.2
 
+READ_GRACE_S = 0.05
+"""What drafters get for the prompt when the target has read it."""
+
 READ_AT_ONCE = 256
 """Tokens that a drafter reads within its timeout; one that had more to read may be late without being at fault."""
 
@@ -59,7 +64,7 @@ class _Drafter:
 
     worker: Worker | None = None
     stream: DraftStream | None = None
-    asked: "asyncio.Task[_Answer | None] | None" = None
+    asked: "asyncio.Task[Any] | None" = None
     length: int = 0
     unusable: bool = False
 
@@ -129,6 +134,13 @@ class RequestSession:
         """Most nodes that the target can hold after the sequence."""
         return self._max_length - len(sequence)
 
+    async def read(self, drafters: Iterable[str], sequence: Sequence) -> None:
+        """Let drafters read the prompt while the target does, and hardly longer: who is late drafts later."""
+        reading = [self._let_read(name, sequence) for name in drafters]
+        if reading:
+            await self._reach_target(sequence)
+            await asyncio.wait(reading, timeout=READ_GRACE_S)
+
     async def draft(self, plan: Plan, sequence: Sequence) -> Drafts:
         """Ask the plan's drafters at once, and wait for them until they keep a ready target waiting for too long."""
         if not plan.speculates:
@@ -152,10 +164,27 @@ class RequestSession:
             worker_ns=max((answer.proposal.timings.total_ns for answer in in_time.values()), default=0),
         )
 
+    def _let_read(self, name: str, sequence: Sequence) -> "asyncio.Task[None]":
+        drafter = self._drafters.setdefault(name, _Drafter())
+        reading = self._spawn(self._read(name, drafter, sequence))
+        drafter.asked = reading
+        return reading
+
     def _ask(self, name: str, plan: Plan, sequence: Sequence) -> "asyncio.Task[_Answer | None]":
         drafter = self._drafters.setdefault(name, _Drafter())
-        drafter.asked = self._spawn(self._propose(name, drafter, plan, sequence))
-        return drafter.asked
+        asked = self._spawn(self._propose(name, drafter, plan, sequence))
+        drafter.asked = asked
+        return asked
+
+    async def _read(self, name: str, drafter: _Drafter, sequence: Sequence) -> None:
+        try:
+            surprisal = await self._stream_of(name, drafter, len(sequence)).read(sequence)
+        except ForerunError as error:
+            self._give_up(drafter, error)
+            return
+        drafter.length = len(sequence)
+        if surprisal is not None:
+            self.prompt_surprisal[name] = surprisal
 
     async def _propose(self, name: str, drafter: _Drafter, plan: Plan, sequence: Sequence) -> _Answer | None:
         """A drafter's answer, or None if there will be none; then its session is gone."""

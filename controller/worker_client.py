@@ -215,12 +215,19 @@ class WorkerStream(Generic[RequestT, ReplyT]):
         """End the session; the worker frees its cache."""
         self._call.cancel()
 
-    async def tell(self, sequence: Sequence, end: int) -> None:
-        """Send the tokens up to `end` ahead of time, and wait until the worker has read them."""
+    async def tell(self, sequence: Sequence, end: int) -> ReplyT | None:
+        """Send the tokens up to `end` ahead of time, and wait until the worker has read them.
+
+        Returns:
+            Its last reply; None if it had been told everything before.
+        """
         for _ in range(MOST_REPEATS):
             await self._send_pieces(sequence, end, keep=0)
-            if self._unanswered == 0 or (await self._last_reply()).status == common_pb2.SESSION_STATUS_OK:
-                return
+            if self._unanswered == 0:
+                return None
+            reply = await self._last_reply()
+            if reply.status == common_pb2.SESSION_STATUS_OK:
+                return reply
         raise WorkerUnavailableError(f"{self.address} keeps asking for context")
 
     async def _ask(self, sequence: Sequence, message_of: Callable[[Context], RequestT]) -> ReplyT:
@@ -325,6 +332,13 @@ class DraftStream(WorkerStream[draft_pb2.DraftRequest, draft_pb2.DraftResponse])
             uncoupled=opening.uncoupled,
         )
         super().__init__(call, address, draft_pb2.DraftRequest(open=message))
+
+    async def read(self, sequence: Sequence) -> float | None:
+        """Let it read the sequence; its surprisal at the prompt, in nats per token, if it can tell."""
+        reply = await self.tell(sequence, len(sequence))
+        if reply is None or not reply.extended.HasField("prompt_surprisal"):
+            return None
+        return reply.extended.prompt_surprisal
 
     async def propose(
         self,

@@ -154,14 +154,13 @@ class PlannerPolicy(Policy):
 
     def learn(self, context: RoundContext, plan: Plan, outcome: RoundOutcome) -> None:
         """Ranks and confidences from every tree that was drafted, costs from the timings."""
-        read = self._request(context.request_id).read
-        length = context.prompt_tokens + context.emitted_tokens
         if self.learns_across_requests:
-            unread = max((length - read.get(drafter, 0) for drafter in plan.drafters), default=0)
+            unread = max((self._unread(context, drafter) for drafter in plan.drafters), default=0)
             self._knowledge.learn(context, plan, outcome, unread=unread)
         else:
             self._knowledge.learn_within_request(context, plan, outcome)
-        read.update(dict.fromkeys(outcome.drafts, length))
+        length = context.prompt_tokens + context.emitted_tokens
+        self._request(context.request_id).read.update(dict.fromkeys(outcome.drafts, length))
 
     def learn_scores(self, context: RoundContext, scores: Mapping[str, TextScores]) -> None:
         """How drafters that did not draft would have done."""
@@ -187,6 +186,13 @@ class PlannerPolicy(Policy):
             self._requests.popitem(last=False)
         return request
 
+    def _unread(self, context: RoundContext, drafter: str) -> int:
+        """Tokens that a drafter has to read before it can draft; who has told its surprisal has read the prompt."""
+        read = self._request(context.request_id).read.get(drafter, 0)
+        if drafter in context.prompt_surprisal:
+            read = max(read, context.prompt_tokens)
+        return context.prompt_tokens + context.emitted_tokens - read
+
     def _forecast(self, context: RoundContext, forecaster: Forecaster, hazards: Array) -> tuple[Forecast, Array]:
         """(drafters, classes) hazards to (drafters, shapes) forecasts and doubts; corrected if the menu is ours."""
         forecast = forecaster.forecast(hazards)
@@ -204,10 +210,8 @@ class PlannerPolicy(Policy):
 
     def _costs_ms(self, context: RoundContext, forecast: Forecast) -> Array:
         """(drafters, shapes). Text that a drafter has not read is charged to the tokens still to come."""
-        read = self._request(context.request_id).read
-        length = context.prompt_tokens + context.emitted_tokens
         rounds_left = max(context.remaining_tokens / TOKENS_A_ROUND, 1.0)
-        unread = np.array([(length - read.get(drafter, 0)) / rounds_left for drafter in context.drafters])
+        unread = np.array([self._unread(context, drafter) for drafter in context.drafters]) / rounds_left
         beside = _beside(context)
         drafting = self._knowledge.costs.draft_ms(context.drafters, forecast.levels, forecast.nodes, unread, beside)
         return drafting + self._knowledge.costs.verify_ms(forecast.nodes, beside)

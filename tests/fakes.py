@@ -200,6 +200,8 @@ class FakeService(ABC):
             return
         if kind == "extend":
             reply.extended.held_length = len(session.tokens)
+            if isinstance(reply, draft_pb2.DraftResponse):
+                reply.extended.prompt_surprisal = 2.0 - self.worker.skill
             return
         self.worker.rounds.append(body.round)
         self.work(session, body, reply)

@@ -102,7 +102,7 @@ def drafter_is_frozen(home: House) -> None:
         drafter_is_frozen,
     ],
 )
-@pytest.mark.parametrize("policy", ["static", "merged"])
+@pytest.mark.parametrize("policy", ["static", "merged", "planner"])
 def test_trouble_costs_time_and_never_a_token(trouble: Callable[[House], None], policy: str) -> None:
     async def scenario() -> None:
         async with house(VERIFY, SPARE, DRAFT, DRAFT_TOO, policy=policy) as home:
@@ -266,16 +266,43 @@ def test_a_round_sends_only_what_is_new() -> None:
 
 
 def test_the_target_reads_the_prompt_while_drafters_draft() -> None:
-    """Each takes 0.2 s a message; one after the other it would be a second."""
+    """Each takes half a second a message; one after the other it would be two and a half."""
 
     async def scenario() -> None:
         async with house(VERIFY, DRAFT, timeouts=QUICK.model_copy(update={"draft_timeout_s": 5.0})) as home:
             for worker in home.workers:
-                worker.worker.faults.delay_s = 0.2
+                worker.worker.faults.delay_s = 0.5
 
             answer = await home.answer(max_new_tokens=2)
 
-            assert answer.summary.timings.time_to_first_token_ns < 0.95e9
+            assert answer.summary.timings.time_to_first_token_ns < 2.4e9
+
+    run(scenario())
+
+
+def test_drafters_read_the_prompt_before_the_planner_chooses_among_them() -> None:
+    async def scenario() -> None:
+        async with house(VERIFY, DRAFT, DRAFT_TOO, policy="planner") as home:
+            answer = await home.answer(explain=True)
+
+            assert set(answer.summary.prompt_surprisal) == {"alpha", "beta"}
+            drafters = [worker.worker for worker in home.workers[1:]]
+            assert all(drafter.message_sizes[0] == len(PROMPT) for drafter in drafters), "each was sent it, once"
+            assert all(len(PROMPT) not in drafter.message_sizes[1:] for drafter in drafters)
+
+    run(scenario())
+
+
+def test_a_drafter_that_reads_too_slowly_keeps_nobody_waiting() -> None:
+    async def scenario() -> None:
+        async with house(VERIFY, DRAFT, DRAFT_TOO, policy="planner", timeouts=QUICK) as home:
+            home.workers[1].worker.faults.frozen = True
+
+            answer = await home.answer()
+
+            assert answer.token_ids == plain()
+            assert "beta" in answer.summary.prompt_surprisal
+            assert "alpha" not in answer.summary.prompt_surprisal
 
     run(scenario())
 

@@ -1,7 +1,7 @@
 """The loop, on a scripted fleet: what is speculated changes how many rounds it takes, and nothing else."""
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import pytest
 from hypothesis import given
@@ -37,6 +37,7 @@ class ScriptedSession:
         self.failovers = 0
         self.verified: list[TokenTree] = []
         self.planned: list[Plan] = []
+        self.read_by: tuple[str, ...] = ()
         self._skills = skills
         self._missing = missing
         self._room = room
@@ -46,6 +47,10 @@ class ScriptedSession:
 
     def room(self, sequence: Sequence) -> int:
         return self._room - len(sequence)
+
+    async def read(self, drafters: Iterable[str], sequence: Sequence) -> None:
+        self.read_by = tuple(drafters)
+        self.prompt_surprisal |= dict.fromkeys(self.read_by, 1.0)
 
     async def draft(self, plan: Plan, sequence: Sequence) -> Drafts:
         self.planned.append(plan)
@@ -110,6 +115,15 @@ def test_missing_drafters_change_nothing_and_are_named(name: str) -> None:
 
     assert sequence.token_ids[2:] == LANGUAGE.continuation((1, 2), 50)
     assert all(done.missing == tuple(set(done.plan.drafters) & {"bb"}) for done in rounds)
+
+
+def test_who_shall_read_the_prompt_has_read_it_before_the_first_plan() -> None:
+    session = ScriptedSession({"a": 0.9, "bb": 0.1})
+
+    _, rounds = rounds_of(session, all_policies()["planner"])
+
+    assert session.read_by == ("a", "bb")
+    assert set(rounds[0].context.prompt_surprisal) == {"a", "bb"}
 
 
 def test_good_drafts_save_rounds() -> None:

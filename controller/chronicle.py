@@ -13,10 +13,12 @@ from controller.request import GenerationRequest
 from controller.sequence import Sequence as TokenSequence
 from controller.steering import SteeredPolicy
 from controller.terms import Mode
+from router_models.recent import Recent
 from speculation.errors import UnknownNameError
 from speculation.tree import TreeShape
 
 REMEMBERED_REQUESTS = 1000
+REMEMBERED_ARMS = 1000
 
 
 class Log(Protocol):
@@ -57,13 +59,13 @@ class Chronicle:
     """What this controller has decided.
 
     Attributes:
-        arms: What came of each combination so far.
+        arms: What came of each combination so far; of very many, those used last.
     """
 
     def __init__(self, origin: Origin, log: Log) -> None:
         self.origin = origin
         self.log = log
-        self.arms: dict[Arm, ArmTally] = {}
+        self.arms: Recent[Arm, ArmTally] = Recent(REMEMBERED_ARMS)
         self._histories: OrderedDict[str, History] = OrderedDict()
 
     def open(self, request: GenerationRequest, policy: SteeredPolicy, session: FleetSession) -> "RequestChronicle":
@@ -88,7 +90,7 @@ class Chronicle:
     def count(self, done: Round) -> None:
         """Add a round to what is known of its arm."""
         plan = done.plan
-        tally = self.arms.setdefault((plan.drafters, plan.shape if plan.speculates else None), ArmTally())
+        tally = self.arms.use((plan.drafters, plan.shape if plan.speculates else None), ArmTally)
         tally.rounds += 1
         tally.drafted_tokens += len(done.outcome.tree)
         tally.accepted_tokens += done.outcome.verdict.num_accepted

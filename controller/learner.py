@@ -234,8 +234,12 @@ class Learner:
         for number, (stream, record) in enumerate(records):
             lesson = fold.take(stream, record)
             if lesson is not None:
-                lesson.teach(fold.policy)
-                fold.folded += 1
+                try:
+                    lesson.teach(fold.policy)
+                    fold.folded += 1
+                except Exception:  # the next learner would meet the same record: none may stop the learning of all
+                    logger.exception("a record could not be learnt from", extra={"stream": stream})
+                    fold.unreadable += 1
             if number % LESSONS_AT_ONCE == 0:
                 await asyncio.sleep(0)
                 await self._lease.keep()

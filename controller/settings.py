@@ -17,7 +17,6 @@ from speculation.tree import MAX_BRANCHING, MAX_DEPTH, MAX_NODES, TreeShape
 
 Address = Annotated[str, Field(pattern=r"^\S+:\d{1,5}$")]
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-Milliseconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Nodes = Annotated[int, Field(ge=1, le=MAX_NODES)]
@@ -137,8 +136,6 @@ class RuleSettings(Section):
     """One drafter and one tree; plain decoding stays the policy's to choose (`policy: static` never chooses it)."""
     exploration: Share | None = None
     """Share of its exploration that the policy is allowed. Absent: as in router.exploration."""
-    latency_objective_ms: Milliseconds | None = None
-    """What a token should take at most. Absent: as in router.latency_objective_ms."""
 
     _policy_exists = field_validator("policy")(_in_the_catalogue)
     _mode_is_no_boolean = field_validator("mode", mode="before")(_mode_of)
@@ -201,11 +198,7 @@ class RouterSettings(Section):
     kill_switch: bool = False
     """No speculation at all, whatever else is said; `forerun router kill on` does the same by hand."""
     exploration: Share = 1.0
-    """Share of its exploration that a policy is allowed; at 0 it does what it thinks best."""
-    scoring_share: Share = 0.1
-    """Share of finished requests whose text idle drafters score, so that the router learns how they would have done."""
-    latency_objective_ms: Milliseconds | None = None
-    """What a token should take at most. Absent: only tokens a second count."""
+    """Share of its exploration that the planner is allowed; at 0 it does what it thinks best."""
     rules: tuple[RuleSettings, ...] = ()
     """The first that matches a request holds, alone."""
 
@@ -225,7 +218,7 @@ class RouterSettings(Section):
         return Orders(
             policy=self.policy,
             kill_switch=self.kill_switch,
-            default=Terms(mode=self.mode, exploration=self.exploration, latency_objective_ms=self.latency_objective_ms),
+            default=Terms(mode=self.mode, exploration=self.exploration),
             rules=tuple(self._rule(number, rule) for number, rule in enumerate(self.rules)),
             config_hash=config_hash,
         )
@@ -242,7 +235,6 @@ class RouterSettings(Section):
             max_depth=rule.max_depth,
             pin=DraftPin(drafter=rule.pin.drafter, shape=rule.pin.shape.shape) if rule.pin is not None else None,
             exploration=self.exploration if rule.exploration is None else rule.exploration,
-            latency_objective_ms=rule.latency_objective_ms or self.latency_objective_ms,
         )
         return Rule(terms=terms, task=rule.task, tenant=rule.tenant)
 

@@ -67,7 +67,7 @@ def examined(text: str, model: type[Model]) -> tuple[Model | None, tuple[Problem
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else 1
         return None, (Problem(line=line, field="", message=f"is no YAML: {error.problem}"),)
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
+    except Exception as error:  # PyYAML raises what it pleases for a tag that does not fit its value
         return None, (Problem(line=0, field="", message=f"is no YAML: {error}"),)
     if not isinstance(document, dict) or root is None:
         return None, (Problem(line=1, field="", message="must be a mapping of fields to values"),)

@@ -129,7 +129,7 @@ class SteeredPolicy:
         if self.terms.mode is Mode.OFF:
             return self._plain(DecisionMode.FORCED, f"{self.terms.source}.mode is off")
         proposed = self._policy.plan(context)
-        plan = enforced(proposed, context)
+        plan = enforced(proposed, context).within(context.remaining_tokens)
         if self.terms.mode is Mode.OBSERVE:
             self.proposal = plan
             return self._plain(DecisionMode.OBSERVED, f"{self.terms.source}.mode is observe")
@@ -140,8 +140,14 @@ class SteeredPolicy:
 
     def learn(self, context: RoundContext, plan: Plan, outcome: RoundOutcome) -> None:
         """What happened is true whoever chose it."""
-        if self.terms.mode is not Mode.FROZEN:
+        if self.terms.mode is Mode.FROZEN:
+            self._policy.follow(context, plan, outcome)
+        else:
             self._policy.learn(context, plan, outcome)
+
+    def follow(self, context: RoundContext, plan: Plan, outcome: RoundOutcome) -> None:
+        """What concerns the request under way."""
+        self._policy.follow(context, plan, outcome)
 
     def readers(self, context: RoundContext) -> tuple[str, ...]:
         """Whom the policy wants to read the prompt; nobody where nothing will be drafted."""

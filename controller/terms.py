@@ -47,7 +47,6 @@ class Terms:
         max_depth: Most levels drafted.
         pin: One drafter and one tree; plain decoding stays the policy's to choose.
         exploration: Share of its exploration that the policy is allowed.
-        latency_objective_ms: What a token should take at most.
     """
 
     source: str = "router"
@@ -60,7 +59,6 @@ class Terms:
     max_depth: int = MAX_DEPTH
     pin: DraftPin | None = None
     exploration: float = 1.0
-    latency_objective_ms: float | None = None
 
     def permit(self, drafter: str) -> bool:
         """Whether that drafter may be used."""
@@ -103,7 +101,6 @@ class Terms:
             most_nodes=self.max_nodes,
             most_depth=self.max_depth,
             exploration=self.exploration,
-            latency_objective_ms=self.latency_objective_ms,
         )
 
 

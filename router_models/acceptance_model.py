@@ -6,12 +6,12 @@ its drafter does elsewhere. The request itself is the finest level.
 """
 
 from collections import OrderedDict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
-from router_models.contexts import Key, Path
+from router_models.contexts import Key, Path, is_of_a_request
 from router_models.ranks import NOMINAL_HAZARDS, NUM_CLASSES, Counts, no_counts
 
 STRENGTH = 60.0
@@ -19,6 +19,9 @@ STRENGTH = 60.0
 
 MEMORY = 600.0
 """Observations after which an old one counts 1/e: long against a request, short against a change of traffic."""
+
+STRENGTH_IN_REQUEST, MEMORY_IN_REQUEST = 25.0, 60.0
+"""The same for the finest level: an answer may change its subject in the middle."""
 
 MOST_CONTEXTS = 4096
 """Contexts held at once; beyond that the one used longest ago is forgotten."""
@@ -37,8 +40,9 @@ class AcceptanceModel:
 
     def learn(self, path: Iterable[Key], counts: Counts) -> None:
         """Take counts in at every level of a context."""
-        kept = np.exp(-counts[1] / self._memory)
+        kept, kept_in_request = np.exp(-counts[1] / self._memory), np.exp(-counts[1] / MEMORY_IN_REQUEST)
         for key in path:
+            kept = kept_in_request if is_of_a_request(key) else kept
             self._counts[key] = self._counts.get(key, _NOTHING) * kept + counts
             self._counts.move_to_end(key)
         while len(self._counts) > self._most_contexts:
@@ -48,9 +52,9 @@ class AcceptanceModel:
         """(2, paths, classes): alpha and beta of every hazard, in contexts whose paths are equally long."""
         known = np.array([[self._counts.get(key, _NOTHING) for key in path] for path in paths])
         mean = np.broadcast_to(_PRIOR_MEAN, (len(paths), NUM_CLASSES))
-        for hits, trials in np.moveaxis(known, (1, 2), (0, 1)):
-            alpha = self._strength * mean + hits
-            total = self._strength + trials
+        for keys, (hits, trials) in zip(zip(*paths, strict=True), np.moveaxis(known, (1, 2), (0, 1)), strict=True):
+            strength = STRENGTH_IN_REQUEST if is_of_a_request(keys[0]) else self._strength
+            alpha, total = strength * mean + hits, strength + trials
             mean = alpha / total
         return np.stack((alpha, total - alpha))
 
@@ -59,6 +63,13 @@ class AcceptanceModel:
         alpha, beta = self.posteriors([path])[:, 0]
         mean: NDArray[np.float64] = alpha / (alpha + beta)
         return mean
+
+    def start_again(self, concerns: Callable[[Key], bool], *, kept: float, request: Key) -> None:
+        """Let what was seen in some contexts count for less, beside what was seen in one request."""
+        latest = self._counts.get(request, _NOTHING)
+        for key in self._counts:
+            if concerns(key) and not is_of_a_request(key):
+                self._counts[key] = self._counts[key] * kept + latest
 
     def state(self) -> Mapping[Key, Counts]:
         """All counts, the context used longest ago first."""

@@ -27,6 +27,11 @@ def path_of(context: RoundContext, drafter: str) -> Path:
     )
 
 
+def is_about(key: Key, drafter: str, *, sampled: bool) -> bool:
+    """Whether a key is of one drafter."""
+    return key[0] == sampled and drafter in key[2:3]
+
+
 def is_of_a_request(key: Key) -> bool:
     """Whether a key is at the finest level."""
     return len(key) == LEVELS + 1

@@ -8,8 +8,9 @@ from numpy.typing import NDArray
 
 from router_models.acceptance_model import AcceptanceModel
 from router_models.calibration_model import BINS, CalibrationModel
-from router_models.contexts import Key, is_of_a_request, kind_of, path_of
+from router_models.contexts import Key, is_about, is_of_a_request, kind_of, path_of
 from router_models.cost_model import CostModel
+from router_models.drift import Drift
 from router_models.forecast import Corrections, Forecaster, observe
 from router_models.model_state import ModelState
 from router_models.plan import Plan
@@ -18,6 +19,9 @@ from router_models.ranks import CLASS_ENDS, NUM_CLASSES, Counts, count_ranks, no
 from speculation.calibration import UNCALIBRATED
 from speculation.errors import InvalidModelStateError
 from speculation.tree import TreeShape
+
+KEPT_AFTER_DRIFT = 0.05
+"""What is still believed of a drafter that turned out to be much worse."""
 
 Value = TypeVar("Value")
 
@@ -37,6 +41,7 @@ class Knowledge:
         self.costs = CostModel()
         self._forecaster = forecaster
         self._corrections: dict[Key, Corrections] = {}
+        self._drifts: dict[Key, Drift] = {}
 
     def corrections(self, kind: Key) -> Corrections:
         """Of forecasts for one drafter, sampled or greedy."""
@@ -61,7 +66,21 @@ class Knowledge:
             if known.any():
                 forecast = self._forecaster.forecast(self.acceptance.mean(path)).stacked()
                 self.corrections(kind).learn(known, observed, forecast)
-            self.acceptance.learn(path, count_ranks(tree, emitted, plan.shape))
+            counts = count_ranks(tree, emitted, plan.shape)
+            self._watch(context, drafter, counts)
+            self.acceptance.learn(path, counts)
+
+    def _watch(self, context: RoundContext, drafter: str, counts: Counts) -> None:
+        """Go by the request under way where a drafter does much worse than was believed of it."""
+        kind, path = kind_of(context, drafter), path_of(context, drafter)
+        believed = self.acceptance.mean(path[:-1])[0]
+        drift = self._drifts.setdefault(kind, Drift())
+        if drift.noticed(float(counts[0, 0]), float(counts[1, 0]), float(believed)):
+            sampled = context.temperature > 0
+            self.acceptance.start_again(
+                lambda key: is_about(key, drafter, sampled=sampled), kept=KEPT_AFTER_DRIFT, request=path[-1]
+            )
+            self._corrections.pop(kind, None)
 
     def learn_scores(self, context: RoundContext, scores: Mapping[str, TextScores]) -> None:
         """Every token of a finished answer is a rank that its drafter would have had to find."""
@@ -113,7 +132,8 @@ class Knowledge:
     def keep_requests_of(self, other: "Knowledge") -> None:
         """Take over what another one knows of single requests."""
         of_requests = {key: value for key, value in other.acceptance.state().items() if is_of_a_request(key)}
-        self.acceptance.restore({**self.acceptance.state(), **of_requests})
+        # Requests first: what is used longest ago is forgotten first, and most of them have ended.
+        self.acceptance.restore({**of_requests, **self.acceptance.state()})
 
 
 def _counts_of(ranks: Sequence[int]) -> Counts:

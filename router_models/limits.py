@@ -1,10 +1,11 @@
 """What a plan may be at most: the operator's limits and the caller's pins hold whatever a policy plans."""
 
 from dataclasses import replace
+from functools import lru_cache
 
 from router_models.plan import Combination, Plan
 from router_models.policy import RoundContext
-from speculation.tree import MAX_NODES, TreeShape
+from speculation.tree import MAX_DEPTH, MAX_NODES, TreeShape
 
 
 def enforced(plan: Plan, context: RoundContext) -> Plan:
@@ -12,14 +13,27 @@ def enforced(plan: Plan, context: RoundContext) -> Plan:
     drafters = tuple(name for name in plan.drafters if name in context.drafters)
     if not drafters:
         return replace(plan, drafters=())
-    choices = tuple(_cut(choice, context) for choice in _choices(context))
-    shape = _nearest(_cut(plan.shape, context), choices)
+    choices = _offered(_choices(context), context.most_depth, context.most_nodes)
+    shape = _nearest(_cut(plan.shape, context.most_depth, context.most_nodes), choices)
     if plan.combination is Combination.SIDE_BY_SIDE:
         # Side by side nothing is shared: together the trees must still be one that can be verified.
         shape = replace(shape, budget=min(shape.budget, max(1, MAX_NODES // len(drafters))))
     at_most = min(plan.verify_budget, shape.budget * len(drafters))
     verify_budget = plan.verify_budget if at_most <= context.most_nodes else context.most_nodes
     return replace(plan, drafters=drafters, shape=shape, verify_budget=verify_budget)
+
+
+def offered(shapes: tuple[TreeShape, ...], context: RoundContext) -> tuple[TreeShape, ...]:
+    """What is left of a policy's menu, or of what operator and caller put in its place: every plan that keeps to these
+    comes out of `enforced` as it went in."""
+    if not _choices(context) and context.most_nodes >= MAX_NODES and context.most_depth >= MAX_DEPTH:
+        return shapes
+    return _offered(_choices(context) or shapes, context.most_depth, context.most_nodes)
+
+
+@lru_cache(maxsize=256)
+def _offered(shapes: tuple[TreeShape, ...], depth: int, nodes: int) -> tuple[TreeShape, ...]:
+    return tuple(dict.fromkeys(_cut(shape, depth, nodes) for shape in shapes))
 
 
 def is_one_of(shape: TreeShape, choices: tuple[TreeShape, ...]) -> bool:
@@ -47,6 +61,5 @@ def _nearest(shape: TreeShape, choices: tuple[TreeShape, ...]) -> TreeShape:
     return min(choices, key=lambda choice: (abs(choice.budget - shape.budget), abs(choice.depth - shape.depth)))
 
 
-def _cut(shape: TreeShape, context: RoundContext) -> TreeShape:
-    depth, budget = min(shape.depth, context.most_depth), min(shape.budget, context.most_nodes)
-    return replace(shape, depth=depth, budget=budget)
+def _cut(shape: TreeShape, depth: int, nodes: int) -> TreeShape:
+    return replace(shape, depth=min(shape.depth, depth), budget=min(shape.budget, nodes))

@@ -5,9 +5,7 @@ would bring and cost, and takes the best; plain decoding is one of the choices. 
 it does not, they differ, and that is all the exploration there is.
 """
 
-from collections import OrderedDict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from functools import lru_cache
 
 import numpy as np
@@ -16,10 +14,13 @@ from numpy.typing import NDArray
 from router_models.contexts import kind_of, path_of
 from router_models.forecast import Forecast, Forecaster, chain_accepted
 from router_models.knowledge import Knowledge
+from router_models.limits import offered
 from router_models.menu import SHAPES
 from router_models.model_state import ModelState
 from router_models.plan import Plan, no_speculation
 from router_models.policy import Policy, RoundContext, RoundOutcome, TextScores
+from router_models.reading import MOST_REQUESTS, Reading
+from router_models.recent import Recent
 from speculation.errors import InvalidModelStateError
 from speculation.tree import TreeShape
 
@@ -29,9 +30,6 @@ DRAWS = 8
 TOKENS_A_ROUND = 2.0
 """What a round may be counted on to bring, when the reading of a prompt is spread over the rounds to come."""
 
-MOST_REQUESTS = 4096
-"""Requests remembered; nobody says when one has ended."""
-
 MOST_READERS_BESIDE = 4
 """With more requests beside this one, drafters have better things to do than to read what they may not serve."""
 
@@ -39,23 +37,13 @@ SHARPNESS = 4.0
 """Posteriors are drawn from as if they had seen this many times what they have: most of what Thompson's draws explore
 in a request is found out anyway, by the rounds of others (docs/log.md: 0.95 to 0.98 of the oracle)."""
 
+LEAST_EXPLORATION = 1e-3
+"""Draws as good as certain, without a division by zero."""
+
 ALIKE = 0.9
 """Correlation of the corrections of one drafter's shapes: most are learnt from the same rounds."""
 
 Array = NDArray[np.float64]
-
-
-@dataclass(slots=True)
-class _Request:
-    """What is remembered of one request.
-
-    Attributes:
-        read: How many tokens each drafter has read.
-        first: The first plan that speculated; kept where nothing may change within a request.
-    """
-
-    read: dict[str, int] = field(default_factory=dict)
-    first: Plan | None = None
 
 
 class PlannerPolicy(Policy):
@@ -78,7 +66,8 @@ class PlannerPolicy(Policy):
         self._adapts = adapt_within_request
         self._rng = np.random.default_rng(seed)
         self._knowledge = Knowledge(self._forecaster)
-        self._requests: OrderedDict[str, _Request] = OrderedDict()
+        self._reading = Reading()
+        self._first_plans: Recent[str, Plan] = Recent(MOST_REQUESTS)
 
     @property
     def name(self) -> str:
@@ -93,33 +82,36 @@ class PlannerPolicy(Policy):
         """The fastest choice under one of several posterior draws."""
         if not context.drafters:
             return no_speculation("no drafter is on offer")
-        request = self._request(context.request_id)
-        if request.first is not None and set(request.first.drafters) <= set(context.drafters):
-            return request.first
-        plan = self._fastest(context)
-        if not self._adapts:
-            request.first = plan
-        return plan
+        if self._adapts:
+            return self._fastest(context)
+        if context.round == 0:
+            self._first_plans.pop(context.request_id, None)
+        first = self._first_plans.use(context.request_id, lambda: self._fastest(context))
+        return first if set(first.drafters) <= set(context.drafters) else self._fastest(context)
 
     def _fastest(self, context: RoundContext) -> Plan:
-        forecaster = _alone(context.pinned_shape) if context.pinned_shape else self._forecaster
+        shapes = offered(self._forecaster.shapes, context)
+        forecaster = self._forecaster if shapes == self._forecaster.shapes else _forecaster_of(shapes)
         alpha, beta = self._knowledge.acceptance.posteriors([path_of(context, name) for name in context.drafters])
         forecast, doubts = self._forecast(context, forecaster, alpha / (alpha + beta))
         costs_ms = self._costs_ms(context, forecast)
         plain_ms = float(self._knowledge.costs.verify_ms(np.zeros(1), _beside(context))[0])
-        shapes, speeds = self._draw(forecast, doubts, costs_ms, alpha[:, 0], beta[:, 0])
+        sharpness = SHARPNESS / max(context.exploration, LEAST_EXPLORATION) ** 2
+        sharp_alpha, sharp_beta = sharpness * alpha[:, 0], sharpness * beta[:, 0]
+        doubts = doubts * context.exploration
+        numbers, speeds = self._draw(forecast, doubts, costs_ms, sharp_alpha, sharp_beta)
         drafters = np.where(speeds.max(axis=1) > 1.0 / plain_ms, speeds.argmax(axis=1), -1)
         chosen = int(drafters[0])  # the draws are alike in law, so the first is as good as a random one
         if chosen < 0:
             propensity = float(np.mean(drafters < 0))
             return Plan(drafters=(), explanation=f"plain decoding: {plain_ms:.1f} ms a token", propensity=propensity)
-        number = int(shapes[0, chosen])
+        number = int(numbers[0, chosen])
         tokens, cost_ms = 1.0 + float(forecast.accepted[chosen, number]), float(costs_ms[chosen, number])
         name = context.drafters[chosen]
         return Plan(
             drafters=(name,),
             shape=forecaster.shapes[number],
-            propensity=float(np.mean((drafters == chosen) & (shapes[:, chosen] == number))),
+            propensity=float(np.mean((drafters == chosen) & (numbers[:, chosen] == number))),
             explanation=f"{tokens:.1f} tokens in {cost_ms:.1f} ms expected; plain decoding {plain_ms:.1f} ms a token",
             calibrations={name: self._knowledge.calibrations.of(kind_of(context, name))},
         )
@@ -146,7 +138,7 @@ class PlannerPolicy(Policy):
         accepted = forecast.accepted * np.maximum(1.0 + doubts * self._alike(doubts.shape), 0.0)
         shapes = ((1.0 + accepted) / costs_ms).argmax(axis=-1)
         lengths = np.maximum(forecast.nodes[drafters, shapes], 1.0)
-        drawn = self._rng.beta(SHARPNESS * alpha, SHARPNESS * beta, size=(DRAWS, len(alpha)))
+        drawn = self._rng.beta(alpha, beta, size=(DRAWS, len(alpha)))
         mean = alpha / (alpha + beta)
         better = chain_accepted(drawn, lengths) / chain_accepted(mean, lengths)
         accepted = np.take_along_axis(accepted, shapes[..., None], axis=-1)[..., 0] * better
@@ -154,13 +146,17 @@ class PlannerPolicy(Policy):
 
     def learn(self, context: RoundContext, plan: Plan, outcome: RoundOutcome) -> None:
         """Ranks and confidences from every tree that was drafted, costs from the timings."""
-        if self.learns_across_requests:
-            unread = max((self._unread(context, drafter) for drafter in plan.drafters), default=0)
-            self._knowledge.learn(context, plan, outcome, unread=unread)
-        else:
-            self._knowledge.learn_within_request(context, plan, outcome)
-        length = context.prompt_tokens + context.emitted_tokens
-        self._request(context.request_id).read.update(dict.fromkeys(outcome.drafts, length))
+        if not self.learns_across_requests:
+            self.follow(context, plan, outcome)
+            return
+        unread = int(self._reading.unread(context, plan.drafters).max(initial=0.0))
+        self._knowledge.learn(context, plan, outcome, unread=unread)
+        self._reading.learn(context, outcome.drafts)
+
+    def follow(self, context: RoundContext, plan: Plan, outcome: RoundOutcome) -> None:
+        """What a round says about its own request."""
+        self._knowledge.learn_within_request(context, plan, outcome)
+        self._reading.learn(context, outcome.drafts)
 
     def learn_scores(self, context: RoundContext, scores: Mapping[str, TextScores]) -> None:
         """How drafters that did not draft would have done."""
@@ -178,20 +174,6 @@ class PlannerPolicy(Policy):
         restored = Knowledge.of(state, self._forecaster)
         restored.keep_requests_of(self._knowledge)
         self._knowledge = restored
-
-    def _request(self, request_id: str) -> _Request:
-        request = self._requests.setdefault(request_id, _Request())
-        self._requests.move_to_end(request_id)
-        if len(self._requests) > MOST_REQUESTS:
-            self._requests.popitem(last=False)
-        return request
-
-    def _unread(self, context: RoundContext, drafter: str) -> int:
-        """Tokens that a drafter has to read before it can draft; who has told its surprisal has read the prompt."""
-        read = self._request(context.request_id).read.get(drafter, 0)
-        if drafter in context.prompt_surprisal:
-            read = max(read, context.prompt_tokens)
-        return context.prompt_tokens + context.emitted_tokens - read
 
     def _forecast(self, context: RoundContext, forecaster: Forecaster, hazards: Array) -> tuple[Forecast, Array]:
         """(drafters, classes) hazards to (drafters, shapes) forecasts and doubts; corrected if the menu is ours."""
@@ -211,15 +193,15 @@ class PlannerPolicy(Policy):
     def _costs_ms(self, context: RoundContext, forecast: Forecast) -> Array:
         """(drafters, shapes). Text that a drafter has not read is charged to the tokens still to come."""
         rounds_left = max(context.remaining_tokens / TOKENS_A_ROUND, 1.0)
-        unread = np.array([self._unread(context, drafter) for drafter in context.drafters]) / rounds_left
+        unread = self._reading.unread(context, context.drafters) / rounds_left
         beside = _beside(context)
         drafting = self._knowledge.costs.draft_ms(context.drafters, forecast.levels, forecast.nodes, unread, beside)
         return drafting + self._knowledge.costs.verify_ms(forecast.nodes, beside)
 
 
 @lru_cache(maxsize=256)
-def _alone(shape: TreeShape) -> Forecaster:
-    return Forecaster((shape,))
+def _forecaster_of(shapes: tuple[TreeShape, ...]) -> Forecaster:
+    return Forecaster(shapes)
 
 
 def _beside(context: RoundContext) -> int:

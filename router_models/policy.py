@@ -32,7 +32,6 @@ class RoundContext:
         most_nodes: Most nodes that the operator lets a round verify.
         most_depth: Most levels that he lets it draft.
         exploration: Share of its exploration that a policy is allowed, 0 to 1; at 0 it does what it thinks best.
-        latency_objective_ms: What a token should take at most, if the operator says so.
     """
 
     request_id: str
@@ -51,7 +50,6 @@ class RoundContext:
     most_nodes: int = MAX_NODES
     most_depth: int = MAX_DEPTH
     exploration: float = 1.0
-    latency_objective_ms: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -121,6 +119,10 @@ class Policy(Protocol):
 
     def learn(self, context: RoundContext, plan: Plan, outcome: RoundOutcome) -> None:
         """Take in what came of it."""
+        return
+
+    def follow(self, context: RoundContext, plan: Plan, outcome: RoundOutcome) -> None:
+        """Take note of a round of a request under way where nothing may be learnt (mode frozen)."""
         return
 
     def readers(self, context: RoundContext) -> tuple[str, ...]:

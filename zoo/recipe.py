@@ -41,7 +41,7 @@ class Recipe:
 FULL: Final = Recipe(
     target=Schedule(steps=3700),
     reading=Schedule(steps=200, vector_rate=5e-3),
-    following=Schedule(steps=400),
+    following=Schedule(steps=1200),
 )
 QUICK: Final = Recipe(
     target=Schedule(steps=20, length=128),

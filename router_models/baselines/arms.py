@@ -1,24 +1,19 @@
 """What a bandit chooses among, and how it draws one arm from its exact probabilities."""
 
 import hashlib
-from collections import OrderedDict
-from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from router_models.limits import offered
 from router_models.plan import Plan, no_speculation
 from router_models.policy import RoundContext
 from speculation.tree import TreeShape
 
 MOST_DRAFTERS = 16
 """Drafters a bandit tells apart at once; of a longer offer it looks at the first ones."""
-
-Key = TypeVar("Key", bound=Hashable)
-Value = TypeVar("Value")
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,8 +34,8 @@ def arms_of(context: RoundContext, shapes: tuple[TreeShape, ...]) -> tuple[Arm |
 
 
 def offered_shapes(context: RoundContext, shapes: tuple[TreeShape, ...]) -> tuple[TreeShape, ...]:
-    """The pinned shape alone, or all."""
-    return (context.pinned_shape,) if context.pinned_shape else shapes
+    """What operator and caller leave of them."""
+    return offered(shapes, context)
 
 
 @lru_cache(maxsize=256)
@@ -78,22 +73,3 @@ def _uniform(seed: int, context: RoundContext) -> float:
     text = f"{seed}/{context.request_id}/{context.round}"
     digest = hashlib.blake2b(text.encode(errors="surrogatepass"), digest_size=8).digest()
     return (int.from_bytes(digest, "big") >> 11) / (1 << 53)
-
-
-class Recent(OrderedDict[Key, Value]):
-    """A table that forgets the entry used longest ago once it holds `most`."""
-
-    def __init__(self, most: int) -> None:
-        super().__init__()
-        self._most = most
-
-    def use(self, key: Key, otherwise: Callable[[], Value]) -> Value:
-        """The entry of a key, made if it is missing."""
-        value = self.get(key)
-        if value is None:
-            value = self[key] = otherwise()
-            if len(self) > self._most:
-                self.popitem(last=False)
-        else:
-            self.move_to_end(key)
-        return value

@@ -14,11 +14,12 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
-from router_models.baselines.arms import Arm, Recent, arm_of, arms_of, draw, nothing_on_offer, plan_of
+from router_models.baselines.arms import Arm, arm_of, arms_of, draw, nothing_on_offer, plan_of
 from router_models.baselines.reward import MOST_GAIN, Baseline
 from router_models.menu import SHAPES
 from router_models.plan import Plan
 from router_models.policy import Policy, RoundContext, RoundOutcome
+from router_models.recent import Recent
 from speculation.tree import TreeShape
 
 MOST_ARMS = 1024
@@ -73,6 +74,10 @@ class ContextFreeBandit(Policy, ABC):
             propensity=propensity,
             explanation=f"drawn as one in {1 / propensity:.1f}, played {plays} times before",
         )
+
+    def follow(self, context: RoundContext, plan: Plan, outcome: RoundOutcome) -> None:
+        """The pace of plain decoding."""
+        self._baseline.gain(context, plan, outcome)
 
     def learn(self, context: RoundContext, plan: Plan, outcome: RoundOutcome) -> None:
         """The gain of the arm that was played.

@@ -22,13 +22,14 @@ from router_models.baselines.arms import (
     offered_shapes,
     plan_of,
 )
-from router_models.baselines.features import Features, Reading, features
+from router_models.baselines.features import Features, features
 from router_models.baselines.regression import MEMORY, Posterior, Regression
 from router_models.baselines.reward import Baseline
 from router_models.menu import SHAPES
 from router_models.model_state import ModelState
 from router_models.plan import Plan
 from router_models.policy import LearningPolicy, RoundContext, RoundOutcome
+from router_models.reading import Reading
 from speculation.errors import InvalidModelStateError
 from speculation.tree import TreeShape
 
@@ -81,11 +82,16 @@ class ContextualBandit(LearningPolicy, ABC):
         )
 
     def learn(self, context: RoundContext, plan: Plan, outcome: RoundOutcome) -> None:
-        """The gain of what was played."""
+        """The gain of what was played; several drafters at once are no arm."""
         gain = self._baseline.gain(context, plan, outcome)
-        if self.learns_across_requests:
+        if self.learns_across_requests and len(plan.drafters) <= 1:
             self._learn_gain(context, arm_of(plan), gain)
-        self._reading.learn(context, plan)
+        self._reading.learn(context, outcome.drafts)
+
+    def follow(self, context: RoundContext, plan: Plan, outcome: RoundOutcome) -> None:
+        """The pace of plain decoding, and who has read what."""
+        self._baseline.gain(context, plan, outcome)
+        self._reading.learn(context, outcome.drafts)
 
     def _learn_gain(self, context: RoundContext, arm: Arm | None, gain: float | None) -> None:
         if gain is None or arm is None or arm is PLAIN:

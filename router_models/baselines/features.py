@@ -7,8 +7,6 @@ from zlib import crc32
 import numpy as np
 from numpy.typing import NDArray
 
-from router_models.baselines.arms import Recent
-from router_models.plan import Plan
 from router_models.policy import RoundContext
 from speculation.tree import TreeShape
 
@@ -18,32 +16,9 @@ TASK_BUCKETS = 8
 MOST_SURPRISAL = 2.0
 """Nats per token by which a drafter may be more surprised than the least surprised one; more is no worse."""
 
-MOST_REQUESTS = 4096
-"""Requests remembered; nobody says when one has ended."""
-
 NUM_FEATURES = 11 + TASK_BUCKETS
 
 Features = NDArray[np.float64]
-
-
-class Reading:
-    """How much of each request every drafter has read: text it has not read makes its next round slower."""
-
-    def __init__(self) -> None:
-        self._read: Recent[str, dict[str, int]] = Recent(MOST_REQUESTS)
-
-    def learn(self, context: RoundContext, plan: Plan) -> None:
-        """The drafters of a plan have read all there was."""
-        self._of(context).update(dict.fromkeys(plan.drafters, _length(context)))
-
-    def unread(self, context: RoundContext, drafters: Sequence[str]) -> NDArray[np.float64]:
-        """(drafters,) tokens."""
-        read = self._of(context)
-        heard = {name: context.prompt_tokens for name in context.prompt_surprisal}
-        return np.array([_length(context) - read.get(name, heard.get(name, 0)) for name in drafters], dtype=np.float64)
-
-    def _of(self, context: RoundContext) -> dict[str, int]:
-        return self._read.use(context.request_id, dict)
 
 
 def features(

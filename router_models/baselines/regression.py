@@ -169,7 +169,11 @@ def _check(places: Mapping[str, int], precision: Array, moments: Array, rounds: 
     size = (len(places) + 1) * NUM_FEATURES
     if sorted(places.values()) != list(range(len(places))) or len(places) > MOST_DRAFTERS or rounds < 0:
         raise InvalidModelStateError("does not give each of its drafters a place of its own")
-    if moments.shape != (size,) or precision.shape != (size, size) or precision.dtype != moments.dtype != np.float64:
+    if (
+        moments.shape != (size,)
+        or precision.shape != (size, size)
+        or not precision.dtype == moments.dtype == np.float64
+    ):
         raise InvalidModelStateError(f"{len(places)} drafters need {size} weights; it has {moments.shape}")
     if not np.allclose(precision, precision.T) or np.linalg.eigvalsh(precision)[0] < -1e-6 * (1 + np.trace(precision)):
         raise InvalidModelStateError("its normal equations are none: the matrix must be symmetric and not negative")

@@ -7,9 +7,9 @@ reward ends at the longest draft although shorter ones are faster.
 
 from dataclasses import dataclass
 
-from router_models.baselines.arms import Recent
 from router_models.plan import Plan
 from router_models.policy import RoundContext, RoundOutcome
+from router_models.recent import Recent
 
 NS_PER_MS = 1e6
 

@@ -5,9 +5,10 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from router_models.baselines.arms import MOST_DRAFTERS, Recent, nothing_on_offer
+from router_models.baselines.arms import MOST_DRAFTERS, nothing_on_offer
 from router_models.plan import Plan
 from router_models.policy import Policy, RoundContext, RoundOutcome
+from router_models.recent import Recent
 from speculation.tree import ROOT, TokenTree, TreeShape
 
 POWERS = np.geomspace(0.1, 10.0, 41)
@@ -58,7 +59,8 @@ class SpecDecPolicy(Policy):
         drafter = self.drafter if self.drafter in context.drafters else context.drafters[0]
         if context.pinned_shape is not None:
             return Plan(drafters=(drafter,), shape=context.pinned_shape, explanation="the shape is pinned")
-        least = (1.0 - self.threshold) ** (1.0 / self._calibration_of(drafter).power)
+        # In hundredths: a shape for every round would be an arm for every round.
+        least = round((1.0 - self.threshold) ** (1.0 / self._calibration_of(drafter).power), 2)
         length = self.most_tokens
         return Plan(
             drafters=(drafter,),

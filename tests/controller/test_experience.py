@@ -27,7 +27,7 @@ from tests.strategies import trees
 
 NOT_TAUGHT = {
     *("explanation", "model_version", "top_logprobs"),
-    *("allowed_shapes", "most_nodes", "most_depth", "exploration", "latency_objective_ms"),
+    *("allowed_shapes", "most_nodes", "most_depth", "exploration"),
 }
 """Words, names, what a caller wanted to see, and what an operator allowed: the plan is within that."""
 

@@ -170,7 +170,17 @@ def test_a_caller_may_pin(pins: Pins, drafters: tuple[str, ...], mode: DecisionM
     _, rounds = rounds_of(ScriptedSession({"a": 0.5, "bb": 0.5}), policy, pins=pins)
 
     assert rounds[0].plan.drafters == drafters
+    policy.plan(rounds[0].context)
     assert policy.mode is mode
+
+
+def test_a_plan_cut_short_at_the_end_of_an_answer_has_no_propensity_to_speak_of() -> None:
+    policy = Steering(all_policies(shape=SHAPE), "static").for_request(Pins())
+
+    _, rounds = rounds_of(ScriptedSession({"a": 1.0}), policy)
+
+    assert rounds[-1].plan.shape.depth < SHAPE.depth
+    assert policy.mode is DecisionMode.FORCED
 
 
 def test_a_pinned_shape_is_drafted() -> None:

@@ -105,8 +105,6 @@ router:
   policy: planner
   mode: apply
   exploration: 0.5
-  scoring_share: 0.25
-  latency_objective_ms: 40
   rules:
     - task: code
       tenant: "acme-*"
@@ -122,7 +120,6 @@ router:
       policy: static
       denied_drafters: [json]
       exploration: 0
-      latency_objective_ms: 25
     - max_depth: 8
 """
 
@@ -138,8 +135,8 @@ def test_rules_are_read_as_they_are_written(tmp_path: Path) -> None:
     assert (orders.policy, orders.config_hash) == ("planner", "hash")
     assert code.pin == DraftPin(drafter="code", shape=TreeShape(depth=4, branching=1, budget=4))
     assert [shape.budget for shape in code.allowed_shapes] == [4, 12]
-    assert (code.mode, code.exploration, code.latency_objective_ms) == (Mode.APPLY, 0.5, 40)
-    assert (chat.mode, chat.policy, chat.exploration, chat.latency_objective_ms) == (Mode.OFF, "static", 0.0, 25)
+    assert (code.mode, code.exploration) == (Mode.APPLY, 0.5)
+    assert (chat.mode, chat.policy, chat.exploration) == (Mode.OFF, "static", 0.0)
     assert rest.max_depth == 8
 
 
@@ -179,25 +176,23 @@ def test_a_rule_says_all_there_is_to_say(tmp_path: Path) -> None:
         pytest.param("policy: planner", "policy: psychic", 3, "router.policy", id="no such policy"),
         pytest.param("mode: apply", "mode: on", 4, "router.mode", id="no such mode"),
         pytest.param("exploration: 0.5", "exploration: 1.5", 5, "router.exploration", id="a share above one"),
-        pytest.param("scoring_share: 0.25", "scoring_share: -1", 6, "router.scoring_share", id="a negative share"),
-        pytest.param("_ms: 40", "_ms: 0", 7, "router.latency_objective_ms", id="no time at all"),
-        pytest.param("task: code", "tasks: code", 9, "router.rules.0.tasks", id="a typing error in a rule"),
-        pytest.param("max_nodes: 16", "max_nodes: 257", 11, "router.rules.0.max_nodes", id="too many nodes"),
-        pytest.param("max_depth: 6", "max_depth: 0", 12, "router.rules.0.max_depth", id="no level"),
-        pytest.param("[code, docs]", "[docs]", 17, "router.rules.0.pin", id="a pin that is not allowed"),
+        pytest.param("task: code", "tasks: code", 7, "router.rules.0.tasks", id="a typing error in a rule"),
+        pytest.param("max_nodes: 16", "max_nodes: 257", 9, "router.rules.0.max_nodes", id="too many nodes"),
+        pytest.param("max_depth: 6", "max_depth: 0", 10, "router.rules.0.max_depth", id="no level"),
+        pytest.param("[code, docs]", "[docs]", 15, "router.rules.0.pin", id="a pin that is not allowed"),
         pytest.param(
-            "max_nodes: 16", "max_nodes: 8", 14, "router.rules.0.allowed_shapes", id="a shape beyond the limit"
+            "max_nodes: 16", "max_nodes: 8", 12, "router.rules.0.allowed_shapes", id="a shape beyond the limit"
         ),
         pytest.param(
-            "depth: 4, branching: 1, budget: 4}}", "depth: 3}}", 17, "rules.0.pin", id="a pin of another shape"
+            "depth: 4, branching: 1, budget: 4}}", "depth: 3}}", 15, "rules.0.pin", id="a pin of another shape"
         ),
-        pytest.param("policy: static", "policy: psychic", 20, "router.rules.1.policy", id="a rule's policy"),
-        pytest.param("[json]", "json", 21, "router.rules.1.denied_drafters", id="a name where a list belongs"),
+        pytest.param("policy: static", "policy: psychic", 18, "router.rules.1.policy", id="a rule's policy"),
+        pytest.param("[json]", "json", 19, "router.rules.1.denied_drafters", id="a name where a list belongs"),
         pytest.param(
-            "[json]", "[json]\n      allowed_drafters: [json]", 21, "denied_drafters", id="allowed and denied"
+            "[json]", "[json]\n      allowed_drafters: [json]", 19, "denied_drafters", id="allowed and denied"
         ),
-        pytest.param('task: "chat*"', 'task: "*"', 8, "router.rules", id="rules that are never reached"),
-        pytest.param("mode: off", "mode: off\n      mode: apply", 20, "mode", id="a field given twice"),
+        pytest.param('task: "chat*"', 'task: "*"', 6, "router.rules", id="rules that are never reached"),
+        pytest.param("mode: off", "mode: off\n      mode: apply", 18, "mode", id="a field given twice"),
         pytest.param("exploration: 0.5", "exploration: 2001-13-41", 0, "is no YAML", id="a date that is none"),
     ],
 )
@@ -220,7 +215,7 @@ def test_everything_that_is_wrong_is_told_in_the_file_s_order() -> None:
     settings, problems = examined(text, Settings)
 
     assert settings is None
-    assert [problem.line for problem in problems] == [3, 12, 19]
+    assert [problem.line for problem in problems] == [3, 10, 17]
 
 
 def test_a_file_that_refers_to_itself_is_refused(tmp_path: Path) -> None:

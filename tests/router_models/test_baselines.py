@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy.stats import chisquare
 
-from router_models.baselines.arms import MOST_DRAFTERS, Recent
+from router_models.baselines.arms import MOST_DRAFTERS
 from router_models.baselines.context_free import Exp3Policy, UcbPolicy
 from router_models.baselines.contextual import (
     ContextualBandit,
@@ -21,6 +21,7 @@ from router_models.fixed import NonePolicy, StaticPolicy
 from router_models.model_state import ModelState
 from router_models.plan import Plan, no_speculation
 from router_models.policy import Policy, RoundContext, RoundOutcome, RoundTimings
+from router_models.recent import Recent
 from speculation.errors import InvalidModelStateError
 from speculation.tree import EMPTY_TREE, TreeShape
 from speculation.verdict import Verdict

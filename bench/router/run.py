@@ -26,7 +26,8 @@ TARGET = "zoo:target"
 """What is recorded; its cost-padded copies say the same."""
 
 TEMPERATURES = (0.0, 1.0)
-LONGEST_CHAIN = chain_of(16)
+LONGEST_CHAIN = chain_of(20)
+"""The longest that any policy asks for: SpecDec++."""
 
 LIVE_TOKENS = 32
 """Most tokens of an answer on the real fleet: rounds cost alike, and there are many to see."""

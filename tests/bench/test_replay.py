@@ -8,9 +8,10 @@ import pytest
 from bench.router.costs import CostProfile, DraftCosts
 from bench.router.measure import compare, comparison_figures
 from bench.router.recorder import record
-from bench.router.recording import RecordedRequest, Recording
+from bench.router.recording import RecordedRequest, Recording, depths_of
 from bench.router.replay import ReplayedFleet
 from bench.router.report import write
+from bench.router.run import LONGEST_CHAIN
 from bench.router.scenarios import WINDOW, Stage, requests_until_back
 from bench.router.traffic import PLAIN, Arm, FixedChoices, own_voices, traffic
 from bench.speed import chain_of
@@ -51,13 +52,12 @@ COSTS = CostProfile(
 
 @pytest.fixture(scope="module")
 def recording() -> Recording:
-    deepest = max(shape.depth for shape in SHAPES if shape.branching == 4)
     return record(
         TASKS,
         target="zoo:target",
         drafters={"code": "zoo:code", "json": "zoo:json"},
         temperatures=(0.0, 1.0),
-        depths={1: max(shape.depth for shape in SHAPES), 4: deepest},
+        depths=depths_of((*SHAPES, LONGEST_CHAIN)),
         max_new_tokens=TOKENS,
         seed=3,
     )

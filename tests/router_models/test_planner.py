@@ -114,7 +114,7 @@ def test_two_drafters_at_once_say_nothing_about_the_cost_of_either() -> None:
     assert costs.of_drafter("code").weights is before
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", range(2))
 def test_it_comes_close_to_the_best_fixed_choice(seed: int) -> None:
     drafters = {"bad": BAD, "fair": FAIR, "good": GOOD}
     planner = PlannerPolicy(seed=seed)
@@ -125,7 +125,7 @@ def test_it_comes_close_to_the_best_fixed_choice(seed: int) -> None:
     assert settled.tokens_per_ms > 0.9 * best_fixed(World(drafters, seed=seed + 200), requests=20)
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", range(2))
 def test_with_useless_drafters_it_decodes_plainly(seed: int) -> None:
     drafters = {"bad": BAD, "worse": BAD / 2}
     planner = PlannerPolicy(seed=seed)

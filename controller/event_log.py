@@ -12,6 +12,7 @@ from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 
 from controller.snapshot import written_key
+from controller.tasks import heed_cancellation
 
 logger = logging.getLogger(__name__)
 
@@ -72,7 +73,9 @@ class EventLog:
             while True:
                 await self._filled.wait()
                 await asyncio.sleep(GATHER_S)
-                if await self._write():
+                written = await self._write()
+                heed_cancellation()
+                if written:
                     retry_s = FIRST_RETRY_S
                 else:
                     await asyncio.sleep(retry_s)

@@ -9,6 +9,7 @@ from redis.exceptions import RedisError
 
 from controller.event_log import redis_client
 from controller.fleet import WorkerFleet
+from controller.tasks import heed_cancellation
 from controller.worker_client import Role, announcements_from_hash
 
 logger = logging.getLogger(__name__)
@@ -51,6 +52,7 @@ class Registry:
                     if reached:
                         logger.warning("worker registry out of reach", extra={"problem": str(error)})
                     reached = False
+                heed_cancellation()
                 await asyncio.sleep(LOOK_INTERVAL_S)
         finally:
             await self.close()

@@ -9,6 +9,7 @@ from redis.exceptions import RedisError
 from controller.event_log import redis_client
 from controller.learner import Learner
 from controller.snapshot import Keys, Snapshot, read_snapshot
+from controller.tasks import heed_cancellation
 from router_models.policy import LearningPolicy, Policy
 from speculation.errors import InvalidModelStateError, UnknownNameError
 
@@ -71,6 +72,7 @@ class SharedLearning:
         try:
             while True:
                 await self.step()
+                heed_cancellation()
                 await asyncio.sleep(self._interval_s)
         finally:
             self.leads, self.problem = False, "shared learning has ended"

@@ -1,6 +1,7 @@
 """Tasks end with their owner, whatever they do."""
 
 import asyncio
+from contextlib import suppress
 
 import pytest
 
@@ -53,3 +54,25 @@ def test_the_bodys_own_error_passes() -> None:
 
     with pytest.raises(LookupError):
         asyncio.run(asyncio.wait_for(scenario(), 5))
+
+
+def test_a_swallowed_cancellation_is_heeded_at_the_next_turn() -> None:
+    """As `asyncio.wait_for` of Python 3.11 swallows it when its result comes at the same moment."""
+    turns = 0
+
+    async def deaf_once() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            with suppress(asyncio.CancelledError):
+                await asyncio.sleep(3600)
+            tasks.heed_cancellation()
+
+    async def scenario() -> None:
+        async with tasks.owned_tasks() as spawn:
+            spawn(deaf_once())
+            await asyncio.sleep(0)
+
+    asyncio.run(asyncio.wait_for(scenario(), timeout=20))
+
+    assert turns == 1

@@ -1,6 +1,5 @@
 """Tells the decision log what happened, and remembers enough of it to explain recent requests."""
 
-from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -66,14 +65,11 @@ class Chronicle:
         self.origin = origin
         self.log = log
         self.arms: Recent[Arm, ArmTally] = Recent(REMEMBERED_ARMS)
-        self._histories: OrderedDict[str, History] = OrderedDict()
+        self._histories: Recent[str, History] = Recent(REMEMBERED_REQUESTS)
 
     def open(self, request: GenerationRequest, policy: SteeredPolicy, session: FleetSession) -> "RequestChronicle":
         """The chronicle of one request; it pushes the oldest one out."""
-        self._histories.pop(request.request_id, None)
-        history = self._histories[request.request_id] = History()
-        while len(self._histories) > REMEMBERED_REQUESTS:
-            self._histories.popitem(last=False)
+        history = self._histories.put(request.request_id, History())
         return RequestChronicle(self, request, policy, session, history)
 
     def explain(self, request_id: str, text_of: Callable[[Sequence[int]], str]) -> list[RoundReport]:

@@ -12,7 +12,7 @@ from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 
 from controller.snapshot import written_key
-from controller.tasks import heed_cancellation
+from speculation.cancellation import heed_cancellation
 
 logger = logging.getLogger(__name__)
 

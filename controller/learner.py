@@ -6,7 +6,6 @@ that one who has lost the lease without noticing, or has been overtaken by a pro
 
 import asyncio
 import logging
-from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,6 +15,7 @@ from redis.asyncio import Redis
 from controller.experience import LESSON_OF, Lesson
 from controller.snapshot import Keys, Place, Snapshot, read_snapshot
 from router_models.policy import LearningPolicy
+from router_models.recent import Recent
 from speculation.errors import InvalidModelStateError, InvalidRequestError
 
 logger = logging.getLogger(__name__)
@@ -110,7 +110,7 @@ class Fold:
     folded: int
     missed: int
     unreadable: int
-    _known: OrderedDict[str, None] = field(default_factory=OrderedDict)
+    _known: Recent[str, None] = field(default_factory=lambda: Recent(REMEMBERED_RECORDS))
 
     @property
     def changed(self) -> bool:
@@ -128,9 +128,7 @@ class Fold:
             return None
         if lesson.event_id in self._known:
             return None
-        self._known[lesson.event_id] = None
-        if len(self._known) > REMEMBERED_RECORDS:
-            self._known.popitem(last=False)
+        self._known.put(lesson.event_id, None)
         return lesson
 
     def move(self, stream: str, *, to: str, read: int, trimmed: int) -> None:

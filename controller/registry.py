@@ -9,8 +9,8 @@ from redis.exceptions import RedisError
 
 from controller.event_log import redis_client
 from controller.fleet import WorkerFleet
-from controller.tasks import heed_cancellation
 from controller.worker_client import Role, announcements_from_hash
+from speculation.cancellation import heed_cancellation
 
 logger = logging.getLogger(__name__)
 

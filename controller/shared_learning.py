@@ -9,8 +9,8 @@ from redis.exceptions import RedisError
 from controller.event_log import redis_client
 from controller.learner import Learner
 from controller.snapshot import Keys, Snapshot, read_snapshot
-from controller.tasks import heed_cancellation
 from router_models.policy import LearningPolicy, Policy
+from speculation.cancellation import heed_cancellation
 from speculation.errors import InvalidModelStateError, UnknownNameError
 
 logger = logging.getLogger(__name__)

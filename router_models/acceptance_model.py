@@ -5,7 +5,6 @@ every level's prior is the mean of the level above, worth STRENGTH observations,
 its drafter does elsewhere. The request itself is the finest level.
 """
 
-from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import numpy as np
@@ -13,6 +12,7 @@ from numpy.typing import NDArray
 
 from router_models.contexts import Key, Path, is_of_a_request
 from router_models.ranks import NOMINAL_HAZARDS, NUM_CLASSES, Counts, no_counts
+from router_models.recent import Recent
 
 STRENGTH = 60.0
 """Observations that the level above is worth: an answer of a hundred tokens outweighs it."""
@@ -36,17 +36,14 @@ class AcceptanceModel:
         self, *, memory: float = MEMORY, strength: float = STRENGTH, most_contexts: int = MOST_CONTEXTS
     ) -> None:
         self._memory, self._strength, self._most_contexts = memory, strength, most_contexts
-        self._counts: OrderedDict[Key, Counts] = OrderedDict()
+        self._counts: Recent[Key, Counts] = Recent(most_contexts)
 
     def learn(self, path: Iterable[Key], counts: Counts) -> None:
         """Take counts in at every level of a context."""
         kept, kept_in_request = np.exp(-counts[1] / self._memory), np.exp(-counts[1] / MEMORY_IN_REQUEST)
         for key in path:
             kept = kept_in_request if is_of_a_request(key) else kept
-            self._counts[key] = self._counts.get(key, _NOTHING) * kept + counts
-            self._counts.move_to_end(key)
-        while len(self._counts) > self._most_contexts:
-            self._counts.popitem(last=False)
+            self._counts.put(key, self._counts.get(key, _NOTHING) * kept + counts)
 
     def posteriors(self, paths: Sequence[Path]) -> Posteriors:
         """(2, paths, classes): alpha and beta of every hazard, in contexts whose paths are equally long."""
@@ -77,7 +74,9 @@ class AcceptanceModel:
 
     def restore(self, counts: Mapping[Key, Counts]) -> None:
         """Go on from these counts."""
-        self._counts = OrderedDict((key, np.array(value, dtype=np.float64)) for key, value in counts.items())
+        self._counts = Recent(self._most_contexts)
+        for key, value in counts.items():
+            self._counts.put(key, np.array(value, dtype=np.float64))
 
 
 _NOTHING = no_counts()

@@ -4,15 +4,15 @@ A node's own confidence goes to one of a few bins of log-odds; each bin remember
 bins follows a straight line of log-odds (speculation/calibration.py), fitted anew now and then.
 """
 
-from collections.abc import Hashable, Iterator
+from collections.abc import Hashable
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from router_models.ranks import children_of
+from router_models.ranks import judged
 from speculation.calibration import LIMIT, UNCALIBRATED, Calibration, log_odds
-from speculation.tree import ROOT, TokenTree
+from speculation.tree import TokenTree
 
 BINS = 24
 """Bins of one nat each."""
@@ -50,7 +50,7 @@ class CalibrationModel:
     def learn(self, key: Hashable, tree: TokenTree, token_ids: tuple[int, ...], used: Calibration) -> None:
         """Take in a drafter's tree, whose confidences are chances under `used`, and what the target emitted."""
         bins = self._bins.setdefault(key, np.zeros((3, BINS)))
-        seen = list(_verified(tree, token_ids))
+        seen = judged(tree, token_ids)
         bins *= np.exp(-len(seen) / MEMORY)
         for chance, agreed in seen:
             odds = log_odds(used.undone(chance))
@@ -69,18 +69,6 @@ class CalibrationModel:
         self._bins = {key: np.array(value, dtype=np.float64) for key, value in bins.items()}
         self._fits = {key: fit(value) for key, value in self._bins.items()}
         self._unfitted = {}
-
-
-def _verified(tree: TokenTree, token_ids: tuple[int, ...]) -> Iterator[tuple[float, bool]]:
-    """Chance of each node whose parent was emitted, and whether it was, too."""
-    children, node = children_of(tree), ROOT
-    for token in token_ids:
-        siblings = children.get(node, [])
-        yield from ((tree.confidences[child], tree.token_ids[child] == token) for child in siblings)
-        matching = [child for child in siblings if tree.token_ids[child] == token]
-        if not matching:
-            return
-        node = matching[0]
 
 
 def fit(bins: NDArray[np.float64]) -> Calibration:

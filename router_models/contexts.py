@@ -44,7 +44,11 @@ def kind_of(context: RoundContext, drafter: str) -> Key:
 
 def surprise(context: RoundContext, drafter: str) -> int | None:
     """By how many steps the prompt surprised a drafter more than the least surprised one; None if that is unknown."""
-    if drafter not in context.prompt_surprisal:
-        return None
-    excess = context.prompt_surprisal[drafter] - min(context.prompt_surprisal.values())
-    return bisect_left(SURPRISAL_STEPS, excess)
+    excess = excess_surprisal(context, drafter)
+    return None if excess is None else bisect_left(SURPRISAL_STEPS, excess)
+
+
+def excess_surprisal(context: RoundContext, drafter: str) -> float | None:
+    """Nats per token by which the prompt surprised a drafter more than the least surprised one, if it has read it."""
+    known = context.prompt_surprisal
+    return known[drafter] - min(known.values()) if drafter in known else None

@@ -6,9 +6,10 @@ the others and not against them; and from the hazards follow the expected accept
 """
 
 import heapq
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -48,49 +49,58 @@ def count_ranks(tree: TokenTree, token_ids: Sequence[int], shape: TreeShape | No
             would flatter it, too, so the chance that it gave its candidate at most, halved, counts as a hit.
     """
     counts = no_counts()
-    children = children_of(tree)
-    node = ROOT
-    for level, token in enumerate(token_ids):
-        siblings = children.get(node, [])
-        if not siblings:
-            _count_unsure(counts, tree, node, level, shape)
-            break
-        rank = next((rank for rank, child in enumerate(siblings) if tree.token_ids[child] == token), None)
-        _count_one(counts, shown=len(siblings), rank=rank)
-        if rank is None:
-            break
-        node = siblings[rank]
+    for level, step in enumerate(steps_of(tree, token_ids)):
+        if not step.siblings:
+            _count_unsure(counts, tree, step.node, level, shape)
+        rank = step.siblings.index(step.taken) if step.taken is not None else None
+        _count_one(counts, shown=len(step.siblings), rank=rank)
     return counts
 
 
-def first_candidates(tree: TokenTree) -> list[int]:
-    """The nodes of the chain that a tree contains: each the likeliest child of the one before."""
-    children, trunk = children_of(tree), [ROOT]
-    while siblings := children.get(trunk[-1]):
-        trunk.append(siblings[0])
-    return trunk[1:]
+class Step(NamedTuple):
+    """One emitted token, seen from a drafter's tree.
+
+    Attributes:
+        node: What it comes after.
+        siblings: The node's children, the likeliest first: the drafter's candidates.
+        taken: The one of them that is the token; None if it is none of them.
+    """
+
+    node: int
+    siblings: Sequence[int]
+    taken: int | None
+
+
+def steps_of(tree: TokenTree, token_ids: Sequence[int]) -> Iterator[Step]:
+    """The emitted tokens as far as the tree foresaw them, and the first that it did not."""
+    node = ROOT
+    for token in token_ids:
+        siblings = tree.children.get(node, ())
+        taken = next((child for child in siblings if tree.token_ids[child] == token), None)
+        yield Step(node, siblings, taken)
+        if taken is None:
+            return
+        node = taken
 
 
 def accepted_of(tree: TokenTree, token_ids: Sequence[int]) -> int:
     """How many of the emitted tokens a drafter's own tree foresaw."""
-    children = children_of(tree)
-    node = ROOT
-    for accepted, token in enumerate(token_ids):
-        matching = [child for child in children.get(node, []) if tree.token_ids[child] == token]
-        if not matching:
-            return accepted
-        node = matching[0]
-    return len(token_ids)
+    return sum(step.taken is not None for step in steps_of(tree, token_ids))
 
 
-def children_of(tree: TokenTree) -> dict[int, list[int]]:
-    """Children of each node, the likeliest first: that is the drafter's order."""
-    children: dict[int, list[int]] = {}
-    for node, parent in enumerate(tree.parents):
-        children.setdefault(parent, []).append(node)
-    for siblings in children.values():
-        siblings.sort(key=lambda node: -tree.confidences[node])
-    return children
+def judged(tree: TokenTree, token_ids: Sequence[int]) -> list[tuple[float, bool]]:
+    """Confidence of each node whose parent was emitted, and whether it was, too; of all others nobody knows."""
+    return [
+        (tree.confidences[child], child == step.taken) for step in steps_of(tree, token_ids) for child in step.siblings
+    ]
+
+
+def first_candidates(tree: TokenTree) -> list[int]:
+    """The nodes of the chain that a tree contains: each the likeliest child of the one before."""
+    trunk = [ROOT]
+    while siblings := tree.children.get(trunk[-1]):
+        trunk.append(siblings[0])
+    return trunk[1:]
 
 
 def _count_one(counts: Counts, *, shown: int, rank: int | None) -> None:

@@ -18,10 +18,12 @@ class Recent(OrderedDict[Key, Value]):
     def use(self, key: Key, otherwise: Callable[[], Value]) -> Value:
         """The entry of a key, made if it is missing."""
         value = self.get(key)
-        if value is None:
-            value = self[key] = otherwise()
-            if len(self) > self._most:
-                self.popitem(last=False)
-        else:
-            self.move_to_end(key)
+        return self.put(key, otherwise() if value is None else value)
+
+    def put(self, key: Key, value: Value) -> Value:
+        """Let the entry of a key be this, the one used last."""
+        self[key] = value
+        self.move_to_end(key)
+        if len(self) > self._most:
+            self.popitem(last=False)
         return value

@@ -1,6 +1,6 @@
 """The token tree: candidate continuations of one sequence, and what can be done to them."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -79,6 +79,14 @@ class TokenTree:
         for parent, confidence in zip(self.parents, self.confidences, strict=True):
             chances.append(confidence if parent == ROOT else chances[parent] * confidence)
         return tuple(chances)
+
+    @cached_property
+    def children(self) -> Mapping[int, Sequence[int]]:
+        """The children of each node that has some, the likeliest first."""
+        children: dict[int, list[int]] = {}
+        for node in sorted(range(len(self)), key=lambda node: -self.confidences[node]):
+            children.setdefault(self.parents[node], []).append(node)
+        return children
 
     @property
     def mean_path_confidence(self) -> float:

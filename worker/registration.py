@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager, suppress
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
+from speculation.cancellation import heed_cancellation
 from speculation.errors import ConfigurationError
 from speculation.v1 import common_pb2
 
@@ -76,10 +77,12 @@ class Registration:
                 await self._renew()
             except (RedisError, OSError, TimeoutError) as error:
                 _log.warning("cannot register in Redis, next try in %.1f s: %s", retry_s, error)
+                heed_cancellation()
                 await asyncio.sleep(retry_s)
                 retry_s = min(2 * retry_s, self._ttl_s / HEARTBEATS_PER_TTL)
             else:
                 retry_s = FIRST_RETRY_S
+                heed_cancellation()
                 await asyncio.sleep(self._ttl_s / HEARTBEATS_PER_TTL)
 
     async def _renew(self) -> None:

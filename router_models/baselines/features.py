@@ -7,6 +7,7 @@ from zlib import crc32
 import numpy as np
 from numpy.typing import NDArray
 
+from router_models.contexts import excess_surprisal
 from router_models.policy import RoundContext
 from speculation.tree import TreeShape
 
@@ -32,7 +33,7 @@ def features(
     form = np.broadcast_to(_form(shapes), (len(drafters), len(shapes), 4))
     sampled = np.full((len(drafters), 1, 1), float(context.temperature > 0))
     load = np.full((len(drafters), 1, 1), np.log2(context.requests_in_flight) / 4)
-    surprisal = _excess_surprisal(context, drafters)[:, None, None]
+    surprisal = _capped_surprisal(context, drafters)[:, None, None]
     moving = np.concatenate((sampled, surprisal, load), axis=-1)
     of_request = np.concatenate(
         (np.log1p(unread)[:, None, None] / 8, np.broadcast_to(_task(context.task), (len(drafters), 1, TASK_BUCKETS))),
@@ -56,11 +57,9 @@ def _form(shapes: tuple[TreeShape, ...]) -> Features:
     return np.stack((np.ones_like(depth), depth, depth**2, breadth), axis=-1)
 
 
-def _excess_surprisal(context: RoundContext, drafters: Sequence[str]) -> NDArray[np.float64]:
+def _capped_surprisal(context: RoundContext, drafters: Sequence[str]) -> NDArray[np.float64]:
     """(drafters,) nats above the least surprised drafter; 0 for one that has not read the prompt."""
-    known = context.prompt_surprisal
-    least = min(known.values(), default=0.0)
-    return np.array([min(known.get(name, least) - least, MOST_SURPRISAL) for name in drafters])
+    return np.array([min(excess_surprisal(context, name) or 0.0, MOST_SURPRISAL) for name in drafters])
 
 
 @lru_cache(maxsize=256)
@@ -70,7 +69,3 @@ def _task(label: str) -> Features:
     if label:
         buckets[crc32(label.encode(errors="surrogatepass")) % TASK_BUCKETS] = 1.0
     return buckets
-
-
-def _length(context: RoundContext) -> int:
-    return context.prompt_tokens + context.emitted_tokens

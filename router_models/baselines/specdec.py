@@ -1,15 +1,16 @@
 """SpecDec++: draft until it is likely that something was drafted in vain."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
-from numpy.typing import NDArray
 
 from router_models.baselines.arms import MOST_DRAFTERS, nothing_on_offer
 from router_models.plan import Plan
 from router_models.policy import Policy, RoundContext, RoundOutcome
+from router_models.ranks import judged
 from router_models.recent import Recent
-from speculation.tree import ROOT, TokenTree, TreeShape
+from speculation.tree import TreeShape
 
 POWERS = np.geomspace(0.1, 10.0, 41)
 """Candidates for a drafter's calibration."""
@@ -50,7 +51,7 @@ class SpecDecPolicy(Policy):
     drafter: str | None = None
     threshold: float = 0.3
     most_tokens: int = 20
-    _calibrations: Recent[str, "Calibration"] = field(default_factory=lambda: Recent(MOST_DRAFTERS), repr=False)
+    _powers: Recent[str, "Power"] = field(default_factory=lambda: Recent(MOST_DRAFTERS), repr=False)
 
     def plan(self, context: RoundContext) -> Plan:
         """A chain as long as the drafter believes in it; a pinned shape is left as it is."""
@@ -60,7 +61,7 @@ class SpecDecPolicy(Policy):
         if context.pinned_shape is not None:
             return Plan(drafters=(drafter,), shape=context.pinned_shape, explanation="the shape is pinned")
         # In hundredths: a shape for every round would be an arm for every round.
-        least = round((1.0 - self.threshold) ** (1.0 / self._calibration_of(drafter).power), 2)
+        least = round((1.0 - self.threshold) ** (1.0 / self._power_of(drafter).mean), 2)
         length = self.most_tokens
         return Plan(
             drafters=(drafter,),
@@ -72,13 +73,13 @@ class SpecDecPolicy(Policy):
     def learn(self, context: RoundContext, plan: Plan, outcome: RoundOutcome) -> None:
         """Calibrate every drafter that drafted."""
         for drafter, tree in outcome.drafts.items():
-            self._calibration_of(drafter).learn(*verified(tree, outcome.verdict.token_ids))
+            self._power_of(drafter).learn(judged(tree, outcome.verdict.token_ids))
 
-    def _calibration_of(self, drafter: str) -> "Calibration":
-        return self._calibrations.use(drafter, Calibration)
+    def _power_of(self, drafter: str) -> "Power":
+        return self._powers.use(drafter, Power)
 
 
-class Calibration:
+class Power:
     """A drafter's nodes are accepted with the chance confidence ** power: the belief about the power, on a grid."""
 
     def __init__(self) -> None:
@@ -86,28 +87,15 @@ class Calibration:
         self._evidence = np.zeros_like(POWERS)
 
     @property
-    def power(self) -> float:
+    def mean(self) -> float:
         """The mean of its logarithm, made a power again."""
         belief = self._prior + self._evidence
         weights = np.exp(belief - belief.max())
         return float(np.exp(weights @ np.log(POWERS) / weights.sum()))
 
-    def learn(self, confidences: NDArray[np.float64], accepted: NDArray[np.bool_]) -> None:
-        """(nodes,) each: what was believed, and what was so."""
-        chances = np.clip(confidences, LEAST_CHANCE, 1.0 - LEAST_CHANCE)[:, None] ** POWERS
+    def learn(self, nodes: Sequence[tuple[float, bool]]) -> None:
+        """Take in what was believed of each node, and what was so."""
+        believed, accepted = np.array(nodes, dtype=np.float64).reshape(-1, 2).T
+        chances = np.clip(believed, LEAST_CHANCE, 1.0 - LEAST_CHANCE)[:, None] ** POWERS
         self._evidence *= FORGETTING ** len(chances)
-        self._evidence += np.where(accepted[:, None], np.log(chances), np.log1p(-chances)).sum(axis=0)
-
-
-def verified(tree: TokenTree, token_ids: tuple[int, ...]) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
-    """Confidence and fate of the nodes whose parent was emitted; the fate of all others is unknown."""
-    place, confidences, accepted = ROOT, list[float](), list[bool]()
-    for token in token_ids:
-        children = [node for node, parent in enumerate(tree.parents) if parent == place]
-        confidences += [tree.confidences[node] for node in children]
-        accepted += [tree.token_ids[node] == token for node in children]
-        taken = [node for node in children if tree.token_ids[node] == token]
-        if not taken:
-            break
-        place = taken[0]
-    return np.array(confidences), np.array(accepted, dtype=np.bool_)
+        self._evidence += np.where(accepted[:, None] > 0, np.log(chances), np.log1p(-chances)).sum(axis=0)

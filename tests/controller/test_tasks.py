@@ -6,6 +6,7 @@ from contextlib import suppress
 import pytest
 
 from controller import tasks
+from speculation.cancellation import heed_cancellation
 
 
 def test_tasks_are_cancelled_and_may_put_their_things_in_order() -> None:
@@ -66,7 +67,7 @@ def test_a_swallowed_cancellation_is_heeded_at_the_next_turn() -> None:
             turns += 1
             with suppress(asyncio.CancelledError):
                 await asyncio.sleep(3600)
-            tasks.heed_cancellation()
+            heed_cancellation()
 
     async def scenario() -> None:
         async with tasks.owned_tasks() as spawn:

@@ -9,7 +9,10 @@ from router_models.ranks import (
     CLASS_ENDS,
     NOMINAL_HAZARDS,
     ShapeMenu,
+    accepted_of,
     count_ranks,
+    first_candidates,
+    judged,
     likeliest_nodes,
     no_counts,
     rank_probabilities,
@@ -49,6 +52,15 @@ def test_the_order_of_candidates_is_their_confidence_not_their_place() -> None:
     tree = TokenTree(token_ids=(5, 6), parents=(ROOT, ROOT), confidences=(0.2, 0.7))
 
     assert count_ranks(tree, (6,))[0].tolist() == [1, 0, 0, 0]
+
+
+def test_only_nodes_whose_parent_was_emitted_are_judged() -> None:
+    """Tokens 1 and 2 at the root, 3 below 1, 4 below 2; the target says 2 and then 9."""
+    tree = TokenTree(token_ids=(1, 2, 3, 4), parents=(ROOT, ROOT, 0, 1), confidences=(0.5, 0.4, 0.9, 0.8))
+
+    assert judged(tree, (2, 9)) == [(0.5, False), (0.4, True), (0.8, False)]
+    assert accepted_of(tree, (2, 9)) == 1
+    assert first_candidates(tree) == [0, 2]
 
 
 @given(hazards)

@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
-from router_models.baselines.specdec import Calibration, SpecDecPolicy, verified
+from router_models.baselines.specdec import Power, SpecDecPolicy
 from router_models.plan import Plan
 from router_models.policy import RoundContext, RoundOutcome, RoundTimings
-from speculation.tree import ROOT, TokenTree, TreeShape, chain
+from speculation.tree import TreeShape, chain
 from speculation.verdict import Verdict
 
 CONTEXT = RoundContext(
@@ -80,19 +80,9 @@ def test_a_pinned_shape_is_left_as_it_is() -> None:
     assert SpecDecPolicy().plan(context).shape == pinned
 
 
-def test_only_nodes_below_accepted_ones_are_evidence() -> None:
-    """Tokens 1 and 2 at the root, 3 below 1, 4 below 2; the target says 2 and then 9."""
-    tree = TokenTree(token_ids=(1, 2, 3, 4), parents=(ROOT, ROOT, 0, 1), confidences=(0.5, 0.4, 0.9, 0.8))
-
-    confidences, accepted = verified(tree, (2, 9))
-
-    assert confidences.tolist() == [0.5, 0.4, 0.8]
-    assert accepted.tolist() == [False, True, False]
-
-
 def test_no_single_node_is_a_proof() -> None:
-    calibration = Calibration()
+    power = Power()
 
-    calibration.learn(np.array([1.0, 0.0]), np.array([False, True]))
+    power.learn([(1.0, False), (0.0, True)])
 
-    assert np.isfinite(calibration.power)
+    assert np.isfinite(power.mean)

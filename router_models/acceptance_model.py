@@ -6,12 +6,13 @@ its drafter does elsewhere. The request itself is the finest level.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from router_models.contexts import Key, Path, is_of_a_request
-from router_models.ranks import NOMINAL_HAZARDS, NUM_CLASSES, Counts, no_counts
+from router_models.contexts import LEVELS, Key, Path, is_of_a_request
+from router_models.ranks import NOMINAL_HAZARDS, Counts, no_counts
 from router_models.recent import Recent
 
 STRENGTH = 60.0
@@ -26,7 +27,25 @@ STRENGTH_IN_REQUEST, MEMORY_IN_REQUEST = 25.0, 60.0
 MOST_CONTEXTS = 4096
 """Contexts held at once; beyond that the one used longest ago is forgotten."""
 
-Posteriors = NDArray[np.float64]
+
+@dataclass(frozen=True, slots=True)
+class Rates:
+    """Beta posteriors of hazards, by their means and by the observations that they are worth, the prior's included.
+
+    Attributes:
+        mean: (paths, classes).
+        total: (paths, classes).
+    """
+
+    mean: NDArray[np.float64]
+    total: NDArray[np.float64]
+
+    def mean_and_one_deviation_better(self) -> NDArray[np.float64]:
+        """(2, paths, classes): as expected, and with first candidates that are likelier by a standard deviation."""
+        both = np.array((self.mean, self.mean))
+        first = self.mean[:, 0]
+        both[1, :, 0] += np.sqrt(first * (1.0 - first) / (self.total[:, 0] + 1.0))
+        return both
 
 
 class AcceptanceModel:
@@ -35,49 +54,64 @@ class AcceptanceModel:
     def __init__(
         self, *, memory: float = MEMORY, strength: float = STRENGTH, most_contexts: int = MOST_CONTEXTS
     ) -> None:
-        self._memory, self._strength, self._most_contexts = memory, strength, most_contexts
-        self._counts: Recent[Key, Counts] = Recent(most_contexts)
+        self._most_contexts = most_contexts
+        self._rows: Recent[Key, int] = Recent(most_contexts)
+        self._counts = np.zeros((1 + most_contexts, *no_counts().shape))  # row 0 is of contexts that were never seen
+        by_level = [*[strength] * (LEVELS - 1), STRENGTH_IN_REQUEST]
+        self._strengths = {levels: np.array(by_level[:levels])[:, None] for levels in range(1, LEVELS + 1)}
+        self._memories = memory, MEMORY_IN_REQUEST
 
     def learn(self, path: Iterable[Key], counts: Counts) -> None:
         """Take counts in at every level of a context."""
-        kept, kept_in_request = np.exp(-counts[1] / self._memory), np.exp(-counts[1] / MEMORY_IN_REQUEST)
-        for key in path:
-            kept = kept_in_request if is_of_a_request(key) else kept
-            self._counts.put(key, self._counts.get(key, _NOTHING) * kept + counts)
+        keys = list(path)
+        rows = [self._row_of(key) for key in keys]
+        memories = np.array([self._memories[is_of_a_request(key)] for key in keys])
+        kept = np.exp(-counts[1] / memories[:, None])
+        self._counts[rows] = self._counts[rows] * kept[:, None] + counts
 
-    def posteriors(self, paths: Sequence[Path]) -> Posteriors:
-        """(2, paths, classes): alpha and beta of every hazard, in contexts whose paths are equally long."""
-        known = np.array([[self._counts.get(key, _NOTHING) for key in path] for path in paths])
-        mean = np.broadcast_to(_PRIOR_MEAN, (len(paths), NUM_CLASSES))
-        for keys, (hits, trials) in zip(zip(*paths, strict=True), np.moveaxis(known, (1, 2), (0, 1)), strict=True):
-            strength = STRENGTH_IN_REQUEST if is_of_a_request(keys[0]) else self._strength
-            alpha, total = strength * mean + hits, strength + trials
-            mean = alpha / total
-        return np.stack((alpha, total - alpha))
+    def rates(self, paths: Sequence[Path]) -> Rates:
+        """(paths, classes) posteriors of hazards in contexts: paths equally long, beginning at the coarsest level."""
+        known = self._counts[[[self._rows.get(key, _NEVER_SEEN) for key in path] for path in paths]]
+        strengths = self._strengths[len(paths[0])]
+        totals = strengths + known[:, :, 1]
+        above, own = strengths / totals, known[:, :, 0] / totals
+        mean = _PRIOR_MEAN
+        for level in range(len(strengths)):
+            mean = above[:, level] * mean + own[:, level]
+        return Rates(mean, totals[:, -1])
 
     def mean(self, path: Path) -> NDArray[np.float64]:
         """(classes,) expected hazards in one context."""
-        alpha, beta = self.posteriors([path])[:, 0]
-        mean: NDArray[np.float64] = alpha / (alpha + beta)
-        return mean
+        rates: NDArray[np.float64] = self.rates([path]).mean[0]
+        return rates
 
     def start_again(self, concerns: Callable[[Key], bool], *, kept: float, request: Key) -> None:
         """Let what was seen in some contexts count for less, beside what was seen in one request."""
-        latest = self._counts.get(request, _NOTHING)
-        for key in self._counts:
-            if concerns(key) and not is_of_a_request(key):
-                self._counts[key] = self._counts[key] * kept + latest
+        latest = self._counts[self._rows.get(request, _NEVER_SEEN)]
+        rows = [row for key, row in self._rows.items() if concerns(key) and not is_of_a_request(key)]
+        self._counts[rows] = self._counts[rows] * kept + latest
 
     def state(self) -> Mapping[Key, Counts]:
         """All counts, the context used longest ago first."""
-        return dict(self._counts)
+        return {key: self._counts[row].copy() for key, row in self._rows.items()}
 
     def restore(self, counts: Mapping[Key, Counts]) -> None:
         """Go on from these counts."""
-        self._counts = Recent(self._most_contexts)
+        self._rows = Recent(self._most_contexts)
+        self._counts[:] = 0.0
         for key, value in counts.items():
-            self._counts.put(key, np.array(value, dtype=np.float64))
+            self._counts[self._row_of(key)] = value
+
+    def _row_of(self, key: Key) -> int:
+        """Of a context, which is now the one used last; a new one takes the row of the one used longest ago."""
+        row = self._rows.get(key)
+        if row is None and len(self._rows) < self._most_contexts:
+            row = 1 + len(self._rows)
+        elif row is None:
+            row = self._rows.popitem(last=False)[1]
+            self._counts[row] = 0.0
+        return self._rows.put(key, row)
 
 
-_NOTHING = no_counts()
+_NEVER_SEEN = 0
 _PRIOR_MEAN = np.array(NOMINAL_HAZARDS)

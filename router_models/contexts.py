@@ -18,13 +18,23 @@ LEVELS = 4
 
 def path_of(context: RoundContext, drafter: str) -> Path:
     """How surprised a drafter is (a new one starts there), which one it is, the task, the request."""
-    alike = (context.temperature > 0, surprise(context, drafter))
-    return (
-        alike,
-        (*alike, drafter),
-        (*alike, drafter, context.task),
-        (*alike, drafter, context.task, context.request_id),
-    )
+    return _path(context, drafter, surprise(context, drafter))
+
+
+def paths_of(context: RoundContext) -> Sequence[Path]:
+    """Of every drafter on offer."""
+    known = context.prompt_surprisal
+    least = min(known.values(), default=0.0)
+    return [
+        _path(context, drafter, bisect_left(SURPRISAL_STEPS, known[drafter] - least) if drafter in known else None)
+        for drafter in context.drafters
+    ]
+
+
+def _path(context: RoundContext, drafter: str, surprised: int | None) -> Path:
+    alike = (context.temperature > 0, surprised)
+    of_task = (*alike, drafter, context.task)
+    return (alike, (*alike, drafter), of_task, (*of_task, context.request_id))
 
 
 def is_about(key: Key, drafter: str, *, sampled: bool) -> bool:

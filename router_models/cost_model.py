@@ -134,6 +134,11 @@ class CostModel:
         positive: Array = np.maximum(cost + max(self.rest.weights[0], 0.0), 1e-3)
         return positive
 
+    def plain_ms(self, beside: int) -> float:
+        """The same without nodes: plain decoding."""
+        fixed, _, request, _ = self.verify.weights.tolist()
+        return float(max(fixed + beside * request + max(self.rest.weights[0], 0.0), 1e-3))
+
     def of_drafter(self, name: str) -> LinearCost:
         """What drafting with it costs."""
         if name not in self.drafts:

@@ -36,6 +36,10 @@ class Forecast:
             self.nodes * ratios[..., 2],
         )
 
+    def split(self) -> "tuple[Forecast, ...]":
+        """Along the first axis."""
+        return tuple(Forecast(*parts) for parts in zip(self.accepted, self.levels, self.nodes, strict=True))
+
     def stacked(self) -> Array:
         """(..., shapes, 3)."""
         return np.stack((self.accepted, self.levels, self.nodes), axis=-1)
@@ -51,34 +55,42 @@ class Forecaster:
     def __init__(self, shapes: Sequence[TreeShape]) -> None:
         self.shapes = tuple(shapes)
         self._depth = np.array([float(min(shape.depth, _nodes_a_level_reach(shape))) for shape in shapes])
+        with np.errstate(divide="ignore"):
+            self._log_least = np.log([shape.least_confidence for shape in shapes])
         self._budget = np.array([float(shape.budget) for shape in shapes])
-        least = np.array([max(shape.least_confidence, 1e-9) for shape in shapes])
-        self._log_least = np.log(least)
-        self._stops = np.array([shape.least_confidence > 0.0 for shape in shapes])
         self._trees = np.array([place for place, shape in enumerate(shapes) if shape.branching > 1], dtype=np.int64)
         self._menu = ShapeMenu([self.shapes[place] for place in self._trees]) if len(self._trees) else None
 
     def forecast(self, hazards: Array) -> Forecast:
         """(..., classes) hazards to (..., shapes)."""
-        rate = np.clip(hazards[..., :1], MIN_RATE, MAX_RATE)
-        believed = np.where(self._stops, self._log_least / np.log(rate), self._depth)
-        length = np.minimum(believed, self._depth)
+        hazards = within(hazards)
+        rate = hazards[..., :1]
+        # A chain that is not ended by doubt is as long as it may be: the logarithm of no confidence is minus infinity.
+        length = np.minimum(self._log_least / np.log(rate), self._depth)
+        levels = np.minimum(length + 1.0, self._depth)
         accepted = chain_accepted(rate, length)
-        levels = np.where(self._stops, np.minimum(length + 1.0, self._depth), self._depth)
         nodes = length
         if self._menu is not None:
-            in_trees = self._menu.expected_accepted(rank_probabilities(np.clip(hazards, MIN_RATE, MAX_RATE)))
-            accepted[..., self._trees] = in_trees
-            nodes = nodes + np.zeros_like(accepted)
+            accepted[..., self._trees] = self._menu.expected_accepted(rank_probabilities(hazards))
+            levels[..., self._trees] = self._depth[self._trees]
             nodes[..., self._trees] = self._budget[self._trees]
-        return Forecast(accepted, levels + np.zeros_like(accepted), nodes + np.zeros_like(accepted))
+        return Forecast(accepted, levels, nodes)
 
 
 def chain_accepted(rate: Array, length: Array) -> Array:
-    """Expected accepted tokens of chains: the sum of the powers of the rate, up to a length that need not be whole."""
-    rate = np.clip(rate, MIN_RATE, MAX_RATE)
-    accepted: Array = rate * (1.0 - rate**length) / (1.0 - rate)
+    """Expected accepted tokens of chains: the sum of the powers of the rate, up to a length that need not be whole.
+
+    Args:
+        rate: Within MIN_RATE and MAX_RATE.
+        length: Broadcasts against it.
+    """
+    accepted: Array = (1.0 - rate**length) * (rate / (1.0 - rate))
     return accepted
+
+
+def within(rates: Array) -> Array:
+    """Rates that are neither certain nor impossible."""
+    return np.minimum(np.maximum(rates, MIN_RATE), MAX_RATE)
 
 
 def _nodes_a_level_reach(shape: TreeShape) -> int:
@@ -91,6 +103,11 @@ class Corrections:
 
     A drafted chain shows what every shorter one and every one that stops sooner would have brought, exactly; so do a
     tree's first candidates.
+
+    Attributes:
+        sums: (2, shapes, 3) observed and forecast, of accepted tokens, levels and nodes.
+        ratios: (shapes, 3) of the one to the other.
+        doubts: (shapes,) standard deviation of the ratio of accepted tokens.
     """
 
     MEMORY = 0.998
@@ -103,19 +120,7 @@ class Corrections:
     """Standard deviation of a ratio of which nothing is known."""
 
     def __init__(self, shapes: int) -> None:
-        self.sums = np.zeros((2, shapes, 3))
-        self._ratios = np.ones((shapes, 3))
-
-    @property
-    def ratios(self) -> Array:
-        """(shapes, 3) for accepted, levels and nodes."""
-        return self._ratios
-
-    @property
-    def doubts(self) -> Array:
-        """(shapes,) standard deviation of the ratio of accepted tokens."""
-        doubts: Array = self.DOUBT * np.sqrt(self.PRIOR_TOKENS / (self.PRIOR_TOKENS + self.sums[1, :, 0]))
-        return doubts
+        self.restore(np.zeros((2, shapes, 3)))
 
     def learn(self, known: NDArray[np.bool_], observed: Array, forecast: Array) -> None:
         """(shapes,) which shapes a round says something about; (shapes, 3) what it says, and what was forecast.
@@ -125,15 +130,17 @@ class Corrections:
         self.sums *= self.MEMORY
         self.sums[0] += np.where(known[:, None], observed, 0.0)
         self.sums[1] += np.where(known[:, None], forecast, 0.0)
-        self._take_ratios()
+        self._judge()
 
     def restore(self, sums: Array) -> None:
         """Go on from (2, shapes, 3) sums."""
-        self.sums = np.array(sums, dtype=np.float64)
-        self._take_ratios()
+        self.sums: Array = np.array(sums, dtype=np.float64)
+        self._judge()
 
-    def _take_ratios(self) -> None:
-        self._ratios = (self.sums[0] + self.PRIOR_TOKENS) / (self.sums[1] + self.PRIOR_TOKENS)
+    def _judge(self) -> None:
+        weights = self.sums[1] + self.PRIOR_TOKENS
+        self.ratios: Array = (self.sums[0] + self.PRIOR_TOKENS) / weights
+        self.doubts: Array = self.DOUBT * np.sqrt(self.PRIOR_TOKENS / weights[:, 0])
 
 
 def observe(
@@ -156,10 +163,10 @@ def observe(
     chances = [tree.path_confidences[node] for node in trunk]
     foreseen = _common(tree, trunk, token_ids)
     for place, shape in enumerate(shapes):
-        if shape.branching > 1:
-            known[place] = shape == drafted
+        if shape == drafted and shape.branching > 1:
+            known[place] = True
             observed[place] = accepted_of(tree, token_ids), min(tree.depth + 1, shape.depth), len(tree)
-        elif _shows(drafted, len(trunk), shape):
+        elif shape.branching == 1 and _shows(drafted, len(trunk), shape):
             length = sum(chance >= shape.least_confidence for chance in chances[: shape.depth])
             known[place] = True
             observed[place] = min(foreseen, length), min(length + 1, shape.depth), length

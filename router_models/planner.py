@@ -11,8 +11,9 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-from router_models.contexts import kind_of, path_of
-from router_models.forecast import Forecast, Forecaster, chain_accepted
+from router_models.chance import Chance
+from router_models.contexts import kind_of, paths_of
+from router_models.forecast import Forecast, Forecaster
 from router_models.knowledge import Knowledge
 from router_models.limits import offered
 from router_models.menu import SHAPES
@@ -37,13 +38,16 @@ SHARPNESS = 4.0
 """Posteriors are drawn from as if they had seen this many times what they have: most of what Thompson's draws explore
 in a request is found out anyway, by the rounds of others (docs/log.md: 0.95 to 0.98 of the oracle)."""
 
-LEAST_EXPLORATION = 1e-3
-"""Draws as good as certain, without a division by zero."""
+ALIKE, UNALIKE = 0.9, 0.436
+"""What of the doubts of a shape's correction is shared by all of its drafter's shapes, as most are learnt from the same
+rounds, and what is its own; their squares add up to one."""
 
-ALIKE = 0.9
-"""Correlation of the corrections of one drafter's shapes: most are learnt from the same rounds."""
+_EVERY_DRAW = np.arange(DRAWS)
 
 Array = NDArray[np.float64]
+Doubts = tuple[Array, Array]
+"""Two independent standard deviations of accepted tokens over their mean, (drafters, shapes) each: what all shapes of a
+drafter share, and what is each one's own."""
 
 
 class PlannerPolicy(Policy):
@@ -64,7 +68,7 @@ class PlannerPolicy(Policy):
         self.learns_across_requests = True
         self._forecaster = Forecaster(shapes)
         self._adapts = adapt_within_request
-        self._rng = np.random.default_rng(seed)
+        self._chance = Chance(seed)
         self._knowledge = Knowledge(self._forecaster)
         self._reading = Reading()
         self._first_plans: Recent[str, Plan] = Recent(MOST_REQUESTS)
@@ -92,57 +96,45 @@ class PlannerPolicy(Policy):
     def _fastest(self, context: RoundContext) -> Plan:
         shapes = offered(self._forecaster.shapes, context)
         forecaster = self._forecaster if shapes == self._forecaster.shapes else _forecaster_of(shapes)
-        alpha, beta = self._knowledge.acceptance.posteriors([path_of(context, name) for name in context.drafters])
-        forecast, doubts = self._forecast(context, forecaster, alpha / (alpha + beta))
-        costs_ms = self._costs_ms(context, forecast)
-        plain_ms = float(self._knowledge.costs.verify_ms(np.zeros(1), _beside(context))[0])
-        sharpness = SHARPNESS / max(context.exploration, LEAST_EXPLORATION) ** 2
-        sharp_alpha, sharp_beta = sharpness * alpha[:, 0], sharpness * beta[:, 0]
-        doubts = doubts * context.exploration
-        numbers, speeds = self._draw(forecast, doubts, costs_ms, sharp_alpha, sharp_beta)
-        drafters = np.where(speeds.max(axis=1) > 1.0 / plain_ms, speeds.argmax(axis=1), -1)
-        chosen = int(drafters[0])  # the draws are alike in law, so the first is as good as a random one
-        if chosen < 0:
-            propensity = float(np.mean(drafters < 0))
+        forecast, doubts = self._forecast(context, forecaster)
+        costs_ms, plain_ms = self._costs_ms(context, forecast)
+        chosen = self._draw(forecast.accepted, doubts, costs_ms, plain_ms, exploration=context.exploration)
+        propensity = chosen.count(chosen[0]) / DRAWS  # the draws are alike in law: the first is as good as a random one
+        if chosen[0] is None:
             return Plan(drafters=(), explanation=f"plain decoding: {plain_ms:.1f} ms a token", propensity=propensity)
-        number = int(numbers[0, chosen])
-        tokens, cost_ms = 1.0 + float(forecast.accepted[chosen, number]), float(costs_ms[chosen, number])
-        name = context.drafters[chosen]
+        drafter, number = chosen[0]
+        tokens, cost_ms = 1.0 + float(forecast.accepted[drafter, number]), float(costs_ms[drafter, number])
+        name = context.drafters[drafter]
         return Plan(
             drafters=(name,),
-            shape=forecaster.shapes[number],
-            propensity=float(np.mean((drafters == chosen) & (numbers[:, chosen] == number))),
+            shape=shapes[number],
+            propensity=propensity,
             explanation=f"{tokens:.1f} tokens in {cost_ms:.1f} ms expected; plain decoding {plain_ms:.1f} ms a token",
             calibrations={name: self._knowledge.calibrations.of(kind_of(context, name))},
         )
 
     def _draw(
-        self, forecast: Forecast, doubts: Array, costs_ms: Array, alpha: Array, beta: Array
-    ) -> tuple[NDArray[np.int64], Array]:
-        """Each drafter's best shape, and its speed with that, under every draw.
-
-        Which shape suits a drafter is hardly learnt by trying: any shape teaches it. So the acceptance rates are drawn
-        only to choose among drafters, and shapes by the mean; what is doubted of shapes themselves is drawn for both.
+        self, accepted: Array, doubts: Doubts, costs_ms: Array, plain_ms: float, *, exploration: float
+    ) -> list[tuple[int, int] | None]:
+        """The fastest choice under every posterior draw: a drafter and the number of a shape; None is plain decoding.
 
         Args:
-            forecast: (drafters, shapes).
-            doubts: (drafters, shapes) standard deviation of accepted tokens, over their mean.
+            accepted: (drafters, shapes) expected tokens.
+            doubts: Of them.
             costs_ms: (drafters, shapes).
-            alpha: (drafters,) of the Beta posterior of the first candidate's rate.
-            beta: The same.
-
-        Returns:
-            (draws, drafters) numbers of shapes, and tokens per millisecond.
+            plain_ms: Of plain decoding.
+            exploration: The share of the doubts that is drawn from.
         """
-        drafters = np.arange(len(alpha))
-        accepted = forecast.accepted * np.maximum(1.0 + doubts * self._alike(doubts.shape), 0.0)
-        shapes = ((1.0 + accepted) / costs_ms).argmax(axis=-1)
-        lengths = np.maximum(forecast.nodes[drafters, shapes], 1.0)
-        drawn = self._rng.beta(alpha, beta, size=(DRAWS, len(alpha)))
-        mean = alpha / (alpha + beta)
-        better = chain_accepted(drawn, lengths) / chain_accepted(mean, lengths)
-        accepted = np.take_along_axis(accepted, shapes[..., None], axis=-1)[..., 0] * better
-        return shapes, (1.0 + np.minimum(accepted, lengths)) / costs_ms[drafters, shapes]
+        drafters, shapes = accepted.shape
+        shared, own = doubts
+        common, each = self._chance.normal(DRAWS, drafters, 1), self._chance.normal(DRAWS, drafters, shapes)
+        drawn = accepted * np.maximum(1.0 + exploration * (shared * common + own * each), 0.0)
+        speeds = ((1.0 + drawn) / costs_ms).reshape(DRAWS, -1)
+        best = speeds.argmax(axis=-1)
+        return [
+            divmod(choice, shapes) if speed > 1.0 / plain_ms else None
+            for choice, speed in zip(best.tolist(), speeds[_EVERY_DRAW, best].tolist(), strict=True)
+        ]
 
     def learn(self, context: RoundContext, plan: Plan, outcome: RoundOutcome) -> None:
         """Ranks and confidences from every tree that was drafted, costs from the timings."""
@@ -175,35 +167,29 @@ class PlannerPolicy(Policy):
         restored.keep_requests_of(self._knowledge)
         self._knowledge = restored
 
-    def _forecast(self, context: RoundContext, forecaster: Forecaster, hazards: Array) -> tuple[Forecast, Array]:
-        """(drafters, classes) hazards to (drafters, shapes) forecasts and doubts; corrected if the menu is ours."""
-        forecast = forecaster.forecast(hazards)
+    def _forecast(self, context: RoundContext, forecaster: Forecaster) -> tuple[Forecast, Doubts]:
+        """(drafters, shapes) forecasts and doubts of them; corrected if the menu is ours."""
+        rates = self._knowledge.acceptance.rates(paths_of(context))
+        likely, if_better = forecaster.forecast(rates.mean_and_one_deviation_better()).split()
+        by_rate = (if_better.accepted / likely.accepted - 1.0) / SHARPNESS**0.5
         if forecaster is not self._forecaster:
-            return forecast, np.zeros_like(forecast.accepted)
+            return likely, (by_rate, np.zeros_like(by_rate))
         corrections = [self._knowledge.corrections(kind_of(context, drafter)) for drafter in context.drafters]
-        corrected = forecast.times(np.array([correction.ratios for correction in corrections]))
-        return corrected, np.array([correction.doubts for correction in corrections])
+        likely = likely.times(np.array([correction.ratios for correction in corrections]))
+        by_shape = np.array([correction.doubts for correction in corrections])
+        return likely, (np.hypot(by_rate, ALIKE * by_shape), UNALIKE * by_shape)
 
-    def _alike(self, shape: tuple[int, int]) -> Array:
-        """(draws, drafters, shapes) standard normal, mostly shared by the shapes of a drafter: they err together."""
-        common = self._rng.standard_normal((DRAWS, shape[0], 1))
-        alike: Array = ALIKE * common + (1.0 - ALIKE**2) ** 0.5 * self._rng.standard_normal((DRAWS, *shape))
-        return alike
-
-    def _costs_ms(self, context: RoundContext, forecast: Forecast) -> Array:
-        """(drafters, shapes). Text that a drafter has not read is charged to the tokens still to come."""
+    def _costs_ms(self, context: RoundContext, forecast: Forecast) -> tuple[Array, float]:
+        """(drafters, shapes), and of plain decoding. Text that a drafter has not read is charged to the tokens still to
+        come."""
         rounds_left = max(context.remaining_tokens / TOKENS_A_ROUND, 1.0)
         unread = self._reading.unread(context, context.drafters) / rounds_left
-        beside = _beside(context)
-        drafting = self._knowledge.costs.draft_ms(context.drafters, forecast.levels, forecast.nodes, unread, beside)
-        return drafting + self._knowledge.costs.verify_ms(forecast.nodes, beside)
+        beside = context.requests_in_flight - 1
+        costs = self._knowledge.costs
+        drafting = costs.draft_ms(context.drafters, forecast.levels, forecast.nodes, unread, beside)
+        return drafting + costs.verify_ms(forecast.nodes, beside), costs.plain_ms(beside)
 
 
 @lru_cache(maxsize=256)
 def _forecaster_of(shapes: tuple[TreeShape, ...]) -> Forecaster:
     return Forecaster(shapes)
-
-
-def _beside(context: RoundContext) -> int:
-    """Requests served at the same time as this one."""
-    return context.requests_in_flight - 1

@@ -7,8 +7,6 @@ the others and not against them; and from the hazards follow the expected accept
 
 import heapq
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from itertools import groupby
 from typing import NamedTuple
 
 import numpy as np
@@ -23,6 +21,9 @@ NUM_CLASSES = len(CLASS_ENDS)
 
 _CLASS_SIZES = np.diff((0, *CLASS_ENDS))
 _CLASS_OF_RANK = np.repeat(np.arange(NUM_CLASSES), _CLASS_SIZES)
+
+_IMPOSSIBLE = 1e-300
+"""Stands for a probability of 0, which has no logarithm."""
 
 NOMINAL_HAZARDS = (0.6, 0.3, 0.3, 0.3)
 """Of a middling drafter: which nodes a shape would have, before anything is known."""
@@ -122,14 +123,14 @@ def _count_unsure(counts: Counts, tree: TokenTree, node: int, level: int, shape:
 
 def rank_probabilities(hazards: NDArray[np.float64]) -> NDArray[np.float64]:
     """(..., classes) hazards to (..., ranks) probabilities; within a class all ranks are taken to be alike."""
-    missed = np.cumprod(1.0 - hazards, axis=-1)
-    reached = np.concatenate((np.ones_like(hazards[..., :1]), missed[..., :-1]), axis=-1)
-    per_rank: NDArray[np.float64] = (reached * hazards / _CLASS_SIZES)[..., _CLASS_OF_RANK]
+    in_class = hazards / _CLASS_SIZES
+    in_class[..., 1:] *= np.multiply.accumulate(1.0 - hazards[..., :-1], axis=-1)
+    per_rank: NDArray[np.float64] = in_class[..., _CLASS_OF_RANK]
     return per_rank
 
 
 class ShapeMenu:
-    """Shapes, and which nodes each most likely has: together they are one trie, walked level by level.
+    """Shapes, and which nodes each most likely has: together they are one trie.
 
     Attributes:
         shapes: As given.
@@ -138,39 +139,17 @@ class ShapeMenu:
     def __init__(self, shapes: Sequence[TreeShape]) -> None:
         self.shapes = tuple(shapes)
         members = [likeliest_nodes(shape) for shape in self.shapes]
-        nodes = sorted(set().union(*members), key=len)
-        place = {node: index for index, node in enumerate(nodes)}
-        self._levels = [
-            _Level(
-                parents=np.array([place.get(node[:-1], ROOT) for node in level]),
-                ranks=np.array([node[-1] for node in level]),
-            )
-            for _, level in ((depth, list(group)) for depth, group in groupby(nodes, key=len))
-        ]
+        nodes = sorted(set().union(*members))
+        ranks = range(CLASS_ENDS[-1])
+        self._paths = np.array([[node.count(rank) for node in nodes] for rank in ranks], dtype=np.float64)
         self._membership = np.array([[node in nodes_of for nodes_of in members] for node in nodes], dtype=np.float64)
 
     def expected_accepted(self, per_rank: NDArray[np.float64]) -> NDArray[np.float64]:
-        """(..., ranks) probabilities to (..., shapes) expected accepted tokens: each node counts if it is reached."""
-        above: NDArray[np.float64] | None = None
-        reached: list[NDArray[np.float64]] = []
-        first = 0
-        for level in self._levels:
-            taken = per_rank[..., level.ranks]
-            if above is not None:
-                taken = taken * above[..., level.parents - first]
-                first += above.shape[-1]
-            reached.append(taken)
-            above = taken
-        expected: NDArray[np.float64] = np.concatenate(reached, axis=-1) @ self._membership
+        """(..., ranks) probabilities to (..., shapes) expected accepted tokens: each node counts if it is reached, and
+        it is reached if every rank on its path is taken."""
+        reached = np.exp(np.log(np.maximum(per_rank, _IMPOSSIBLE)) @ self._paths)
+        expected: NDArray[np.float64] = reached @ self._membership
         return expected
-
-
-@dataclass(frozen=True, slots=True)
-class _Level:
-    """(nodes,) each: the place of a node's parent in the trie, and its rank among its siblings from 0."""
-
-    parents: NDArray[np.int64]
-    ranks: NDArray[np.int64]
 
 
 def likeliest_nodes(shape: TreeShape) -> set[tuple[int, ...]]:

@@ -28,9 +28,12 @@ class Reading:
     def unread(self, context: RoundContext, drafters: Sequence[str]) -> NDArray[np.float64]:
         """(drafters,) tokens. Who has told its surprisal at the prompt has read that."""
         read: Mapping[str, int] = self._read.get(context.request_id, {}) if context.round else {}
-        heard = {name: context.prompt_tokens for name in context.prompt_surprisal}
-        known = [max(read.get(name, 0), heard.get(name, 0)) for name in drafters]
-        return np.maximum(_length(context) - np.array(known, dtype=np.float64), 0.0)
+        heard, length = context.prompt_surprisal, _length(context)
+        told = context.prompt_tokens
+        return np.array(
+            [float(length - max(read.get(name, 0), told if name in heard else 0)) for name in drafters],
+            dtype=np.float64,
+        )
 
 
 def _length(context: RoundContext) -> int:

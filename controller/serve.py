@@ -213,8 +213,9 @@ async def _started_log(
     log = EventLog(
         url,
         namespace=namespace,
-        most_entries=settings.redis.log_entries,
+        most_entries=settings.redis.kept_entries,
         most_waiting=settings.redis.most_records_waiting,
+        may_make_room=settings.redis.embedded,
     )
     registry = Registry(url, namespace=namespace, fleet=fleet, configured=())
     spawn(log.run())

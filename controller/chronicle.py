@@ -6,7 +6,7 @@ from typing import Protocol
 
 from controller.account import Account
 from controller.generation import FleetSession, Round
-from controller.records import Origin, Outcome, RoundReport, decision_record, outcome_record, round_record
+from controller.records import Author, Outcome, RoundReport, decision_record, outcome_record, round_record
 from controller.records import round_report as report_of
 from controller.request import GenerationRequest
 from controller.sequence import Sequence as TokenSequence
@@ -44,7 +44,7 @@ class ArmTally:
 
 
 @dataclass(slots=True)
-class History:
+class RememberedRequest:
     """Decisions and rounds of one request, serialised: a tenth of the memory of the objects."""
 
     decisions: list[bytes] = field(default_factory=list)
@@ -61,16 +61,16 @@ class Chronicle:
         arms: What came of each combination so far; of very many, those used last.
     """
 
-    def __init__(self, origin: Origin, log: Log) -> None:
-        self.origin = origin
+    def __init__(self, author: Author, log: Log) -> None:
+        self.author = author
         self.log = log
         self.arms: Recent[Arm, ArmTally] = Recent(REMEMBERED_ARMS)
-        self._histories: Recent[str, History] = Recent(REMEMBERED_REQUESTS)
+        self._requests: Recent[str, RememberedRequest] = Recent(REMEMBERED_REQUESTS)
 
     def open(self, request: GenerationRequest, policy: SteeredPolicy, session: FleetSession) -> "RequestChronicle":
         """The chronicle of one request; it pushes the oldest one out."""
-        history = self._histories.put(request.request_id, History())
-        return RequestChronicle(self, request, policy, session, history)
+        remembered = self._requests.put(request.request_id, RememberedRequest())
+        return RequestChronicle(self, request, policy, session, remembered)
 
     def explain(self, request_id: str, text_of: Callable[[Sequence[int]], str]) -> list[RoundReport]:
         """A report of each round of a recent request.
@@ -78,10 +78,10 @@ class Chronicle:
         Raises:
             UnknownNameError: It is not remembered.
         """
-        history = self._histories.get(request_id)
-        if history is None:
-            raise UnknownNameError("recent request", request_id, list(self._histories)[-3:])
-        return [report_of(record, history.decisions[choice], text_of) for choice, record in history.rounds]
+        remembered = self._requests.get(request_id)
+        if remembered is None:
+            raise UnknownNameError("recent request", request_id, list(self._requests)[-3:])
+        return [report_of(record, remembered.decisions[choice], text_of) for choice, record in remembered.rounds]
 
     def count(self, done: Round) -> None:
         """Add a round to what is known of its arm."""
@@ -101,13 +101,13 @@ class RequestChronicle:
         request: GenerationRequest,
         policy: SteeredPolicy,
         session: FleetSession,
-        history: History,
+        remembered: RememberedRequest,
     ) -> None:
         self._chronicle = chronicle
         self._request = request
         self._policy = policy
         self._session = session
-        self._history = history
+        self._remembered = remembered
         self._last_choice: tuple[object, ...] | None = None
         self._decision_event_id = ""
 
@@ -121,14 +121,14 @@ class RequestChronicle:
         record = round_record(
             done, decision_event_id=self._decision_event_id, frozen=self._policy.terms.mode is Mode.FROZEN
         ).SerializeToString()
-        self._history.rounds.append((len(self._history.decisions) - 1, record))
+        self._remembered.rounds.append((len(self._remembered.decisions) - 1, record))
         self._chronicle.log.append("rounds", record)
         self._chronicle.count(done)
 
     def report(self, text_of: Callable[[Sequence[int]], str]) -> RoundReport:
         """The last round, with the text of every node, for people to read."""
-        choice, record = self._history.rounds[-1]
-        return report_of(record, self._history.decisions[choice], text_of)
+        choice, record = self._remembered.rounds[-1]
+        return report_of(record, self._remembered.decisions[choice], text_of)
 
     def end(self, outcome: Outcome, account: Account, sequence: TokenSequence) -> None:
         """Write down how the request ended."""
@@ -136,7 +136,7 @@ class RequestChronicle:
         self._chronicle.log.append("outcomes", record.SerializeToString())
 
     def _decide(self, done: Round) -> None:
-        record = decision_record(self._chronicle.origin, done, policy=self._policy, session=self._session)
+        record = decision_record(self._chronicle.author, done, policy=self._policy, session=self._session)
         self._decision_event_id = record.event_id
-        self._history.decisions.append(record.decision.SerializeToString())
+        self._remembered.decisions.append(record.decision.SerializeToString())
         self._chronicle.log.append("decisions", record.SerializeToString())

@@ -20,14 +20,18 @@ from typing import TextIO
 from redis.exceptions import RedisError
 
 from controller.event_log import redis_client
+from controller.settings import EMBEDDED
 from controller.tasks import owned_tasks
 from speculation.errors import ConfigurationError
 
 logger = logging.getLogger(__name__)
 
-SCHEME = "embedded://"
+SCHEME = EMBEDDED
 LONGEST_SOCKET_PATH = 107
 """Bytes; the kernel keeps 108 for it, the last one is zero."""
+
+MEMORY = "512mb"
+"""What is asked for beyond it is refused. The log keeps within it: see `log_entries` in the settings."""
 
 START_TIMEOUT_S = 10.0
 LOOK_AGAIN_S = 0.05
@@ -170,7 +174,7 @@ class EmbeddedRedis:
             "appendfsync": "everysec",
             "save": "",
             "daemonize": "no",
-            "maxmemory": "256mb",
+            "maxmemory": MEMORY,
             "maxmemory-policy": "noeviction",
         }
         arguments = [word for name, value in options.items() for word in (f"--{name}", value)]

@@ -9,7 +9,7 @@ from urllib.parse import urlsplit, urlunsplit
 from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
-from redis.exceptions import RedisError
+from redis.exceptions import OutOfMemoryError, RedisError
 
 from controller.snapshot import written_key
 from speculation.cancellation import heed_cancellation
@@ -38,13 +38,23 @@ class EventLog:
         dropped: Records lost because the log could not be reached in time.
     """
 
-    def __init__(self, url: str, *, namespace: str, most_entries: int, most_waiting: int = 10_000) -> None:
+    def __init__(
+        self,
+        url: str,
+        *,
+        namespace: str,
+        most_entries: int,
+        most_waiting: int = 10_000,
+        may_make_room: bool = False,
+    ) -> None:
         """
         Args:
             url: redis://, rediss:// or unix://.
             namespace: Whose streams.
             most_entries: About how many entries each stream keeps.
             most_waiting: Records kept while Redis is away.
+            may_make_room: Whether the older half of the log goes when Redis is full. Not where somebody else may have
+                filled it: the log would vanish, and Redis be full all the same.
         """
         self.url = _without_password(url)
         self.connected = False
@@ -54,6 +64,7 @@ class EventLog:
         self._namespace = namespace
         self._most_entries = most_entries
         self._most_waiting = most_waiting
+        self._may_make_room = may_make_room
         self._waiting: deque[tuple[str, bytes]] = deque()
         self._filled = asyncio.Event()
         self._dropped_told = 0
@@ -89,7 +100,7 @@ class EventLog:
         dropped = self.dropped - self._dropped_told
         try:
             async with asyncio.timeout(2 * REDIS_TIMEOUT_S):
-                await self._send(trip, dropped)
+                await self._send_or_make_room(trip, dropped)
         except (RedisError, OSError, TimeoutError) as error:
             self._note(connected=False, why=str(error))
             return False
@@ -101,6 +112,24 @@ class EventLog:
             self._filled.clear()
         self._note(connected=True, lost=dropped)
         return True
+
+    async def _send_or_make_room(self, trip: list[tuple[str, bytes]], dropped: int) -> None:
+        try:
+            await self._send(trip, dropped)
+        except OutOfMemoryError:
+            if not self._may_make_room:
+                raise
+            await self._drop_older_half()
+            await self._send(trip, dropped)
+
+    async def _drop_older_half(self) -> None:
+        """Of every stream; whoever had yet to read it can tell how many entries are gone."""
+        names: list[Any] = await self._redis.hkeys(written_key(self._namespace))
+        for name in names:
+            stream = f"forerun:{self._namespace}:{name.decode()}"
+            kept = await self._redis.xlen(stream) // 2
+            await self._redis.xtrim(stream, maxlen=kept, approximate=False)
+            logger.warning("redis was full: the older half of a stream is gone", extra={"stream": stream, "kept": kept})
 
     async def _send(self, trip: list[tuple[str, bytes]], dropped: int) -> None:
         """Records and their number in one transaction: whoever reads a stream can tell how many were trimmed unread."""

@@ -102,7 +102,8 @@ def _context(record: log_pb2.RoundRecord) -> RoundContext:
 def _plan(record: log_pb2.RoundRecord) -> Plan:
     if record.combination not in _COMBINATION_OF:
         raise InvalidRequestError("record.combination", f"{record.combination} is unknown to this release")
-    if not 0.0 < record.propensity <= 1.0:
+    plain = not record.drafters
+    if not 0.0 <= record.propensity <= 1.0 or not (plain or record.propensity):
         raise InvalidRequestError("record.propensity", f"{record.propensity} is not in (0, 1]")
     return Plan(
         drafters=tuple(record.drafters),

@@ -139,15 +139,15 @@ def summary(
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Origin:
-    """What every record of this process says of where it comes from."""
+class Author:
+    """The controller that writes a record, and the release it runs."""
 
     controller_id: str
     code_version: str
 
 
 def decision_record(
-    origin: Origin,
+    author: Author,
     done: Round,
     *,
     policy: SteeredPolicy,
@@ -161,11 +161,11 @@ def decision_record(
         request_id=context.request_id,
         round=context.round,
         ts_ms=_now_ms(),
-        controller_id=origin.controller_id,
+        controller_id=author.controller_id,
         tenant=context.tenant,
         task=context.task,
         config_hash=policy.config_hash,
-        code_version=origin.code_version,
+        code_version=author.code_version,
         mode=_MODES[DecisionMode.FALLBACK if done.missing else policy.mode],
         decision=decision(policy.name, done.plan),
         proposed=decision(policy.name, policy.proposal) if policy.proposal is not None else None,

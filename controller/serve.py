@@ -22,7 +22,7 @@ from controller.configuration import Configuration
 from controller.embedded_redis import SCHEME, embedded_redis
 from controller.event_log import EventLog
 from controller.fleet import WorkerFleet
-from controller.records import Origin, uuid7
+from controller.records import Author, uuid7
 from controller.registry import Registry
 from controller.roster import FleetTimeouts, TokenizerIdentity
 from controller.router_service import RouterService
@@ -133,7 +133,7 @@ async def running(
         learning = _shared_learning(settings, url, steering)
         if learning is not None:
             spawn(learning.run())
-        chronicle = Chronicle(_origin(), log or NoLog())
+        chronicle = Chronicle(_author(), log or NoLog())
         generation = GenerationService(
             tokenizer=tokenizer, fleet=fleet, steering=steering, chronicle=chronicle, limits=_limits(settings)
         )
@@ -185,8 +185,8 @@ def _limits(settings: Settings) -> Limits:
     )
 
 
-def _origin() -> Origin:
-    return Origin(controller_id=uuid7(), code_version=importlib.metadata.version("forerun"))
+def _author() -> Author:
+    return Author(controller_id=uuid7(), code_version=importlib.metadata.version("forerun"))
 
 
 def _policies(settings: Settings) -> Mapping[str, Policy]:
@@ -213,8 +213,9 @@ async def _started_log(
     log = EventLog(
         url,
         namespace=namespace,
-        most_entries=settings.redis.log_entries,
+        most_entries=settings.redis.kept_entries,
         most_waiting=settings.redis.most_records_waiting,
+        may_make_room=settings.redis.embedded,
     )
     registry = Registry(url, namespace=namespace, fleet=fleet, configured=())
     spawn(log.run())

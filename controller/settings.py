@@ -23,6 +23,8 @@ Nodes = Annotated[int, Field(ge=1, le=MAX_NODES)]
 Depth = Annotated[int, Field(ge=1, le=MAX_DEPTH)]
 DrafterName = Annotated[str, Field(min_length=1)]
 
+EMBEDDED = "embedded://"
+
 NEEDS_RESTART = "x-needs-restart"
 """Marks fields in the JSON Schema, too."""
 
@@ -57,18 +59,29 @@ class RedisSettings(Section):
     """redis://, rediss://, unix:// or embedded://PATH, which starts one for this host alone."""
     namespace: Annotated[str, Field(pattern=r"^[\w.-]{1,64}$")] = "default"
     """Shared by the workers and controllers of one fleet."""
-    log_entries: Count = 1_000_000
-    """About how many entries each stream of the log keeps."""
+    log_entries: Count | None = None
+    """About how many entries each stream of the log keeps. Absent: 1,000,000, or 200,000 in an embedded Redis, which
+    has half a gigabyte; should they not fit, the older half of the log goes."""
     most_records_waiting: Count = 10_000
     """Records kept while Redis is away; more are dropped and counted."""
     shared_learning: bool = True
     """Whether the controllers of the namespace learn as one; if not, each learns from its own requests, and forgets it
     all when it ends."""
 
+    @property
+    def embedded(self) -> bool:
+        """Whether the server is one of our own, which nobody else fills."""
+        return self.url.startswith(EMBEDDED)
+
+    @property
+    def kept_entries(self) -> int:
+        """About how many entries each stream of the log keeps, said or not."""
+        return self.log_entries or (200_000 if self.embedded else 1_000_000)
+
     @field_validator("url")
     @classmethod
     def _known_scheme(cls, url: str) -> str:
-        if not url.startswith(("redis://", "rediss://", "unix://", "embedded://")):
+        if not url.startswith(("redis://", "rediss://", "unix://", EMBEDDED)):
             raise ValueError("must begin with redis://, rediss://, unix:// or embedded://")
         return url
 

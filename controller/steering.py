@@ -6,7 +6,7 @@ from enum import Enum
 from controller.request import Pins
 from controller.terms import Mode, Orders
 from router_models.limits import enforced
-from router_models.plan import Plan, no_speculation
+from router_models.plan import Plan, plain_by_order
 from router_models.policy import Policy, RoundContext, RoundOutcome, TextScores
 from speculation.errors import UnknownNameError
 
@@ -163,4 +163,4 @@ class SteeredPolicy:
 
     def _plain(self, mode: DecisionMode, why: str) -> Plan:
         self.mode = mode
-        return no_speculation(why)
+        return plain_by_order(why)

@@ -32,7 +32,8 @@ class Plan:
         shape: The tree that each of them drafts.
         combination: How their trees become one.
         verify_budget: Most nodes verified.
-        propensity: Probability in (0, 1] with which the policy makes this choice in this context.
+        propensity: Probability in (0, 1] with which the policy makes this choice in this context; 0 for plain decoding
+            on somebody else's order.
         explanation: Why, in words.
         model_version: Version of the learnt model behind the choice; empty if there is none.
         calibrations: What makes chances of a drafter's confidences; a drafter that is missing has its own word.
@@ -76,3 +77,8 @@ class Plan:
 def no_speculation(explanation: str) -> Plan:
     """Plain decoding."""
     return Plan(drafters=(), explanation=explanation)
+
+
+def plain_by_order(explanation: str) -> Plan:
+    """Plain decoding because operator or caller want it so: no choice of the policy's."""
+    return Plan(drafters=(), propensity=0.0, explanation=explanation)

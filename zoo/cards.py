@@ -9,8 +9,7 @@ from safetensors import safe_open
 
 from zoo.corpora.sources import ARCHIVES
 from zoo.measurement import DRAFT_LENGTH, Measurements
-from zoo.recipe import DOMAINS, DRAFTERS, MODELS, SPECIALISTS, TARGET, Recipe
-from zoo.training import Schedule
+from zoo.recipe import DOMAINS, DRAFTERS, MODELS, SPECIALISTS, TARGET, Recipe, Schedule
 
 MEASUREMENTS_FILE: Final = "measurements.json"
 

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Final
 
 from zoo.errors import CorruptModelError, UnknownNameError
-from zoo.inflation import materialise
+from zoo.profiles import materialise
 from zoo.recipe import DRAFTERS, MODELS, SPECIALISTS, TARGET
 
 __all__ = [

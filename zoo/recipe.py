@@ -4,8 +4,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from zoo.training import Schedule
-
 TARGET: Final = "target"
 SPECIALISTS: Final = ("code", "docs", "math", "json")
 DRAFTERS: Final = (*SPECIALISTS, "mixed")
@@ -14,6 +12,29 @@ DOMAINS: Final = (*SPECIALISTS, "edit", "hybrid")
 
 _TARGET_MIX: Final = {"code": 0.22, "docs": 0.20, "math": 0.19, "json": 0.19, "edit": 0.10, "hybrid": 0.10}
 _MIXED_MIX: Final = {"code": 0.20, "docs": 0.20, "math": 0.20, "json": 0.20, "edit": 0.10, "hybrid": 0.10}
+
+_WARM_UP_STEPS = 20
+_DECAY_FRACTION = 0.6
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Schedule:
+    """How long and how fast to learn."""
+
+    steps: int
+    rows: int = 8
+    length: int = 512
+    matrix_rate: float = 0.02
+    vector_rate: float = 3e-3
+
+    @property
+    def tokens(self) -> int:
+        return self.steps * self.rows * self.length
+
+    def pace(self, step: int) -> float:
+        """Fraction of the full learning rates: a short warm-up, a plateau, then a straight line to zero."""
+        warm_up = min(1.0, (step + 1) / _WARM_UP_STEPS)
+        return warm_up * min(1.0, (1 - step / self.steps) / _DECAY_FRACTION)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -12,32 +12,11 @@ from safetensors.torch import load_file, save_file
 
 from zoo.lean_model import Block, LeanLlama
 from zoo.muon import Muon
+from zoo.recipe import Schedule
 from zoo.token_stream import Mixture
 from zoo.vocabulary import VOCABULARY_SIZE
 
-_WARM_UP_STEPS = 20
-_DECAY_FRACTION = 0.6
 _LOSS_SMOOTHING = 0.05
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Schedule:
-    """How long and how fast to learn."""
-
-    steps: int
-    rows: int = 8
-    length: int = 512
-    matrix_rate: float = 0.02
-    vector_rate: float = 3e-3
-
-    @property
-    def tokens(self) -> int:
-        return self.steps * self.rows * self.length
-
-    def pace(self, step: int) -> float:
-        """Fraction of the full learning rates: a short warm-up, a plateau, then a straight line to zero."""
-        warm_up = min(1.0, (step + 1) / _WARM_UP_STEPS)
-        return warm_up * min(1.0, (1 - step / self.steps) / _DECAY_FRACTION)
 
 
 @dataclass(frozen=True, slots=True)

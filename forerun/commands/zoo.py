@@ -30,7 +30,7 @@ def list_models(as_json: AsJson = False) -> None:
     """
     from zoo.cards import num_parameters, summary
     from zoo.catalog import MODELS, model_folder
-    from zoo.inflation import PROFILES
+    from zoo.profiles import PROFILES
 
     models = [
         {"name": f"zoo:{name}", "parameters": num_parameters(model_folder(name)), "summary": summary(name)}
@@ -80,7 +80,8 @@ def inflate(
     [cyan]forerun zoo inflate deep[/cyan]
     """
     from zoo.catalog import default_cache_dir, model_folder
-    from zoo.inflation import LABEL, materialise
+    from zoo.inflation import LABEL
+    from zoo.profiles import materialise
 
     folder = materialise(profile, cache_dir or default_cache_dir(), source=model_folder("target"))
     if as_json:

@@ -55,6 +55,11 @@ def plan_of(arm: Arm | None, *, propensity: float, explanation: str) -> Plan:
     return Plan(drafters=(arm.drafter,), shape=arm.shape, propensity=propensity, explanation=explanation)
 
 
+def was_a_choice(context: RoundContext, plan: Plan) -> bool:
+    """Whether there was more than one arm to choose from, and the policy chose."""
+    return bool(plan.propensity and context.drafters) and context.remaining_tokens > 1
+
+
 def nothing_on_offer() -> Plan:
     """What every policy answers when there is nothing to choose from."""
     return no_speculation("no drafter is on offer")

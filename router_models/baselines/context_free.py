@@ -14,7 +14,7 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
-from router_models.baselines.arms import Arm, arm_of, arms_of, draw, nothing_on_offer, plan_of
+from router_models.baselines.arms import Arm, arm_of, arms_of, draw, nothing_on_offer, plan_of, was_a_choice
 from router_models.baselines.reward import MOST_GAIN, Baseline
 from router_models.menu import SHAPES
 from router_models.plan import Plan
@@ -82,10 +82,11 @@ class ContextFreeBandit(Policy, ABC):
     def learn(self, context: RoundContext, plan: Plan, outcome: RoundOutcome) -> None:
         """The gain of the arm that was played.
 
-        A plan cut short at the end of an answer is none of the arms on offer, and teaches nothing.
+        A plan cut short at the end of an answer is none of the arms on offer, and teaches nothing; nor does a round in
+        which there was nothing to choose.
         """
         gain, arm = self._baseline.gain(context, plan, outcome), arm_of(plan)
-        if gain is not None and arm in arms_of(context, self._shapes) and context.remaining_tokens > 1:
+        if gain is not None and arm in arms_of(context, self._shapes) and was_a_choice(context, plan):
             self._learn(self._records.use(arm, _Record), gain, plan.propensity)
 
 

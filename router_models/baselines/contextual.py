@@ -21,6 +21,7 @@ from router_models.baselines.arms import (
     nothing_on_offer,
     offered_shapes,
     plan_of,
+    was_a_choice,
 )
 from router_models.baselines.features import Features, features
 from router_models.baselines.regression import MEMORY, Posterior, Regression
@@ -82,9 +83,9 @@ class ContextualBandit(LearningPolicy, ABC):
         )
 
     def learn(self, context: RoundContext, plan: Plan, outcome: RoundOutcome) -> None:
-        """The gain of what was played; several drafters at once are no arm."""
+        """The gain of what was played; several drafters at once are no arm, and what had to be done is no trial."""
         gain = self._baseline.gain(context, plan, outcome)
-        if self.learns_across_requests and len(plan.drafters) <= 1:
+        if self.learns_across_requests and len(plan.drafters) <= 1 and was_a_choice(context, plan):
             self._learn_gain(context, arm_of(plan), gain)
         self._reading.learn(context, outcome.drafts)
 

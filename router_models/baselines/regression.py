@@ -110,7 +110,7 @@ class Regression:
         self._moments[spots] += doubled * gain
 
     def pass_round(self) -> None:
-        """A round that taught nothing, such as a plain one: what is known is older by it, so it is tried again."""
+        """A round that taught nothing, such as a plain one by choice: what is known is older by it, and tried again."""
         self._precision *= self._kept
         self._moments *= self._kept
         self._rounds += 1

@@ -85,6 +85,56 @@ def test_streams_are_kept_short(tmp_path: Path) -> None:
     run(scenario())
 
 
+async def leave_room(redis: Redis, size: int) -> None:
+    """Let Redis take so many bytes more, and no others."""
+    used = (await redis.info("memory"))["used_memory"]
+    await redis.config_set("maxmemory", used + size)
+
+
+def test_a_log_in_a_redis_of_its_own_never_fills_it(tmp_path: Path) -> None:
+    """However large its entries are: the newest is always there, and others can go on writing."""
+
+    async def scenario() -> None:
+        async with embedded_redis(f"embedded://{tmp_path}/r") as url, Redis.from_url(url) as redis:
+            await leave_room(redis, 3_000_000)
+            log = EventLog(url, namespace="ns", most_entries=1_000_000, may_make_room=True)
+            writing = asyncio.create_task(log.run())
+            for number in range(2000):
+                log.append("rounds" if number % 2 else "outcomes", b"%4000d" % number)
+            await eventually(lambda: log.written == 2000)
+
+            assert log.dropped == 0
+            for stream, number in (("outcomes", 1998), ("rounds", 1999)):
+                ((_, newest),) = await redis.xrevrange(f"forerun:ns:{stream}", count=1)
+                assert int(newest[b"record"]) == number
+                assert 50 < await redis.xlen(f"forerun:ns:{stream}") < 1000
+            log.append("rounds", b"one more")
+            await eventually(lambda: log.written == 2001)
+            await ended(writing)
+
+    run(scenario())
+
+
+def test_a_log_gives_nothing_up_for_others_who_fill_redis(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with embedded_redis(f"embedded://{tmp_path}/r") as url, Redis.from_url(url) as redis:
+            log = EventLog(url, namespace="ns", most_entries=1000)
+            writing = asyncio.create_task(log.run())
+            log.append("rounds", b"kept")
+            await eventually(lambda: log.written == 1)
+
+            await leave_room(redis, -1)
+            log.append("rounds", b"too much")
+            await eventually(lambda: not log.connected)
+            assert await redis.xlen("forerun:ns:rounds") == 1
+
+            await leave_room(redis, 1_000_000)
+            await eventually(lambda: log.written == 2)
+            await ended(writing)
+
+    run(scenario())
+
+
 def test_a_password_is_not_shown() -> None:
     async def scenario() -> None:
         assert EventLog("redis://me:secret@host:1/0", namespace="n", most_entries=1).url == "redis://host:1/0"

@@ -67,7 +67,7 @@ def rounds(draw: st.DrawFn) -> Round:
         drafters=drafters,
         combination=draw(st.sampled_from(Combination)),
         verify_budget=draw(st.integers(1, 8)),
-        propensity=draw(st.floats(0, 1, exclude_min=True)),
+        propensity=draw(st.floats(0, 1, exclude_min=bool(drafters))),
         explanation="for a reason",
     )
     tree = plan.combine(list(drafts.values())) if drafts else EMPTY_TREE

@@ -26,11 +26,13 @@ from tests.controller.house import (
 BUSY = common_pb2.SESSION_STATUS_BUSY
 DRAINING = common_pb2.SESSION_STATUS_DRAINING
 SPARE = fakes.description()
+PATIENT = TimeoutSettings(draft_timeout_s=20.0, health_timeout_s=20.0)
+"""Where nothing goes wrong, a machine that is slow must not look as if something did."""
 
 
 def test_text_is_that_of_plain_decoding_for_every_policy() -> None:
     async def scenario() -> None:
-        async with house(VERIFY, DRAFT, DRAFT_TOO) as home:
+        async with house(VERIFY, DRAFT, DRAFT_TOO, timeouts=PATIENT) as home:
             for policy in home.controller.steering.policies:
                 answer = await home.answer(speculation={"policy": policy})
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from controller.settings import Settings, changes, without_restart
+from controller.settings import RedisSettings, Settings, changes, without_restart
 from controller.settings_file import examined
 from controller.terms import DraftPin, Mode, Orders
 from speculation.errors import ConfigurationError
@@ -48,6 +48,15 @@ def test_a_tokenizer_folder_is_looked_for_beside_the_file(tmp_path: Path) -> Non
     (tmp_path / "models" / "target").mkdir(parents=True)
 
     assert Settings.load(written(tmp_path, GOOD)).tokenizer == str(tmp_path / "models" / "target")
+
+
+def test_a_log_of_the_usual_length_fits_where_it_is_kept() -> None:
+    """An embedded Redis has half a gigabyte, for three streams of some 400 bytes an entry, and half of it to spare."""
+    shared, own = (RedisSettings(url=url) for url in ("redis://host", "embedded://folder"))
+
+    assert own.kept_entries < shared.kept_entries
+    assert 3 * own.kept_entries * 400 < 2**28
+    assert RedisSettings(url="embedded://folder", log_entries=7).kept_entries == 7
 
 
 def test_only_a_tokenizer_must_be_named(tmp_path: Path) -> None:

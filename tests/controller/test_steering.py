@@ -166,6 +166,7 @@ def test_the_mode_says_how_a_decision_came_about(
 
     assert steered.mode is mode
     assert plan.speculates is speculates
+    assert bool(plan.propensity) is speculates, "only the policy can choose with a chance"
 
 
 def test_an_observed_plan_is_kept_beside_the_one_that_is_served() -> None:

@@ -1,16 +1,19 @@
 """A real fleet of real processes, each of which a test may kill, freeze or thaw."""
 
 import json
+import multiprocessing
 import os
+import runpy
 import signal
 import socket
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from multiprocessing.connection import Connection
+from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +26,13 @@ from controller.embedded_redis import server_binary
 from speculation.v1 import router_pb2, router_pb2_grpc
 from zoo.catalog import model_folder
 
-ONE_THREAD = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
 START_S = 240.0
+STDOUT, STDERR = 1, 2
+
+FORKS = multiprocessing.get_context("forkserver")
+FORKS.set_forkserver_preload(["pytest", "controller.serve", "worker.serve"])
+"""A process of ours begins as a copy of one that has loaded torch and transformers: loading them takes ten seconds of
+computing, for each. That `python -m worker` and `python -m controller` work without it is for other tests to show."""
 
 
 @dataclass
@@ -34,51 +42,78 @@ class Process:
     name: str
     command: tuple[str, ...]
     address: str = ""
-    popen: subprocess.Popen[str] = field(init=False)
 
     def __post_init__(self) -> None:
         self.start()
 
     def start(self) -> None:
         """Start it."""
-        self.popen = subprocess.Popen(
-            (sys.executable, "-m", *self.command),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            text=True,
-            env={**os.environ, **ONE_THREAD},
-        )
+        self._process, self._said = _begin(self.command, STDOUT)
 
     def await_ready(self) -> None:
         """Read the line that a process prints once it can be called."""
-        assert self.popen.stdout is not None
-        timer = threading.Timer(START_S, self.popen.kill)
-        timer.start()
-        line = self.popen.stdout.readline()
-        timer.cancel()
+        assert self._said.poll(START_S), f"{self.name} did not start in time"
+        line = os.read(self._said.fileno(), 10_000)
         assert line, f"{self.name} did not start"
         self.address = json.loads(line)["address"]
 
-    def mend(self) -> None:
-        """Thaw it if it is frozen, start it again if it has ended."""
-        if self.popen.poll() is None:
-            self.popen.send_signal(signal.SIGCONT)
-        else:
-            self.end()
-            self.start()
-            self.await_ready()
+    def begin_to_mend(self) -> bool:
+        """Thaw it if it is frozen, start it again if it has ended; whether it is to be waited for."""
+        if self._process.is_alive():
+            self.signal(signal.SIGCONT)
+            return False
+        self.end()
+        self.start()
+        return True
 
     def signal(self, number: int) -> None:
         """Send it a signal."""
-        self.popen.send_signal(number)
+        assert self._process.pid is not None
+        os.kill(self._process.pid, number)
+
+    def kill(self) -> None:
+        """End it without a chance to do anything more."""
+        self._process.kill()
+        self.wait(10)
+
+    def wait(self, within_s: float) -> int:
+        """Its exit status, once it has ended."""
+        self._process.join(within_s)
+        assert self._process.exitcode is not None, f"{self.name} did not end in time"
+        return self._process.exitcode
 
     def end(self) -> None:
         """End it for good, frozen or not."""
-        with suppress(ProcessLookupError):
-            self.popen.kill()
-        self.popen.wait(10)
-        if self.popen.stdout is not None:
-            self.popen.stdout.close()
+        self.kill()
+        self._said.close()
+
+
+def failed_start(*command: str) -> str:
+    """What a program says on stderr that cannot start; its exit status must be 1."""
+    process, said = _begin(command, STDERR)
+    with open(said.fileno(), closefd=False) as stderr:
+        lines = stderr.read()
+    process.join(10)
+    said.close()
+    assert process.exitcode == 1
+    return lines
+
+
+def _begin(command: Sequence[str], stream: int) -> tuple[ForkServerProcess, Connection]:
+    """A process that does what `python -m COMMAND` does, and where to read what it writes to that stream."""
+    said, written = FORKS.Pipe(duplex=False)
+    process = FORKS.Process(target=_become, args=(command, stream, written), daemon=True)
+    process.start()
+    written.close()
+    return process, said
+
+
+def _become(command: Sequence[str], stream: int, written: Connection) -> None:
+    for descriptor in (STDOUT, STDERR):
+        os.dup2(written.fileno() if descriptor == stream else os.open(os.devnull, os.O_WRONLY), descriptor)
+    written.close()
+    sys.argv = list(command)
+    runpy.run_module(command[0], run_name="__main__", alter_sys=True)
 
 
 def free_address() -> str:
@@ -112,8 +147,9 @@ class Fleet:
 
     def mend(self) -> None:
         """Undo what a test did to its processes."""
-        for process in (*self.workers.values(), self.controller):
-            process.mend()
+        begun = [process for process in (*self.workers.values(), self.controller) if process.begin_to_mend()]
+        for process in begun:
+            process.await_ready()
         eventually(lambda: serving(self, list(self.workers)), within_s=60)
 
     @property

@@ -29,14 +29,6 @@ SHORT: GenerateOptions = {**OPTIONS, "max_new_tokens": 48}
 
 
 @pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Generation:
-    """The answer of plain decoding, when nothing goes wrong."""
-    workers = {"target": worker("verify", "target")}
-    with fleet(tmp_path_factory.mktemp("plain"), workers=workers) as running, Client(running.address) as client:
-        return client.generate(PROMPT, **{**OPTIONS, "policy": "none"})
-
-
-@pytest.fixture(scope="module")
 def standing(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
     """Two targets and two drafters."""
     workers = {
@@ -45,8 +37,16 @@ def standing(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
         "code": worker("draft", "code"),
         "docs": worker("draft", "docs"),
     }
-    with fleet(tmp_path_factory.mktemp("fleet"), workers=workers) as started:
+    # Enough for another target to take over; who waits longer waits for nothing here.
+    with fleet(tmp_path_factory.mktemp("fleet"), workers=workers, timeouts={"verify_wait_s": 3.0}) as started:
         yield started
+
+
+@pytest.fixture(scope="module")
+def undisturbed(standing: Fleet) -> Generation:
+    """The answer of plain decoding, before anything goes wrong."""
+    with Client(standing.address) as client:
+        return client.generate(PROMPT, **{**OPTIONS, "policy": "none"})
 
 
 @pytest.fixture
@@ -86,7 +86,7 @@ def test_without_faults_speculation_changes_nothing(running: Fleet, undisturbed:
 
 
 def test_a_drafter_killed_in_the_middle_costs_no_token(running: Fleet, undisturbed: Generation) -> None:
-    answer = generate_while(running, running.workers["code"].popen.kill)
+    answer = generate_while(running, running.workers["code"].kill)
 
     assert answer.token_ids == undisturbed.token_ids
     assert answer.failovers >= 1
@@ -105,10 +105,10 @@ def test_a_drafter_frozen_in_the_middle_costs_no_token(running: Fleet, undisturb
 
 
 def test_the_only_drafter_killed_in_the_middle_costs_no_token(running: Fleet, undisturbed: Generation) -> None:
-    running.workers["docs"].popen.kill()
+    running.workers["docs"].kill()
     eventually(lambda: not serving(running, ["docs"]), within_s=10)
 
-    answer = generate_while(running, running.workers["code"].popen.kill)
+    answer = generate_while(running, running.workers["code"].kill)
 
     assert answer.token_ids == undisturbed.token_ids
     assert answer.acceptance.num_spec_steps > 0, "the only drafter never drafted"
@@ -119,7 +119,7 @@ def test_the_only_drafter_killed_in_the_middle_costs_no_token(running: Fleet, un
 def test_when_every_drafter_is_killed_plain_decoding_goes_on(running: Fleet, undisturbed: Generation) -> None:
     def kill_all() -> None:
         for name in ("code", "docs"):
-            running.workers[name].popen.kill()
+            running.workers[name].kill()
 
     answer = generate_while(running, kill_all)
 
@@ -128,7 +128,7 @@ def test_when_every_drafter_is_killed_plain_decoding_goes_on(running: Fleet, und
 
 
 def test_a_verify_worker_killed_in_the_middle_costs_no_token(running: Fleet, undisturbed: Generation) -> None:
-    answer = generate_while(running, lambda: busy_target(running).popen.kill())
+    answer = generate_while(running, lambda: busy_target(running).kill())
 
     assert answer.token_ids == undisturbed.token_ids
     assert answer.failovers >= 1
@@ -143,7 +143,7 @@ def test_a_verify_worker_frozen_in_the_middle_costs_no_token(running: Fleet, und
 
 def test_without_any_verify_worker_the_health_says_so(running: Fleet) -> None:
     for name in ("target", "target again"):
-        running.workers[name].popen.kill()
+        running.workers[name].kill()
 
     eventually(lambda: running.health() == health_pb2.HealthCheckResponse.NOT_SERVING, within_s=10)
     with Client(running.address) as client, pytest.raises(ForerunError, match=r"verify|target"):
@@ -183,7 +183,7 @@ def test_a_controller_told_to_end_completes_the_answers_it_has_begun(running: Fl
     answer = generate_while(running, lambda: running.controller.signal(signal.SIGTERM))
 
     assert answer.token_ids == undisturbed.token_ids
-    assert running.controller.popen.wait(20) == 0
+    assert running.controller.wait(20) == 0
 
 
 def test_a_worker_told_to_end_costs_no_token(running: Fleet, undisturbed: Generation) -> None:
@@ -196,7 +196,7 @@ def test_a_worker_told_to_end_costs_no_token(running: Fleet, undisturbed: Genera
     answer = generate_while(running, drain_target)
 
     assert answer.token_ids == undisturbed.token_ids
-    assert leaving[0].popen.wait(20) == 0
+    assert leaving[0].wait(20) == 0
 
 
 def test_redis_killed_and_brought_back_costs_no_token_and_the_log_counts_what_it_lost(
@@ -231,11 +231,11 @@ def test_answers_do_not_wait_for_each_other(running: Fleet, undisturbed: Generat
     def one(_: int) -> Generation:
         with Client(running.address) as client:
             started.wait()
-            return client.generate(PROMPT, **OPTIONS)
+            return client.generate(PROMPT, **SHORT)
 
     with ThreadPoolExecutor(8) as pool:
         answers = pool.map(one, range(8))
         started.wait()
-        running.workers["code"].popen.kill()
+        running.workers["code"].kill()
 
-        assert {answer.token_ids for answer in answers} == {undisturbed.token_ids}
+        assert {answer.token_ids for answer in answers} == {undisturbed.token_ids[:48]}

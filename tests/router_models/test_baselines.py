@@ -19,7 +19,7 @@ from router_models.baselines.contextual import (
 from router_models.baselines.reward import FIRST_MEASUREMENTS, MEASURE_EVERY, MOST_GAIN, Baseline
 from router_models.fixed import NonePolicy, StaticPolicy
 from router_models.model_state import ModelState
-from router_models.plan import Plan, no_speculation
+from router_models.plan import Plan, no_speculation, plain_by_order
 from router_models.policy import Policy, RoundContext, RoundOutcome, RoundTimings
 from router_models.recent import Recent
 from speculation.errors import InvalidModelStateError
@@ -254,6 +254,33 @@ def test_more_drafters_than_it_can_tell_apart_are_no_harm(bandit: Callable[..., 
         policy.learn(context, Plan(drafters=context.drafters[-1:], shape=SHAPES[0], explanation=""), took(2, 30))
     if isinstance(policy, ContextualBandit):
         assert len(policy.state().labels["drafters"]) == MOST_DRAFTERS
+
+
+@pytest.mark.parametrize("bandit", [*CONTEXTUAL, UcbPolicy, Exp3Policy], ids=lambda bandit: bandit.name)
+@pytest.mark.parametrize(
+    ("plan", "circumstances"),
+    [
+        pytest.param(plain_by_order(""), {}, id="the operator wanted it plain"),
+        pytest.param(PLAIN, {"drafters": ()}, id="no drafter was on offer"),
+        pytest.param(PLAIN, {"remaining_tokens": 1}, id="the last token needs no draft"),
+    ],
+)
+def test_a_round_without_a_choice_tells_the_pace_and_nothing_else(
+    bandit: Callable[..., Bandit], plan: Plan, circumstances: Mapping[str, object]
+) -> None:
+    """However many there are, such as under the kill switch, what was learnt stays, and does not age."""
+    policy, twin = bandit(shapes=SHAPES), bandit(shapes=SHAPES)
+    for one in (policy, twin):
+        World(DRAFTERS, seed=14).serve(one, requests=5)
+
+    for _ in range(200):
+        policy.learn(a_round(**circumstances), plan, took(1, 25))
+        twin.follow(a_round(**circumstances), plan, took(1, 25))
+
+    afterwards = [a_round(number) for number in range(1, 20)]
+    assert [policy.plan(context) for context in afterwards] == [twin.plan(context) for context in afterwards]
+    if isinstance(policy, ContextualBandit) and isinstance(twin, ContextualBandit):
+        assert policy.state().to_bytes() == twin.state().to_bytes()
 
 
 def test_a_table_forgets_what_was_used_longest_ago() -> None:

@@ -38,10 +38,10 @@ def mean_rate(model: AcceptanceModel, *steps: str) -> float:
 
 
 def best_fixed(world: World, **load: int) -> float:
-    """Tokens per millisecond of the best drafter and chain, were they known; drafters here are always equally sure."""
+    """Tokens per millisecond of the best drafter and chain, were they known; all cost the same and are equally sure."""
+    best = max(world.hazards, key=lambda drafter: world.hazards[drafter][0])
     return max(
-        world.serve(StaticPolicy(drafter=drafter, shape=shape), **load).tokens_per_ms
-        for drafter in world.hazards
+        world.serve(StaticPolicy(drafter=best, shape=shape), **load).tokens_per_ms
         for shape in SHAPES
         if shape.branching == 1 and not shape.least_confidence
     )
@@ -122,7 +122,7 @@ def test_it_comes_close_to_the_best_fixed_choice(seed: int) -> None:
     World(drafters, seed=seed).serve(planner, requests=20)
     settled = World(drafters, seed=seed + 100).serve(planner, requests=40, first=20)
 
-    assert settled.tokens_per_ms > 0.85 * best_fixed(World(drafters, seed=seed + 200), requests=20)
+    assert settled.tokens_per_ms > 0.9 * best_fixed(World(drafters, seed=seed + 200), requests=60)
 
 
 @pytest.mark.parametrize("seed", range(2))
@@ -158,7 +158,7 @@ def test_tasks_get_the_drafters_that_serve_them() -> None:
 
     settled = code.serve(planner, requests=20, first=100, task="code")
 
-    assert settled.tokens_per_ms > 0.85 * best_fixed(World({"a": GOOD, "b": BAD}, seed=9), requests=20)
+    assert settled.tokens_per_ms > 0.9 * best_fixed(World({"a": GOOD, "b": BAD}, seed=9), requests=20)
 
 
 def test_the_same_history_gives_the_same_plans() -> None:

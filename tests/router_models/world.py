@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from types import MappingProxyType
 
 import numpy as np
@@ -39,6 +40,20 @@ class Tally:
         return self.tokens / self.ms
 
 
+@lru_cache(maxsize=64)
+def _drafted(shape: TreeShape, calibration: Calibration) -> tuple[TokenTree, frozenset[tuple[int, ...]]]:
+    """A tree, and the ranks on the way to each of its nodes; a token is its rank, and every drafter is equally sure."""
+    nodes = sorted(likeliest_nodes(shape), key=lambda node: (len(node), node))
+    place = {node: index for index, node in enumerate(nodes)}
+    tree = TokenTree(
+        token_ids=tuple(node[-1] for node in nodes),
+        parents=tuple(place.get(node[:-1], ROOT) for node in nodes),
+        confidences=tuple(calibration(0.9 / (node[-1] + 1)) for node in nodes),
+    )
+    kept = [node for node, chance in enumerate(tree.path_confidences) if chance >= shape.least_confidence]
+    return tree.subtree(kept), frozenset(nodes[node] for node in kept)
+
+
 class World:
     """Drafters whose candidates the target takes with given hazards, and rounds that cost what they cost.
 
@@ -66,16 +81,8 @@ class World:
     def answer(
         self, drafter: str, shape: TreeShape, calibration: Calibration = UNCALIBRATED
     ) -> tuple[TokenTree, tuple[int, ...]]:
-        """A drafted tree and what the target emits; a node's token is its rank, and every drafter is equally sure."""
-        nodes = sorted(likeliest_nodes(shape), key=lambda node: (len(node), node))
-        place = {node: index for index, node in enumerate(nodes)}
-        tree = TokenTree(
-            token_ids=tuple(node[-1] for node in nodes),
-            parents=tuple(place.get(node[:-1], ROOT) for node in nodes),
-            confidences=tuple(calibration(0.9 / (node[-1] + 1)) for node in nodes),
-        )
-        kept = [node for node, chance in enumerate(tree.path_confidences) if chance >= shape.least_confidence]
-        tree, place = tree.subtree(kept), {nodes[node]: index for index, node in enumerate(kept)}
+        """A drafted tree and what the target emits."""
+        tree, nodes = _drafted(shape, calibration)
         chances = rank_probabilities(self.hazards[drafter])
         chances = np.append(chances, max(1 - chances.sum(), 0.0))
         emitted: list[int] = []
@@ -84,7 +91,7 @@ class World:
             rank = int(self._rng.choice(len(chances), p=chances / chances.sum()))
             emitted.append(rank if rank < len(chances) - 1 else NOBODYS_TOKEN)
             node = (*node, rank)
-            if node not in place:
+            if node not in nodes:
                 return tree, tuple(emitted)
 
     def play(self, plan: Plan) -> RoundOutcome:

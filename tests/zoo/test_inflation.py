@@ -10,7 +10,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from zoo.catalog import model_folder, resolve
 from zoo.errors import UnknownNameError
-from zoo.inflation import LABEL, PROFILES, deepen, materialise, widen
+from zoo.inflation import LABEL, deepen, widen
+from zoo.profiles import PROFILES, materialise
 from zoo.prompts import load_prompts
 
 TARGET = model_folder("target")

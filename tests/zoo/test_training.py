@@ -10,9 +10,9 @@ from zoo.build import build
 from zoo.lean_model import DRAFTER_SHAPE, LeanLlama, Shape, to_hugging_face
 from zoo.measurement import num_target_calls
 from zoo.muon import orthogonalise
-from zoo.recipe import FULL, QUICK, TARGET
+from zoo.recipe import FULL, QUICK, TARGET, Schedule
 from zoo.token_stream import Mixture, TokenStream
-from zoo.training import Schedule, final_loss, load_weights, save_weights
+from zoo.training import final_loss, load_weights, save_weights
 
 TINY = Shape(width=32, layers=2, heads=2, hidden=48)
 

@@ -19,7 +19,7 @@ tree early.
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from math import floor, inf
+from math import floor
 
 from router_models.policy import TextScores
 from speculation.calibration import UNCALIBRATED, Calibration
@@ -134,16 +134,16 @@ class _Path:
 
         They descend from siblings of the path's nodes. Those after one parent share what chance the path's node leaves.
         """
-        most: float = shape.branching if of_level == 1 else shape.branching**2
+        most = shape.branching if of_level == 1 else shape.branching**2
         most -= of_level <= level  # the path's own node
         groups: Iterable[int] = range(1, min(level, of_level) + 1)
-        return int(min(sum(self._of_group(shape, group, level, of_level) for group in groups), most))
+        return min(sum(self._of_group(shape, group, level, of_level) for group in groups), most)
 
-    def _of_group(self, shape: TreeShape, group: int, level: int, of_level: int) -> float:
+    def _of_group(self, shape: TreeShape, group: int, level: int, of_level: int) -> int:
         """Those that descend from siblings of the path's node in level `group`; of its own, from the better ones."""
         siblings = self._ranks[group - 1] - 1 if group == level else shape.branching - 1
-        most: float = siblings * shape.branching ** (of_level - group)
-        if self._sums_to_one:
-            left = (self._chances[group - 1] - self._chances[group]) + ROUNDING * self._chances[group - 1]
-            most = min(most, floor(left / self._chances[level]) if self._chances[level] > 0.0 else inf)
+        most: int = siblings * shape.branching ** (of_level - group)
+        left = (self._chances[group - 1] - self._chances[group]) + ROUNDING * self._chances[group - 1]
+        if self._sums_to_one and left < most * self._chances[level]:
+            return floor(left / self._chances[level])
         return most

@@ -61,6 +61,12 @@ def test_two_levels_with_room_for_all_leave_nothing_to_compete_for() -> None:
     assert accepted_lengths(text, TreeShape(depth=2, branching=3, budget=12), remaining=9).exact
 
 
+def test_a_token_next_to_impossible_is_no_trouble() -> None:
+    text = TextScores(ranks=(1, 1, 1), confidences=(1e-160, 1e-160, 1.0))
+
+    assert accepted_lengths(text, TreeShape(depth=3, branching=4, budget=6)).most == (2, 1, 0)
+
+
 def test_a_budget_is_doubtful_where_the_drafter_was_unsure_and_certain_where_it_was_sure() -> None:
     shape = TreeShape(depth=3, branching=4, budget=6)
 
@@ -68,6 +74,17 @@ def test_a_budget_is_doubtful_where_the_drafter_was_unsure_and_certain_where_it_
     sure = accepted_lengths(scores(1, 1, 1, 1, confidence=0.9), shape, remaining=9)
 
     assert (unsure.least[0], unsure.most[0]) == (1, 3)
+    assert sure.exact
+
+
+def test_beyond_two_levels_only_the_likeliest_of_a_level_are_looked_beyond() -> None:
+    """However large the budget: a node's cousins may be likelier, unless the drafter was sure of it."""
+    shape = TreeShape(depth=3, branching=2, budget=64)
+
+    unsure = accepted_lengths(scores(2, 2, 1, confidence=0.3), shape, remaining=9)
+    sure = accepted_lengths(scores(1, 1, 1, confidence=0.6), shape, remaining=9)
+
+    assert (unsure.least[0], unsure.most[0]) == (2, 3)
     assert sure.exact
 
 

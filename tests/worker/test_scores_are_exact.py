@@ -69,6 +69,8 @@ BOUNDED = (
     TreeShape(depth=6, branching=4, budget=16),
     TreeShape(depth=6, branching=4, budget=16, least_confidence=0.04),
     TreeShape(depth=2, branching=4, budget=6),
+    TreeShape(depth=4, branching=6, budget=5),
+    TreeShape(depth=5, branching=2, budget=20),
 )
 
 

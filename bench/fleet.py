@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from controller.settings import RouterSettings
 from forerun.client import AsyncClient
 from forerun.commands.profile import Profile, target_of
 from forerun.fleet_screen import shown_fleet
@@ -34,7 +35,9 @@ class Bench:
 async def bench_fleet(profile: Profile, drafters: Mapping[str, str] = ZOO_DRAFTERS) -> AsyncIterator[Bench]:
     """A fleet while the body runs; its logs stay behind only if it fails."""
     folder = Path(tempfile.mkdtemp(prefix="forerun-bench-"))
-    settings = FleetSettings(target=target_of(profile), drafters=dict(drafters), listen=FREE_PORT)
+    # What is measured is not to share the machine with scoring.
+    router = RouterSettings(scoring_share=0.0)
+    settings = FleetSettings(target=target_of(profile), drafters=dict(drafters), listen=FREE_PORT, router=router)
     async with shown_fleet(settings, folder) as fleet, AsyncClient(fleet.address, timeout_s=PATIENCE_S) as client:
         yield Bench(client, fleet.target_folder, tuple(drafters))
     shutil.rmtree(folder, ignore_errors=True)

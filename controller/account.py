@@ -6,7 +6,7 @@ from time import perf_counter_ns
 
 from controller.generation import Round
 from router_models.plan import Plan
-from router_models.policy import RoundTimings
+from router_models.policy import RoundContext, RoundTimings
 
 
 @dataclass(slots=True)
@@ -15,6 +15,8 @@ class Account:
 
     Attributes:
         first_plan: The first round's.
+        last_context: What the policy knew in the last round.
+        drafted_by: Drafters that drafted in any of them.
         per_step_drafted: Nodes verified in each round.
         per_step_accepted: Of these, accepted.
         completion_tokens: Tokens emitted.
@@ -25,6 +27,8 @@ class Account:
 
     clock_ns: Callable[[], int] = perf_counter_ns
     first_plan: Plan | None = None
+    last_context: RoundContext | None = None
+    drafted_by: set[str] = field(default_factory=set)
     per_step_drafted: list[int] = field(default_factory=list)
     per_step_accepted: list[int] = field(default_factory=list)
     completion_tokens: int = 0
@@ -44,6 +48,8 @@ class Account:
     def add(self, done: Round) -> None:
         """Count a round."""
         self.first_plan = self.first_plan or done.plan
+        self.last_context = done.context
+        self.drafted_by |= done.outcome.drafts.keys()
         self.time_to_first_token_ns = self.time_to_first_token_ns or self.total_ns
         self.per_step_drafted.append(len(done.outcome.tree))
         self.per_step_accepted.append(done.outcome.verdict.num_accepted)

@@ -13,7 +13,7 @@ from google.protobuf.message import DecodeError
 
 from controller.records import COMBINATIONS
 from router_models.plan import Plan
-from router_models.policy import Policy, RoundContext, RoundOutcome, RoundTimings
+from router_models.policy import Policy, RoundContext, RoundOutcome, RoundTimings, TextScores
 from speculation.errors import InvalidRequestError
 from speculation.tree import TokenTree
 from speculation.v1 import log_pb2
@@ -68,24 +68,61 @@ def round_lesson(data: bytes) -> RoundLesson:
         raise InvalidRequestError("record.context", "is missing")
     return RoundLesson(
         event_id=record.event_id,
-        context=_context(record),
+        context=_context(record.context, request_id=record.request_id, round_number=record.round),
         plan=_plan(record),
         outcome=_outcome(record),
         frozen=record.frozen,
     )
 
 
-LESSON_OF: Mapping[str, Callable[[bytes], Lesson]] = {"rounds": round_lesson}
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScoreLesson:
+    """How a drafter would have drafted an answer, as the policy of its request was taught it."""
+
+    event_id: str
+    context: RoundContext
+    drafter: str
+    scores: TextScores
+    frozen: bool = False
+
+    def teach(self, policy: Policy) -> None:
+        """Let a policy learn it, unless the router was frozen."""
+        if not self.frozen:
+            policy.learn_scores(self.context, {self.drafter: self.scores})
+
+
+def score_lesson(data: bytes) -> ScoreLesson:
+    """The lesson of a serialised ScoreRecord.
+
+    Raises:
+        InvalidRequestError: It is none, or contradicts itself.
+    """
+    try:
+        record = log_pb2.ScoreRecord.FromString(data)
+    except DecodeError as error:
+        raise InvalidRequestError("record", f"is no record of scores: {error}") from error
+    scores = TextScores(ranks=tuple(record.ranks), confidences=tuple(record.confidences))
+    if not record.drafter or not record.HasField("context") or not scores.fit(record.context.emitted_tokens):
+        raise InvalidRequestError("record", "names no drafter, or its scores are not of the answer in its context")
+    return ScoreLesson(
+        event_id=record.event_id,
+        context=_context(record.context, request_id=record.request_id, round_number=record.rounds),
+        drafter=record.drafter,
+        scores=scores,
+        frozen=record.frozen,
+    )
+
+
+LESSON_OF: Mapping[str, Callable[[bytes], Lesson]] = {"rounds": round_lesson, "scores": score_lesson}
 """Reader of the records of each stream that teaches something."""
 
 
-def _context(record: log_pb2.RoundRecord) -> RoundContext:
-    context = record.context
+def _context(context: log_pb2.RoundContext, *, request_id: str, round_number: int) -> RoundContext:
     if not isfinite(context.temperature) or not all(map(isfinite, context.prompt_surprisal.values())):
         raise InvalidRequestError("record.context", "holds numbers that are not finite")
     return RoundContext(
-        request_id=record.request_id,
-        round=record.round,
+        request_id=request_id,
+        round=round_number,
         drafters=tuple(context.drafters),
         pinned_shape=shape_from_proto(context.pinned_shape) if context.HasField("pinned_shape") else None,
         task=context.task,

@@ -26,7 +26,8 @@ LESSONS_AT_ONCE = 2
 before they get their turn. Either takes a millisecond or two."""
 
 REMEMBERED_RECORDS = 1024
-"""Records that a learner knows by their id. The log writes again what may have been lost on its way, within seconds."""
+"""Records of a stream that a learner knows by their id. The log writes again what may have been lost on its way, within
+seconds."""
 
 ACQUIRE = """
 if redis.call('EXISTS', KEYS[1]) == 1 then return 0 end
@@ -110,7 +111,9 @@ class Fold:
     folded: int
     missed: int
     unreadable: int
-    _known: Recent[str, None] = field(default_factory=lambda: Recent(REMEMBERED_RECORDS))
+    _known: dict[str, Recent[str, None]] = field(
+        default_factory=lambda: {stream: Recent(REMEMBERED_RECORDS) for stream in LESSON_OF}
+    )
 
     @property
     def changed(self) -> bool:
@@ -126,9 +129,10 @@ class Fold:
                 logger.warning("a record of the log cannot be learnt from", extra={"problem": str(error)})
             self.unreadable += 1
             return None
-        if lesson.event_id in self._known:
+        known = self._known[stream]
+        if lesson.event_id in known:
             return None
-        self._known.put(lesson.event_id, None)
+        known.put(lesson.event_id, None)
         return lesson
 
     def move(self, stream: str, *, to: str, read: int, trimmed: int) -> None:

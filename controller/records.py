@@ -13,7 +13,7 @@ from controller.sequence import FinishReason
 from controller.sequence import Sequence as TokenSequence
 from controller.steering import DecisionMode, SteeredPolicy
 from router_models.plan import Combination, Plan
-from router_models.policy import RoundContext, RoundOutcome, RoundTimings
+from router_models.policy import RoundContext, RoundOutcome, RoundTimings, TextScores
 from speculation.v1 import generation_pb2, log_pb2
 from speculation.wire import calibration_to_proto, sampling_to_proto, shape_to_proto, tree_to_proto
 
@@ -265,6 +265,32 @@ def outcome_record(
         sampling=sampling_to_proto(request.sampling),
         prompt_token_ids=request.prompt,
         token_ids=sequence.token_ids[sequence.prompt_length :],
+    )
+
+
+def score_record(
+    author: Author,
+    context: RoundContext,
+    *,
+    drafter: str,
+    model_revision: str,
+    scores: TextScores,
+    frozen: bool = False,
+) -> log_pb2.ScoreRecord:
+    """How a drafter that drafted nothing for a request would have drafted its answer; `context` is of its end."""
+    return log_pb2.ScoreRecord(
+        schema_version=SCHEMA_VERSION,
+        event_id=uuid7(),
+        request_id=context.request_id,
+        ts_ms=_now_ms(),
+        controller_id=author.controller_id,
+        drafter=drafter,
+        model_revision=model_revision,
+        context=_context(context),
+        ranks=scores.ranks,
+        confidences=scores.confidences,
+        frozen=frozen,
+        rounds=context.round,
     )
 
 

@@ -98,9 +98,18 @@ class Worker:
         return self.description is not None and length < self.description.max_length
 
     @property
+    def host(self) -> str:
+        """The machine that it runs on, by the name under which it is called."""
+        return self.address.rpartition(":")[0]
+
+    @property
     def open_sessions(self) -> int:
         """Sessions that this controller has open on it."""
         return len(self._streams)
+
+    def in_use(self, *, beside: DraftStream | None = None) -> bool:
+        """Whether this controller has a session open on it, beside one that does not count."""
+        return any(stream is not beside for stream in self._streams)
 
     @property
     def load(self) -> float:
@@ -111,18 +120,21 @@ class Worker:
         """A session on it."""
         stream = self.client.open_draft(opening, timeout_s=timeout_s)
         self._streams.add(stream)
+        self._changed.fire()
         return stream
 
     def open_verify(self, opening: Opening, *, timeout_s: float) -> VerifyStream:
         """A session on it."""
         stream = self.client.open_verify(opening, timeout_s=timeout_s)
         self._streams.add(stream)
+        self._changed.fire()
         return stream
 
     def close(self, stream: DraftStream | VerifyStream) -> None:
         """End a session on it."""
         self._streams.discard(stream)
         stream.close()
+        self._changed.fire()
 
     def worked(self) -> None:
         """It did what it was asked: earlier failures are forgiven."""
@@ -273,6 +285,10 @@ class Roster:
         """The least loaded serving worker of a drafter that can continue a sequence of that length, if there is one."""
         ready = self._serving(Role.DRAFT, lambda d: d.name == name and length < d.max_length)
         return min(ready, key=lambda worker: worker.load, default=None)
+
+    def is_quiet(self, worker: Worker, *, beside: DraftStream | None = None) -> bool:
+        """Whether no request of this controller has a session on a worker or its machine, one session not counted."""
+        return not any(other.in_use(beside=beside) for other in self.workers if other.host == worker.host)
 
     def _serving(self, role: Role, suits: Callable[[WorkerDescription], bool]) -> list[Worker]:
         return [

@@ -9,6 +9,7 @@ from controller.configuration import Configuration
 from controller.event_log import EventLog
 from controller.fleet import WorkerFleet
 from controller.roster import Health, Worker
+from controller.scorer import Scorer
 from controller.shared_learning import SharedLearning
 from controller.steering import Steering
 from controller.terms import Mode
@@ -48,6 +49,7 @@ class RouterService(router_pb2_grpc.RouterServiceServicer):
         log: EventLog | None,
         tokenizer: Tokenizer,
         configuration: Configuration,
+        scorer: Scorer,
         learning: SharedLearning | None = None,
     ) -> None:
         self._fleet = fleet
@@ -57,6 +59,7 @@ class RouterService(router_pb2_grpc.RouterServiceServicer):
         self._tokenizer = tokenizer
         self._configuration = configuration
         self._learning = learning
+        self._scorer = scorer
 
     def add_to(self, server: grpc.aio.Server) -> None:
         """Offer the service."""
@@ -77,6 +80,7 @@ class RouterService(router_pb2_grpc.RouterServiceServicer):
             mode=_MODES[self._steering.orders.default.mode],
             kill_switch_in_config=self._steering.orders.kill_switch,
             learning=_learning_state(self._learning),
+            scoring=_scoring_state(self._scorer),
         )
 
     async def Explain(  # noqa: N802
@@ -145,6 +149,12 @@ def _config_state(configuration: Configuration) -> router_pb2.ConfigState:
         problem=configuration.problem,
         waiting_for_restart=configuration.waiting_for_restart,
         reloads=configuration.reloads,
+    )
+
+
+def _scoring_state(scorer: Scorer) -> router_pb2.ScoringState:
+    return router_pb2.ScoringState(
+        share=scorer.share, scored=scorer.scored, waiting=scorer.waiting, dropped=scorer.dropped
     )
 
 

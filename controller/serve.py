@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import grpc
@@ -26,6 +27,7 @@ from controller.records import Author, uuid7
 from controller.registry import Registry
 from controller.roster import FleetTimeouts, TokenizerIdentity
 from controller.router_service import RouterService
+from controller.scorer import Scorer
 from controller.service import GenerationService, Limits
 from controller.settings import Settings
 from controller.shared_learning import SharedLearning, learner_named, policy_to_share
@@ -134,8 +136,15 @@ async def running(
         if learning is not None:
             spawn(learning.run())
         chronicle = Chronicle(_author(), log or NoLog())
+        scorer = Scorer(fleet, steering, chronicle.author, log, Random())
+        spawn(scorer.run())
         generation = GenerationService(
-            tokenizer=tokenizer, fleet=fleet, steering=steering, chronicle=chronicle, limits=_limits(settings)
+            tokenizer=tokenizer,
+            fleet=fleet,
+            steering=steering,
+            chronicle=chronicle,
+            limits=_limits(settings),
+            scorer=scorer,
         )
 
         def obey(now: Settings) -> None:
@@ -154,6 +163,7 @@ async def running(
             tokenizer=tokenizer,
             configuration=configuration,
             learning=learning,
+            scorer=scorer,
         )
         address = await stack.enter_async_context(_listening(configuration, generation, router, fleet))
         configuration.address = address

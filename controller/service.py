@@ -5,7 +5,7 @@ import logging
 import secrets
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import aclosing, asynccontextmanager, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import grpc
@@ -15,6 +15,7 @@ from controller.chronicle import Chronicle, RequestChronicle
 from controller.generation import Fleet, FleetSession, Round, generate
 from controller.records import Outcome, summary, uuid7
 from controller.request import GenerationRequest, Pins
+from controller.scorer import Answer, Scorer
 from controller.sequence import Sequence as TokenSequence
 from controller.steering import SteeredPolicy, Steering
 from controller.tasks import Signal
@@ -211,12 +212,14 @@ class GenerationService(generation_pb2_grpc.GenerationServiceServicer):
         steering: Steering,
         chronicle: Chronicle,
         limits: Limits,
+        scorer: Scorer,
     ) -> None:
         self.reception = Reception(limits.concurrent_requests)
         self._tokenizer = tokenizer
         self._fleet = fleet
         self._steering = steering
         self._chronicle = chronicle
+        self._scorer = scorer
         self._reader = RequestReader(tokenizer, fleet, limits)
 
     def add_to(self, server: grpc.aio.Server) -> None:
@@ -260,6 +263,23 @@ class GenerationService(generation_pb2_grpc.GenerationServiceServicer):
                         if request.explain:
                             await write(generation_pb2.GenerateResponse(round=chronicle.report(self._tokenizer.decode)))
                 await write(_last(request, account, policy, sequence, text, session))
+        self._offer_for_scoring(request, policy, account, sequence, session)
+
+    def _offer_for_scoring(
+        self,
+        request: GenerationRequest,
+        policy: SteeredPolicy,
+        account: Account,
+        sequence: TokenSequence,
+        session: FleetSession,
+    ) -> None:
+        """Let drafters that did not draft the answer tell how they would have, some time."""
+        if account.last_context is not None:
+            context = replace(account.last_context, prompt_surprisal=dict(session.prompt_surprisal))
+            drafted_by = frozenset(account.drafted_by)
+            self._scorer.offer(
+                Answer(request=request, sequence=sequence, context=context, policy=policy, drafted_by=drafted_by)
+            )
 
     def _rounds(
         self, request: GenerationRequest, sequence: TokenSequence, session: FleetSession, policy: SteeredPolicy

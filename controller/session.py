@@ -178,7 +178,7 @@ class RequestSession:
 
     async def _read(self, name: str, drafter: _Drafter, sequence: Sequence) -> None:
         try:
-            surprisal = await self._stream_of(name, drafter, len(sequence)).read(sequence)
+            surprisal = await self._stream_of(name, drafter, len(sequence)).read(sequence, len(sequence))
         except ForerunError as error:
             self._give_up(drafter, error)
             return

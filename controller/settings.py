@@ -149,6 +149,9 @@ class RuleSettings(Section):
     """One drafter and one tree; plain decoding stays the policy's to choose (`policy: static` never chooses it)."""
     exploration: Share | None = None
     """Share of its exploration that the policy is allowed. Absent: as in router.exploration."""
+    scoring_share: Share | None = None
+    """Share of their answers that idle drafters score, of those that the rule allows. Absent: as in
+    router.scoring_share."""
 
     _policy_exists = field_validator("policy")(_in_the_catalogue)
     _mode_is_no_boolean = field_validator("mode", mode="before")(_mode_of)
@@ -212,6 +215,9 @@ class RouterSettings(Section):
     """No speculation at all, whatever else is said; `forerun router kill on` does the same by hand."""
     exploration: Share = 1.0
     """Share of its exploration that the planner is allowed; at 0 it does what it thinks best."""
+    scoring_share: Share = 0.1
+    """Share of finished answers of which drafters that did not draft them tell afterwards how they would have, when
+    nothing is going on on their machine: what the policy learns about them costs no request any time."""
     rules: tuple[RuleSettings, ...] = ()
     """The first that matches a request holds, alone."""
 
@@ -231,7 +237,7 @@ class RouterSettings(Section):
         return Orders(
             policy=self.policy,
             kill_switch=self.kill_switch,
-            default=Terms(mode=self.mode, exploration=self.exploration),
+            default=Terms(mode=self.mode, exploration=self.exploration, scoring_share=self.scoring_share),
             rules=tuple(self._rule(number, rule) for number, rule in enumerate(self.rules)),
             config_hash=config_hash,
         )
@@ -248,6 +254,7 @@ class RouterSettings(Section):
             max_depth=rule.max_depth,
             pin=DraftPin(drafter=rule.pin.drafter, shape=rule.pin.shape.shape) if rule.pin is not None else None,
             exploration=self.exploration if rule.exploration is None else rule.exploration,
+            scoring_share=self.scoring_share if rule.scoring_share is None else rule.scoring_share,
         )
         return Rule(terms=terms, task=rule.task, tenant=rule.tenant)
 

@@ -7,7 +7,7 @@ from controller.request import Pins
 from controller.terms import Mode, Orders
 from router_models.limits import enforced
 from router_models.plan import Plan, plain_by_order
-from router_models.policy import Policy, RoundContext, RoundOutcome, TextScores
+from router_models.policy import LearningPolicy, Policy, RoundContext, RoundOutcome, TextScores
 from speculation.errors import UnknownNameError
 
 
@@ -106,6 +106,11 @@ class SteeredPolicy:
     def name(self) -> str:
         """The policy's own name."""
         return self._policy.name
+
+    @property
+    def learns(self) -> bool:
+        """Whether the policy learns anything across requests."""
+        return isinstance(self._policy, LearningPolicy)
 
     @property
     def config_hash(self) -> str:

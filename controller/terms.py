@@ -47,6 +47,7 @@ class Terms:
         max_depth: Most levels drafted.
         pin: One drafter and one tree; plain decoding stays the policy's to choose.
         exploration: Share of its exploration that the policy is allowed.
+        scoring_share: Share of finished requests that drafters score which did not draft for them.
     """
 
     source: str = "router"
@@ -59,6 +60,7 @@ class Terms:
     max_depth: int = MAX_DEPTH
     pin: DraftPin | None = None
     exploration: float = 1.0
+    scoring_share: float = 0.0
 
     def permit(self, drafter: str) -> bool:
         """Whether that drafter may be used."""

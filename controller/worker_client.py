@@ -16,6 +16,7 @@ from google.protobuf.message import DecodeError
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from controller.sequence import Sequence
+from router_models.policy import TextScores
 from speculation.calibration import UNCALIBRATED, Calibration
 from speculation.errors import (
     CapacityError,
@@ -115,6 +116,7 @@ class Opening:
     prompt_length: int
     top_logprobs: int = 0
     uncoupled: bool = False
+    background: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -230,10 +232,9 @@ class WorkerStream(Generic[RequestT, ReplyT]):
                 return reply
         raise WorkerUnavailableError(f"{self.address} keeps asking for context")
 
-    async def _ask(self, sequence: Sequence, message_of: Callable[[Context], RequestT]) -> ReplyT:
-        """Send a message that carries the rest of the sequence; send again what the worker turns out to miss."""
+    async def _ask(self, sequence: Sequence, end: int, message_of: Callable[[Context], RequestT]) -> ReplyT:
+        """Send a message that carries the sequence up to `end`; send again what the worker turns out to miss."""
         for _ in range(MOST_REPEATS):
-            end = len(sequence)
             await self._send_pieces(sequence, end, keep=TOKENS_PER_MESSAGE)
             await self._send(message_of(self._next_context(sequence, end)))
             reply = await self._last_reply()
@@ -330,12 +331,13 @@ class DraftStream(WorkerStream[draft_pb2.DraftRequest, draft_pb2.DraftResponse])
             sampling=sampling_to_proto(opening.sampling),
             prompt_length=opening.prompt_length,
             uncoupled=opening.uncoupled,
+            background=opening.background,
         )
         super().__init__(call, address, draft_pb2.DraftRequest(open=message))
 
-    async def read(self, sequence: Sequence) -> float | None:
-        """Let it read the sequence; its surprisal at the prompt, in nats per token, if it can tell."""
-        reply = await self.tell(sequence, len(sequence))
+    async def read(self, sequence: Sequence, end: int) -> float | None:
+        """Let it read the sequence up to `end`; its surprisal at the prompt, in nats per token, if it can tell."""
+        reply = await self.tell(sequence, end)
         if reply is None or not reply.extended.HasField("prompt_surprisal"):
             return None
         return reply.extended.prompt_surprisal
@@ -362,7 +364,7 @@ class DraftStream(WorkerStream[draft_pb2.DraftRequest, draft_pb2.DraftResponse])
             wanted.context.CopyFrom(context_to_proto(context))
             return draft_pb2.DraftRequest(propose=wanted)
 
-        reply = await self._ask(sequence, message)
+        reply = await self._ask(sequence, len(sequence), message)
         proposal = reply.proposal
         tree = tree_from_proto(proposal.tree, vocab_size=vocab_size)
         if len(tree) > shape.budget:
@@ -372,6 +374,25 @@ class DraftStream(WorkerStream[draft_pb2.DraftRequest, draft_pb2.DraftResponse])
             prompt_surprisal=proposal.prompt_surprisal if proposal.HasField("prompt_surprisal") else None,
             timings=timings_from_proto(reply.timings),
         )
+
+    async def score(self, sequence: Sequence, start: int) -> TextScores:
+        """How the drafter would have ranked the tokens from `start` on, each given all before it.
+
+        Raises:
+            WorkerUnavailableError: The answer is not about these tokens.
+        """
+        scored = sequence.token_ids[start:]
+        reply = await self._ask(
+            sequence,
+            start,
+            lambda context: draft_pb2.DraftRequest(
+                score=draft_pb2.Score(context=context_to_proto(context), token_ids=scored)
+            ),
+        )
+        scores = TextScores(ranks=tuple(reply.scores.ranks), confidences=tuple(reply.scores.confidences))
+        if not scores.fit(len(scored)):
+            raise WorkerUnavailableError(f"{self.address} scored something else than {len(scored)} tokens")
+        return scores
 
     def _extension(self, context: Context) -> draft_pb2.DraftRequest:
         return draft_pb2.DraftRequest(extend=draft_pb2.ExtendDraft(context=context_to_proto(context)))
@@ -394,6 +415,7 @@ class VerifyStream(WorkerStream[verify_pb2.VerifyRequest, verify_pb2.VerifyRespo
         drafted = tree_to_proto(tree)
         reply = await self._ask(
             sequence,
+            len(sequence),
             lambda context: verify_pb2.VerifyRequest(
                 verify=verify_pb2.VerifyTree(round=round_number, context=context_to_proto(context), tree=drafted)
             ),

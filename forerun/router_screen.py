@@ -6,7 +6,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from forerun.client import ArmView, ConfigView, LogView, RouterView, WorkerHealth, WorkerView
+from forerun.client import ArmView, ConfigView, LogView, RouterView, ScoringView, WorkerHealth, WorkerView
 from forerun.explanation import shape_in_words
 
 TOP_ARMS = 5
@@ -63,6 +63,7 @@ def _summary(view: RouterView) -> Table:
     if view.config.waiting_for_restart:
         rows.add_row("", Text(f"waiting for a restart: {', '.join(view.config.waiting_for_restart)}", WARNING))
     rows.add_row("log", _log(view.log))
+    rows.add_row("scoring", _scoring(view.scoring))
     return rows
 
 
@@ -83,6 +84,12 @@ def _log(log: LogView) -> Text:
     lost = f", {log.dropped} dropped" if log.dropped else ""
     state = "connected" if log.connected else "OUT OF REACH"
     return Text(f"{state}, {log.written} records written{lost}", WARNING if lost or not log.connected else "")
+
+
+def _scoring(scoring: ScoringView) -> str:
+    share = f"{scoring.share:.0%} of the answers" if scoring.share else "off"
+    counts = f"{scoring.scored} passes scored, {scoring.waiting} waiting, {scoring.dropped} dropped"
+    return f"{share}; {counts}" if scoring.share or scoring.scored or scoring.waiting else share
 
 
 def _workers_table(workers: Iterable[WorkerView]) -> Table:

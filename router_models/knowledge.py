@@ -23,6 +23,10 @@ from speculation.tree import TreeShape
 KEPT_AFTER_DRIFT = 0.05
 """What is still believed of a drafter that turned out to be much worse."""
 
+SCORE_WEIGHT = 0.25
+"""Of a scored token against one that was drafted for: the tokens of one answer are alike, and a whole answer at once
+would push aside what others have said (docs/log.md, "Scores of idle drafters")."""
+
 Value = TypeVar("Value")
 
 
@@ -85,7 +89,7 @@ class Knowledge:
     def learn_scores(self, context: RoundContext, scores: Mapping[str, TextScores]) -> None:
         """Every token of a finished answer is a rank that its drafter would have had to find."""
         for drafter, scored in scores.items():
-            self.acceptance.learn(path_of(context, drafter)[:-1], _counts_of(scored.ranks))
+            self.acceptance.learn(path_of(context, drafter)[:-1], SCORE_WEIGHT * _counts_of(scored.ranks))
 
     def state(self, policy: str) -> ModelState:
         """All of it but what is known of single requests."""

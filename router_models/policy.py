@@ -100,6 +100,14 @@ class TextScores:
     ranks: tuple[int, ...]
     confidences: tuple[float, ...]
 
+    def fit(self, length: int) -> bool:
+        """Whether they can be of a text of so many tokens."""
+        return (
+            len(self.ranks) == len(self.confidences) == length
+            and all(rank >= 1 for rank in self.ranks)
+            and all(0.0 <= confidence <= 1.0 for confidence in self.confidences)
+        )
+
 
 class Policy(Protocol):
     """Chooses a plan for each round and may learn from what came of it.

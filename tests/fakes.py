@@ -94,6 +94,7 @@ class FakeSession:
     """What a worker holds of one session."""
 
     seed: int = 0
+    background: bool = False
     tokens: list[int] = field(default_factory=list)
 
 
@@ -111,6 +112,7 @@ class FakeWorker:
         rounds: Numbers of the rounds served.
         shapes: Of the trees asked for.
         message_sizes: Tokens in each context received.
+        scored: What stood before each text that was to be scored, and the text.
     """
 
     def __init__(self, description: common_pb2.DescribeResponse, *, skill: float = 0.7) -> None:
@@ -125,6 +127,7 @@ class FakeWorker:
         self.rounds: list[int] = []
         self.shapes: list[TreeShape] = []
         self.message_sizes: list[int] = []
+        self.scored: list[tuple[tuple[int, ...], tuple[int, ...]]] = []
 
     async def before_answer(self, session: FakeSession, context: Any) -> int | None:
         """The worker's troubles; a status if it will not do what it was asked."""
@@ -189,6 +192,7 @@ class FakeService(ABC):
         if kind == "open":
             self.worker.opened += 1
             session.seed = request.open.sampling.seed
+            session.background = getattr(request.open, "background", False)  # drafters alone have it
             reply.opened.name = self.worker.description.name
             return
         body = getattr(request, str(kind))
@@ -203,8 +207,18 @@ class FakeService(ABC):
             if isinstance(reply, draft_pb2.DraftResponse):
                 reply.extended.prompt_surprisal = 2.0 - self.worker.skill
             return
+        if kind == "score":
+            self.score(session, body, reply)
+            return
         self.worker.rounds.append(body.round)
         self.work(session, body, reply)
+
+    def score(self, session: FakeSession, body: draft_pb2.Score, reply: Any) -> None:
+        """A skilled drafter has the truth as its first candidate, another as its third."""
+        self.worker.scored.append((tuple(session.tokens), tuple(body.token_ids)))
+        rank = 1 if self.worker.skill > 0.5 else 3
+        reply.scores.ranks.extend([rank] * (len(body.token_ids) - self.worker.faults.garbage))
+        reply.scores.confidences.extend([0.5 / rank] * len(body.token_ids))
 
     @abstractmethod
     def work(self, session: FakeSession, body: Any, reply: Any) -> None:

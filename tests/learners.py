@@ -10,16 +10,16 @@ import numpy as np
 
 from router_models.model_state import ModelState
 from router_models.plan import Plan, no_speculation
-from router_models.policy import Policy, RoundContext, RoundOutcome
+from router_models.policy import Policy, RoundContext, RoundOutcome, TextScores
 from speculation.errors import InvalidModelStateError
 
 
 class CountingPolicy(Policy):
-    """Remembers how often it was taught each round, and, by a hash over all of it, what and in which order.
+    """Remembers how often it was taught each round and each drafter's scores, and by a hash what and in which order.
 
     Attributes:
         learns_across_requests: As in LearningPolicy.
-        times: Of each round: how often it was taught.
+        times: Of each round, and of each drafter's scores of an answer: how often it was taught.
         taught_in_request: Calls of `learn` while nothing was to be learnt across requests.
     """
 
@@ -50,6 +50,11 @@ class CountingPolicy(Policy):
         self.times[f"{context.request_id}/{context.round}"] += 1
         what = (self._digest, context, replace(plan, explanation="", model_version=""), outcome)
         self._digest = hashlib.sha256(repr(canonical(what)).encode()).hexdigest()
+
+    def learn_scores(self, context: RoundContext, scores: Mapping[str, TextScores]) -> None:
+        if self.learns_across_requests:
+            self.times.update(f"{context.request_id}/{drafter}" for drafter in scores)
+            self._digest = hashlib.sha256(repr(canonical((self._digest, context, scores))).encode()).hexdigest()
 
     def state(self) -> ModelState:
         count = np.array([self.count])

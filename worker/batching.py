@@ -42,6 +42,7 @@ class _Job:
     steps: Steps[Any]
     future: asyncio.Future[_Outcome]
     submitted_ns: int
+    background: bool
     chunk: Chunk | None = None
     first_forward_ns: int | None = None
     compute_ns: int = 0
@@ -84,8 +85,12 @@ class EngineThread:
         self._thread = threading.Thread(target=self._work, name="engine", daemon=True)
         self._thread.start()
 
-    async def run(self, steps: Steps[Result]) -> tuple[Result, WorkerTimings]:
+    async def run(self, steps: Steps[Result], *, background: bool = False) -> tuple[Result, WorkerTimings]:
         """The job's result and what it cost. Cancelling closes the generator before its next step.
+
+        Args:
+            steps: The job.
+            background: It has a forward only when no other job wants one.
 
         Raises:
             CapacityError: Too many jobs wait already.
@@ -97,7 +102,7 @@ class EngineThread:
         if self._num_jobs >= self._max_jobs:
             raise CapacityError(f"{self._max_jobs} calls are waiting for the model")
         future: asyncio.Future[tuple[Result, WorkerTimings]] = asyncio.get_running_loop().create_future()
-        job = _Job(steps=steps, future=future, submitted_ns=time.perf_counter_ns())
+        job = _Job(steps=steps, future=future, submitted_ns=time.perf_counter_ns(), background=background)
         self._num_jobs += 1
         self._orders.put(partial(self._admit, job))
         try:
@@ -150,13 +155,18 @@ class EngineThread:
             self._advance(job, partial(next, job.steps))
 
     def _next_batch(self) -> list[_Job]:
-        """Jobs for the next forward, those served longest ago first; the first is always among them."""
+        """Jobs for the next forward, those served longest ago first; the first is always among them.
+
+        What is done in the background never shares a forward with what somebody waits for: it would make it longer.
+        """
+        ready = [job for job in self._jobs if job.chunk is not None]
         batch: list[_Job] = []
         room = MAX_BATCH_TOKENS
-        for job in self._jobs:
-            if job.chunk is not None and (not batch or len(job.chunk.token_ids) <= room):
+        for job in [job for job in ready if not job.background] or ready:
+            size = len(job.chunk.token_ids) if job.chunk is not None else 0
+            if not batch or size <= room:
                 batch.append(job)
-                room -= len(job.chunk.token_ids)
+                room -= size
         return batch
 
     def _forward(self, batch: Sequence[_Job]) -> None:

@@ -94,6 +94,11 @@ class Engine:
             self.probe_error = require_exact(model, trial)
         self._pool = KeyValuePool(shapes, rows=slots * max_length, device=self.device)
 
+    @property
+    def num_free(self) -> int:
+        """Slots that nobody has reserved."""
+        return len(self._free)
+
     def open(self) -> int:
         """Reserve an empty slot.
 

@@ -126,7 +126,13 @@ class Host:
                 self._thread.post(partial(self._table.close, stream.session))
 
     def new_session(
-        self, sampling: SamplingParameters, *, prompt_length: int, coupled: bool = True, surprised: bool = False
+        self,
+        sampling: SamplingParameters,
+        *,
+        prompt_length: int,
+        coupled: bool = True,
+        surprised: bool = False,
+        background: bool = False,
     ) -> Session:
         """A session that holds nothing yet.
 
@@ -135,6 +141,7 @@ class Host:
             prompt_length: Tokens of the prompt.
             coupled: Whether the request's noise counts.
             surprised: Whether to gather the prompt's surprisal.
+            background: Whether its calls give way to those of all other sessions.
 
         Raises:
             InvalidRequestError: A parameter does not fit the model.
@@ -148,7 +155,7 @@ class Host:
             device=self.engine.device,
             coupled=coupled,
         )
-        return Session(sampler, PromptSurprisal(prompt_length) if surprised else None)
+        return Session(sampler, PromptSurprisal(prompt_length) if surprised else None, background=background)
 
     async def call(self, session: Session, context: Context, steps: Steps[Result]) -> Outcome[Result]:
         """Run the steps over the context.
@@ -162,7 +169,8 @@ class Host:
             InvalidRequestError: What was asked for cannot be.
         """
         try:
-            result, timings = await self._thread.run(self._table.call(session, context, steps))
+            steps = self._table.call(session, context, steps)
+            result, timings = await self._thread.run(steps, background=session.background)
         except ContextNotHeldError as missing:
             return NeedContext(missing.held_length)
         except CapacityError:

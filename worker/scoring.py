@@ -8,7 +8,7 @@ import torch
 from worker.batching import Steps
 from worker.drafting import log_confidences
 from worker.engine import Chunk, Engine
-from worker.sessions import SLICE, Session, read
+from worker.sessions import Session, read
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,10 +37,11 @@ def score(engine: Engine, session: Session, token_ids: Sequence[int]) -> Steps[S
     ranks: list[int] = []
     chances: list[float] = []
     before = [session.token_ids[-1], *token_ids[:-1]]
-    for start in range(0, len(token_ids), SLICE):
-        logits = yield Chunk(slot=session.slot, token_ids=before[start : start + SLICE])
+    for start in range(0, len(token_ids), session.slice_size):
+        stop = start + session.slice_size
+        logits = yield Chunk(slot=session.slot, token_ids=before[start:stop])
         engine.commit(session.slot)
-        asked = torch.tensor(token_ids[start : start + SLICE], device=engine.device)[:, None]
+        asked = torch.tensor(token_ids[start:stop], device=engine.device)[:, None]
         paths = [token_ids[:end] for end in range(start, start + len(asked))]
         ranked = log_confidences(session.sampler, logits, session.token_ids, paths)
         known = ranked.gather(1, asked)

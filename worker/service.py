@@ -122,6 +122,7 @@ class DraftService(_SessionService, draft_pb2_grpc.DraftServiceServicer):
             prompt_length=message.prompt_length,
             coupled=not message.uncoupled,
             surprised=True,
+            background=message.background,
         )
         stream.open(session)
 

@@ -6,7 +6,7 @@ missing is asked for again. Apart from opening, everything in this module happen
 
 from collections.abc import Iterable
 
-from speculation.errors import InvalidRequestError
+from speculation.errors import CapacityError, InvalidRequestError
 from speculation.prefix import EMPTY_PREFIX, Context, extend_hash
 from speculation.tree import ROOT
 from worker.batching import Result, Steps
@@ -15,7 +15,10 @@ from worker.sampling import Sampler
 from worker.surprisal import PromptSurprisal
 
 SLICE = 256
-"""Most context tokens run in one step, so that a long prompt delays the other sessions by no more than this."""
+"""Most tokens run in one step, so that a long prompt delays the other sessions by no more than this."""
+
+BACKGROUND_SLICE = 32
+"""The same where nobody waits: a request that comes meanwhile does so for one such step at most."""
 
 
 class ContextNotHeldError(Exception):
@@ -33,14 +36,21 @@ class Session:
         token_ids: Prompt and answer so far, as the last call gave them.
         scratch: (token, parent) of what lies uncommitted in the slot: the tree drafted last, which often comes true.
         surprisal: Gathers the prompt's surprisal while it is read; None where nobody asks for it.
+        background: Nobody waits for it: it gives way to all sessions for which that is not so.
     """
 
-    def __init__(self, sampler: Sampler, surprisal: PromptSurprisal | None = None) -> None:
+    def __init__(self, sampler: Sampler, surprisal: PromptSurprisal | None = None, *, background: bool = False) -> None:
         self.sampler, self.surprisal = sampler, surprisal
+        self.background = background
         self.token_ids: list[int] = []
         self.scratch: list[tuple[int, int]] = []
         self._slot: int | None = None
         self._hashes = [EMPTY_PREFIX]
+
+    @property
+    def slice_size(self) -> int:
+        """Most tokens run in one step."""
+        return BACKGROUND_SLICE if self.background else SLICE
 
     @property
     def has_slot(self) -> bool:
@@ -98,7 +108,8 @@ class Session:
 
 
 class SessionTable:
-    """Which sessions have slots. One without a running call loses its slot when others need it, the longest idle first.
+    """Which sessions have slots. One without a running call loses its slot when others need it: those for which nobody
+    waits before all others, and then the longest idle first.
 
     Args:
         engine: Whose slots they are.
@@ -115,6 +126,7 @@ class SessionTable:
         Raises:
             ContextNotHeldError: See `Session.take`.
             InvalidRequestError: The context is empty, or too long.
+            CapacityError: It can be done in the background, and then another session might lack the slot.
         """
         self._check(context)
         unchanged = session.take(context)
@@ -141,12 +153,14 @@ class SessionTable:
             raise InvalidRequestError("context", f"{length} tokens; 1 to {self._max_length} can be held")
 
     def _claim(self, session: Session) -> Steps[None]:
+        if session.background and not session.has_slot and self._engine.num_free < 2:
+            raise CapacityError("there is no slot to spare")
         while not session.has_slot:
             try:
                 session.move(self._engine.open())
             except NoFreeSlotError:
                 if self._idle:
-                    self._evict(next(iter(self._idle)))
+                    self._evict(min(self._idle, key=lambda idle: not idle.background))
                 else:  # every slot has a running call: wait for one to end
                     yield None
         self._idle.pop(session, None)
@@ -185,7 +199,7 @@ def _path(scratch: list[tuple[int, int]], token_ids: Iterable[int]) -> list[int]
 def read(engine: Engine, session: Session, end: int) -> Steps[None]:
     """Bring the cache to `end` tokens, a slice a step."""
     while (start := engine.length(session.slot)) < end:
-        stop = min(end, start + SLICE)
+        stop = min(end, start + session.slice_size)
         wanted = session.surprisal.wanted(start, stop) if session.surprisal is not None else []
         token_ids = session.token_ids[start:stop]
         logits = yield Chunk(slot=session.slot, token_ids=token_ids, wanted=[position - start for position in wanted])
@@ -203,7 +217,7 @@ def read_all(engine: Engine, session: Session) -> Steps[int]:
 def read_to_tail(engine: Engine, session: Session) -> Steps[list[int]]:
     """Read until what is left fits into one step, and return that: at least the last token."""
     length = len(session.token_ids)
-    in_whole_slices = (length - engine.length(session.slot) - 1) // SLICE * SLICE
+    in_whole_slices = (length - engine.length(session.slot) - 1) // session.slice_size * session.slice_size
     if session.surprisal is not None and session.surprisal.pending:
         yield from read(engine, session, length - 1)
     else:

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
+from router_models.policy import TextScores
 from speculation.calibration import UNCALIBRATED, Calibration
 from speculation.errors import ConfigurationError, InvalidRequestError
 from speculation.tree import ROOT, TokenTree, TreeShape
@@ -25,6 +26,9 @@ from speculation.tree import ROOT, TokenTree, TreeShape
 FORMAT = "forerun recording 1"
 SPARE = 2
 """Nodes expanded a level beyond the branching: with a calibration other paths are the likeliest."""
+
+FAR_BEHIND = 1000
+"""Rank of a token that is not among the recorded candidates."""
 
 _ARRAYS = ("token_ids", "parents", "confidences", "ends")
 
@@ -175,6 +179,19 @@ class Recording:
         row = self._places[drafter] * len(self._columns) + self._columns[shape.branching]
         return self.drafts.cut(request.first_draft + row * request.length + position, shape, calibration)
 
+    def scores(self, request: RecordedRequest, drafter: str) -> TextScores:
+        """How a drafter ranks the tokens of an answer.
+
+        A recording holds the first candidates only; a token that is none of them counts as far behind.
+        """
+        widest = max(self.depths)
+        shape = TreeShape(depth=1, branching=widest, budget=widest)
+        trees = [self.tree(request, drafter, position, shape) for position in range(request.length)]
+        ranked = [_rank(tree, token) for tree, token in zip(trees, request.token_ids[: request.length], strict=True)]
+        return TextScores(
+            ranks=tuple(rank for rank, _ in ranked), confidences=tuple(confidence for _, confidence in ranked)
+        )
+
     def save(self, file: Path) -> None:
         """Write everything as one safetensors file: arrays, and JSON in its header."""
         about = {
@@ -232,6 +249,14 @@ class Recording:
 def expanded(branching: int) -> int:
     """Nodes of a level to look beyond: more than a worker does, because a calibrated drafter prefers others."""
     return branching if branching == 1 else branching + SPARE
+
+
+def _rank(tree: TokenTree, token: int) -> tuple[int, float]:
+    """A token's place among the nodes of one level, the likeliest first, and its confidence."""
+    if token not in tree.token_ids:
+        return FAR_BEHIND, 0.0
+    node = tree.token_ids.index(token)
+    return 1 + tree.children[ROOT].index(node), tree.confidences[node]
 
 
 def _children(parents: Sequence[int]) -> dict[int, list[int]]:

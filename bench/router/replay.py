@@ -53,22 +53,29 @@ class ReplayedFleet:
         voices: Whose recorded drafts each drafter on offer gives, by the name under which it is on offer; change it to
             have a drafter replaced, join or leave.
         seed: Of the noise on times; None for the expected times.
+        scoring_share: Of the answers that drafters score which did not draft for them; they do so between requests, in
+            no time.
     """
 
     recording: Recording
     costs: CostProfile
     voices: Mapping[str, str]
     seed: int | None
+    scoring_share: float = 0.0
     _rng: np.random.Generator | None = field(init=False)
+    _choice: np.random.Generator = field(init=False)
 
     def __post_init__(self) -> None:
         self._rng = None if self.seed is None else np.random.default_rng(self.seed)
+        self._choice = np.random.default_rng(self.seed)
 
     def serve(self, policy: Policy, request: RecordedRequest, *, request_id: str) -> Served:
         """One request, from its prompt to its end."""
         session = _Session(self, request, request_id)
         while session.emitted < request.length:
             session.play(policy)
+        if self._choice.random() < self.scoring_share:
+            session.score(policy)
         return Served(
             request=request, ms=session.ms, tokens_by_round=tuple(session.tokens_by_round), plans=tuple(session.plans)
         )
@@ -108,6 +115,14 @@ class _Session:
         self.ms += timings.round_ns / NS_PER_MS
         self.tokens_by_round.append(kept)
         self.plans.append(plan)
+
+    def score(self, policy: Policy) -> None:
+        """Let drafters that did not draft tell the policy how they would have."""
+        idle = [name for name in self._fleet.voices if not any(name in plan.drafters for plan in self.plans)]
+        recording, request = self._fleet.recording, self._request
+        scores = {name: recording.scores(request, self._voice(name)) for name in idle}
+        self._hear(idle)
+        policy.learn_scores(self._context(), scores)
 
     def _context(self) -> RoundContext:
         request = self._request

@@ -20,6 +20,7 @@ from forerun.client.router import (
     RouterClient,
     RouterMode,
     RouterView,
+    ScoringView,
     WorkerHealth,
     WorkerView,
 )
@@ -44,6 +45,7 @@ __all__ = [
     "RouterClient",
     "RouterMode",
     "RouterView",
+    "ScoringView",
     "Stream",
     "TokenLogprobs",
     "Usage",

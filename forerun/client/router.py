@@ -95,6 +95,23 @@ class LogView:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ScoringView:
+    """Passes of idle drafters over answers that others drafted.
+
+    Attributes:
+        share: Of finished requests that are scored, where no rule says otherwise.
+        scored: Passes that told how a drafter would have drafted an answer.
+        waiting: Passes that wait for their drafter to be idle.
+        dropped: Passes given up.
+    """
+
+    share: float
+    scored: int
+    waiting: int
+    dropped: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ConfigView:
     """The configuration in force.
 
@@ -125,6 +142,7 @@ class RouterView:
     workers: tuple[WorkerView, ...]
     arms: tuple[ArmView, ...]
     log: LogView
+    scoring: ScoringView
     config: ConfigView
 
 
@@ -218,6 +236,12 @@ def _router_view(shown: router_pb2.ShowResponse) -> RouterView:
             connected=shown.log.connected,
             written=shown.log.written,
             dropped=shown.log.dropped,
+        ),
+        scoring=ScoringView(
+            share=shown.scoring.share,
+            scored=shown.scoring.scored,
+            waiting=shown.scoring.waiting,
+            dropped=shown.scoring.dropped,
         ),
         config=_config_view(shown.config),
     )

@@ -253,3 +253,31 @@ class OutcomeRecord(_message.Message):
     prompt_token_ids: _containers.RepeatedScalarFieldContainer[int]
     token_ids: _containers.RepeatedScalarFieldContainer[int]
     def __init__(self, schema_version: _Optional[int] = ..., event_id: _Optional[str] = ..., request_id: _Optional[str] = ..., ts_ms: _Optional[int] = ..., status: _Optional[_Union[OutcomeStatus, str]] = ..., finish_reason: _Optional[_Union[_generation_pb2.FinishReason, str]] = ..., usage: _Optional[_Union[_generation_pb2.Usage, _Mapping]] = ..., acceptance: _Optional[_Union[_generation_pb2.AcceptanceRecord, _Mapping]] = ..., timings: _Optional[_Union[_generation_pb2.RequestTimings, _Mapping]] = ..., failovers: _Optional[int] = ..., near_ties: _Optional[int] = ..., seed: _Optional[int] = ..., sampling: _Optional[_Union[_common_pb2.SamplingParameters, _Mapping]] = ..., prompt_token_ids: _Optional[_Iterable[int]] = ..., token_ids: _Optional[_Iterable[int]] = ...) -> None: ...
+
+class ScoreRecord(_message.Message):
+    __slots__ = ("schema_version", "event_id", "request_id", "ts_ms", "controller_id", "drafter", "model_revision", "context", "ranks", "confidences", "frozen", "rounds")
+    SCHEMA_VERSION_FIELD_NUMBER: _ClassVar[int]
+    EVENT_ID_FIELD_NUMBER: _ClassVar[int]
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    TS_MS_FIELD_NUMBER: _ClassVar[int]
+    CONTROLLER_ID_FIELD_NUMBER: _ClassVar[int]
+    DRAFTER_FIELD_NUMBER: _ClassVar[int]
+    MODEL_REVISION_FIELD_NUMBER: _ClassVar[int]
+    CONTEXT_FIELD_NUMBER: _ClassVar[int]
+    RANKS_FIELD_NUMBER: _ClassVar[int]
+    CONFIDENCES_FIELD_NUMBER: _ClassVar[int]
+    FROZEN_FIELD_NUMBER: _ClassVar[int]
+    ROUNDS_FIELD_NUMBER: _ClassVar[int]
+    schema_version: int
+    event_id: str
+    request_id: str
+    ts_ms: int
+    controller_id: str
+    drafter: str
+    model_revision: str
+    context: RoundContext
+    ranks: _containers.RepeatedScalarFieldContainer[int]
+    confidences: _containers.RepeatedScalarFieldContainer[float]
+    frozen: bool
+    rounds: int
+    def __init__(self, schema_version: _Optional[int] = ..., event_id: _Optional[str] = ..., request_id: _Optional[str] = ..., ts_ms: _Optional[int] = ..., controller_id: _Optional[str] = ..., drafter: _Optional[str] = ..., model_revision: _Optional[str] = ..., context: _Optional[_Union[RoundContext, _Mapping]] = ..., ranks: _Optional[_Iterable[int]] = ..., confidences: _Optional[_Iterable[float]] = ..., frozen: _Optional[bool] = ..., rounds: _Optional[int] = ...) -> None: ...

@@ -38,7 +38,7 @@ class ShowRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class ShowResponse(_message.Message):
-    __slots__ = ("policy", "known_policies", "kill_switch", "workers", "arms", "log", "config", "mode", "kill_switch_in_config", "learning")
+    __slots__ = ("policy", "known_policies", "kill_switch", "workers", "arms", "log", "config", "mode", "kill_switch_in_config", "learning", "scoring")
     POLICY_FIELD_NUMBER: _ClassVar[int]
     KNOWN_POLICIES_FIELD_NUMBER: _ClassVar[int]
     KILL_SWITCH_FIELD_NUMBER: _ClassVar[int]
@@ -49,6 +49,7 @@ class ShowResponse(_message.Message):
     MODE_FIELD_NUMBER: _ClassVar[int]
     KILL_SWITCH_IN_CONFIG_FIELD_NUMBER: _ClassVar[int]
     LEARNING_FIELD_NUMBER: _ClassVar[int]
+    SCORING_FIELD_NUMBER: _ClassVar[int]
     policy: str
     known_policies: _containers.RepeatedScalarFieldContainer[str]
     kill_switch: bool
@@ -59,7 +60,8 @@ class ShowResponse(_message.Message):
     mode: RouterMode
     kill_switch_in_config: bool
     learning: LearningState
-    def __init__(self, policy: _Optional[str] = ..., known_policies: _Optional[_Iterable[str]] = ..., kill_switch: _Optional[bool] = ..., workers: _Optional[_Iterable[_Union[WorkerState, _Mapping]]] = ..., arms: _Optional[_Iterable[_Union[ArmCount, _Mapping]]] = ..., log: _Optional[_Union[LogState, _Mapping]] = ..., config: _Optional[_Union[ConfigState, _Mapping]] = ..., mode: _Optional[_Union[RouterMode, str]] = ..., kill_switch_in_config: _Optional[bool] = ..., learning: _Optional[_Union[LearningState, _Mapping]] = ...) -> None: ...
+    scoring: ScoringState
+    def __init__(self, policy: _Optional[str] = ..., known_policies: _Optional[_Iterable[str]] = ..., kill_switch: _Optional[bool] = ..., workers: _Optional[_Iterable[_Union[WorkerState, _Mapping]]] = ..., arms: _Optional[_Iterable[_Union[ArmCount, _Mapping]]] = ..., log: _Optional[_Union[LogState, _Mapping]] = ..., config: _Optional[_Union[ConfigState, _Mapping]] = ..., mode: _Optional[_Union[RouterMode, str]] = ..., kill_switch_in_config: _Optional[bool] = ..., learning: _Optional[_Union[LearningState, _Mapping]] = ..., scoring: _Optional[_Union[ScoringState, _Mapping]] = ...) -> None: ...
 
 class ConfigState(_message.Message):
     __slots__ = ("file", "hash", "problem", "waiting_for_restart", "reloads")
@@ -114,6 +116,18 @@ class LogState(_message.Message):
     written: int
     dropped: int
     def __init__(self, url: _Optional[str] = ..., connected: _Optional[bool] = ..., written: _Optional[int] = ..., dropped: _Optional[int] = ...) -> None: ...
+
+class ScoringState(_message.Message):
+    __slots__ = ("share", "scored", "waiting", "dropped")
+    SHARE_FIELD_NUMBER: _ClassVar[int]
+    SCORED_FIELD_NUMBER: _ClassVar[int]
+    WAITING_FIELD_NUMBER: _ClassVar[int]
+    DROPPED_FIELD_NUMBER: _ClassVar[int]
+    share: float
+    scored: int
+    waiting: int
+    dropped: int
+    def __init__(self, share: _Optional[float] = ..., scored: _Optional[int] = ..., waiting: _Optional[int] = ..., dropped: _Optional[int] = ...) -> None: ...
 
 class LearningState(_message.Message):
     __slots__ = ("policy", "leads", "follows", "problem", "base_version", "folded", "missed", "unreadable", "written_ms")

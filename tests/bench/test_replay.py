@@ -1,6 +1,7 @@
 """A replay is the fleet itself but for time: the same rounds, and times that add up."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -21,7 +22,7 @@ from router_models.catalogue import all_policies
 from router_models.fixed import NonePolicy, StaticPolicy
 from router_models.menu import SHAPES
 from router_models.plan import Plan
-from router_models.policy import Policy, RoundContext, RoundOutcome
+from router_models.policy import Policy, RoundContext, RoundOutcome, TextScores
 from speculation.errors import ConfigurationError
 from speculation.sampling import SamplingParameters
 from speculation.tree import EMPTY_TREE, TokenTree, TreeShape
@@ -31,6 +32,7 @@ from worker.engine import Engine
 from worker.host import TREE_ROOM
 from worker.models import load_model
 from worker.sampling import Sampler
+from worker.scoring import Scores, score
 from worker.sessions import Session, SessionTable
 from worker.verification import verify
 
@@ -85,6 +87,10 @@ class Worker:
         steps = draft(self.engine, self.session, shape, max_length=512)
         return work(self.engine, self.table.call(self.session, context_of(token_ids), steps))
 
+    def score(self, prompt: Sequence[int], text: Sequence[int]) -> Scores:
+        steps = score(self.engine, self.session, text)
+        return work(self.engine, self.table.call(self.session, context_of(prompt), steps))
+
     def verify(self, token_ids: Sequence[int], tree: TokenTree) -> tuple[int, ...]:
         steps = verify(self.engine, self.session, tree)
         return work(self.engine, self.table.call(self.session, context_of(token_ids), steps)).token_ids
@@ -113,6 +119,40 @@ def test_static_arms_emit_round_for_round_what_real_workers_emit(recording: Reco
         replayed = fleet_of(recording).serve(policy, request, request_id="r").tokens_by_round
 
         assert replayed == rounds_of_workers(request, tokenizer.encode(TASKS[place % len(TASKS)].prompt), shape)
+
+
+def test_recorded_scores_are_those_of_a_worker_as_far_as_candidates_were_recorded(recording: Recording) -> None:
+    tokenizer = load_model(model_folder("zoo:target")).tokenizer
+    widest = max(recording.depths)
+    for place, request in enumerate(recording.requests):
+        worker = Worker(f"zoo:{request.prompt_set}", request)
+
+        recorded = recording.scores(request, request.prompt_set)
+
+        said = worker.score(tokenizer.encode(TASKS[place % len(TASKS)].prompt), request.token_ids[: request.length])
+        assert [rank <= widest for rank in recorded.ranks] == [rank <= widest for rank in said.ranks]
+        for rank, confidence, own_rank, own in zip(
+            recorded.ranks, recorded.confidences, said.ranks, said.confidences, strict=True
+        ):
+            if own_rank <= widest:
+                assert (rank, confidence) == (own_rank, pytest.approx(own, rel=1e-3))
+
+
+def test_only_drafters_that_did_not_draft_are_scored_and_only_a_share_of_the_answers(recording: Recording) -> None:
+    """Each of them once, after the request."""
+    scored: list[set[str]] = []
+
+    class Listening(StaticPolicy):
+        def learn_scores(self, context: RoundContext, scores: Mapping[str, TextScores]) -> None:
+            scored.append(set(scores))
+
+    policy = Listening(drafter="json", shape=STATIC_SHAPES[0])
+    for share in (0.0, 1.0):
+        fleet = replace(fleet_of(recording), scoring_share=share)
+        for number, request in enumerate(recording.requests):
+            fleet.serve(policy, request, request_id=f"{share} {number}")
+
+    assert scored == [{"code"}] * len(recording.requests)
 
 
 def test_plain_decoding_takes_what_the_costs_say(recording: Recording) -> None:

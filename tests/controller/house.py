@@ -141,13 +141,16 @@ async def house(
     file: Path | None = None,
     **router: Any,
 ) -> AsyncIterator[House]:
-    """A controller over fake workers: one target and one drafter unless told otherwise; it follows `file`, if any."""
+    """A controller over fake workers: one target and one drafter unless told otherwise; it follows `file`, if any.
+
+    Nothing is scored unless the test says so: sessions that chance opens would be counted among those of requests.
+    """
     async with fakes.workers(*(descriptions or (VERIFY, DRAFT))) as started:
         settings = Settings(
             listen="127.0.0.1:0",
             tokenizer="letters",
             workers=tuple(WorkerEntry(role=_role(worker), address=worker.address) for worker in started),
-            router=RouterSettings(policy=policy, **router),
+            router=RouterSettings(policy=policy, **{"scoring_share": 0.0} | router),
             limits=limits or LimitSettings(),
             redis=redis,
             timeouts=timeouts,

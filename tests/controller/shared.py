@@ -12,10 +12,10 @@ from controller.embedded_redis import embedded_redis
 from controller.event_log import EventLog
 from controller.generation import Round
 from controller.model_store import ModelStore
-from controller.records import round_record
+from controller.records import Author, round_record, score_record
 from controller.shared_learning import SharedLearning
 from router_models.plan import Combination, Plan
-from router_models.policy import RoundContext, RoundOutcome, RoundTimings
+from router_models.policy import RoundContext, RoundOutcome, RoundTimings, TextScores
 from speculation.calibration import Calibration
 from speculation.tree import TreeShape, chain
 from speculation.verdict import Verdict, WorkerTimings
@@ -23,6 +23,7 @@ from tests.learners import CountingPolicy
 
 NAMESPACE = "ns"
 ROUNDS = f"forerun:{NAMESPACE}:rounds"
+SCORES = f"forerun:{NAMESPACE}:scores"
 STEPS = 400
 
 DRAFTERS = ("code", "docs", "math")
@@ -117,6 +118,14 @@ def record(request: str, number: int) -> bytes:
     """A round of a request, as the log has it."""
     done = replace(FULL, context=replace(FULL.context, request_id=request, round=number))
     return round_record(done, decision_event_id="d").SerializeToString()
+
+
+def score(request: str, drafter: str) -> bytes:
+    """A drafter's scores of a request's answer, as the log has them."""
+    context = replace(FULL.context, request_id=request)
+    scores = TextScores(ranks=(1, 2, 3, 1, 1, 9), confidences=(0.5, 0.25, 0.125, 0.5, 1.0, 0.0))
+    author = Author(controller_id="c", code_version="0")
+    return score_record(author, context, drafter=drafter, model_revision="r1", scores=scores).SerializeToString()
 
 
 def times(*rounds: tuple[str, Iterable[int]]) -> dict[str, int]:

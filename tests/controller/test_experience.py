@@ -8,14 +8,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from controller.experience import round_lesson
+from controller.experience import round_lesson, score_lesson
 from controller.generation import Round
-from controller.records import round_record
+from controller.records import Author, round_record, score_record
 from controller.shared_learning import learners
 from router_models.catalogue import all_policies
 from router_models.plan import Combination, Plan
 from router_models.planner import PlannerPolicy
-from router_models.policy import LearningPolicy, RoundContext, RoundOutcome, RoundTimings
+from router_models.policy import LearningPolicy, RoundContext, RoundOutcome, RoundTimings, TextScores
 from speculation.acceptance import walk
 from speculation.errors import InvalidRequestError
 from speculation.tree import EMPTY_TREE
@@ -116,6 +116,55 @@ def test_a_planner_that_learnt_from_the_log_plans_as_one_that_was_there(served: 
         round_lesson(logged(done)).teach(from_log)
 
     assert from_log.plan(served[-1].context) == directly.plan(served[-1].context)
+
+
+SCORES = TextScores(ranks=(1, 2, 3, 1, 70, 1), confidences=(0.5, 0.25, 0.125, 0.5, 0.0, 1.0))
+
+
+def logged_scores(context: RoundContext = FULL.context, scores: TextScores = SCORES, **fields: Any) -> bytes:
+    about = {"drafter": "docs", "model_revision": "r1"} | fields
+    author = Author(controller_id="c", code_version="0")
+    return score_record(author, context, scores=scores, **about).SerializeToString()
+
+
+def test_scores_are_learnt_from_the_log_as_from_the_drafter() -> None:
+    directly, from_log = (PlannerPolicy() for _ in range(2))
+    directly.learn_scores(FULL.context, {"docs": SCORES})
+
+    lesson = score_lesson(logged_scores())
+    lesson.teach(from_log)
+
+    assert (lesson.context, lesson.drafter, lesson.scores) == (FULL.context, "docs", SCORES)
+    assert from_log.state().to_bytes() == directly.state().to_bytes() != PlannerPolicy().state().to_bytes()
+
+
+def test_frozen_scores_teach_nothing() -> None:
+    policy = CountingPolicy()
+
+    score_lesson(logged_scores(frozen=True)).teach(policy)
+
+    assert not policy.times
+
+
+def broken_scores() -> dict[str, bytes]:
+    def of(*ranks: int, confidence: float = 0.5) -> TextScores:
+        return TextScores(ranks=ranks, confidences=(confidence,) * len(ranks))
+
+    return {
+        "no record": b"\xff\xff",
+        "nothing": b"",
+        "of nobody": logged_scores(drafter=""),
+        "of a shorter answer": logged_scores(scores=of(1, 1)),
+        "a rank before the first": logged_scores(scores=of(1, 1, 1, 1, 1, 0)),
+        "no chance": logged_scores(scores=of(1, 1, 1, 1, 1, 1, confidence=float("nan"))),
+        "a number that is none": logged_scores(replace(FULL.context, temperature=float("nan"))),
+    }
+
+
+@pytest.mark.parametrize("kind", broken_scores())
+def test_scores_that_contradict_themselves_are_not_learnt_from(kind: str) -> None:
+    with pytest.raises(InvalidRequestError):
+        score_lesson(broken_scores()[kind])
 
 
 def broken() -> dict[str, bytes]:

@@ -29,10 +29,12 @@ from tests.controller.shared import (
     FULL,
     NAMESPACE,
     ROUNDS,
+    SCORES,
     Commons,
     commons,
     counted,
     record,
+    score,
     sharing,
     stepped,
     times,
@@ -147,6 +149,28 @@ def test_a_record_that_was_written_twice_counts_once_even_across_learners(tmp_pa
     run(scenario())
 
 
+def test_a_round_is_known_by_its_id_however_many_scores_came_since(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(learner, "REMEMBERED_RECORDS", 4)
+
+    async def scenario() -> None:
+        async with commons(tmp_path) as common:
+            twice = record("mine", 1)
+            async with common.controller() as before:
+                await common.redis.xadd(ROUNDS, {"record": twice})
+                for number in range(8):
+                    await common.redis.xadd(SCORES, {"record": score("scored", str(number))})
+                await before.step()
+            await common.redis.xadd(ROUNDS, {"record": twice})
+            async with common.controller() as after:
+                await after.step()
+
+                assert counted(after) == times(("mine", (1,)), ("scored", range(8)))
+
+    run(scenario())
+
+
 def test_what_cannot_be_read_is_passed_over_and_counted(tmp_path: Path) -> None:
     async def scenario() -> None:
         async with commons(tmp_path) as common, common.controller() as one:
@@ -246,7 +270,7 @@ def test_a_damaged_snapshot_is_noticed(tmp_path: Path) -> None:
 
 
 def test_the_death_of_learners_loses_nothing_and_counts_nothing_twice(tmp_path: Path) -> None:
-    """Of three processes the one that leads is killed, twice, while rounds keep coming."""
+    """Of three processes the one that leads is killed, twice, while rounds and scores keep coming."""
 
     async def scenario() -> None:
         async with commons(tmp_path) as common, sharers(common.url, 3) as leading, keep_writing(common.log) as written:
@@ -255,13 +279,14 @@ def test_the_death_of_learners_loses_nothing_and_counts_nothing_twice(tmp_path: 
                 await kill_leader(common, leading)
             await more_folded(common)
             written.stop.set()
-            await eventually(lambda: common.log.written == written.rounds)
+            await eventually(lambda: common.log.written == 2 * written.rounds)
             async with common.controller() as witness:
-                await stepped(witness, lambda: len(counted(witness)) >= written.rounds)
+                await stepped(witness, lambda: len(counted(witness)) >= 2 * written.rounds)
 
-                assert counted(witness) == times(("mine", range(written.rounds)))
+                expected = times(("mine", range(written.rounds)), ("scored", range(written.rounds)))
+                assert counted(witness) == expected
                 assert witness.snapshot is not None
-                assert (witness.snapshot.folded, witness.snapshot.missed) == (written.rounds, 0)
+                assert (witness.snapshot.folded, witness.snapshot.missed) == (2 * written.rounds, 0)
                 assert written.rounds > 10
 
     run(scenario(), within_s=120)
@@ -327,12 +352,13 @@ class Written:
 
 @asynccontextmanager
 async def keep_writing(log: EventLog) -> AsyncIterator[Written]:
-    """Rounds come in until told to stop."""
+    """Rounds come in until told to stop, and with each somebody's scores."""
     written = Written()
 
     async def write() -> None:
         while not written.stop.is_set():
             log.append("rounds", record("mine", written.rounds))
+            log.append("scores", score("scored", str(written.rounds)))
             written.rounds += 1
             await asyncio.sleep(0.01)
 

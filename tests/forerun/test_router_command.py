@@ -30,7 +30,7 @@ def test_show_tells_who_decides_on_what_terms_and_what_came_of_it(router: Router
     file = tmp_path / "controller.yaml"
 
     async def scenario() -> None:
-        async with house(VERIFY, DRAFT, policy="merged", mode="frozen", file=file) as home:
+        async with house(VERIFY, DRAFT, policy="merged", mode="frozen", file=file, scoring_share=0.25) as home:
             await home.answer()
             home.controller.steering.set_kill_switch(True)
             file.write_text("tokenizer: [")
@@ -40,13 +40,15 @@ def test_show_tells_who_decides_on_what_terms_and_what_came_of_it(router: Router
 
             assert status == 0
             unfolded = "".join(said.split())
-            for words in ("merged", "planner", "frozen", "ON, by hand", str(file), "is no YAML", "alpha", "serving"):
+            mode_and_file = ("merged", "planner", "frozen", "ON, by hand", str(file), "is no YAML", "alpha", "serving")
+            for words in (*mode_and_file, "25% of the answers; 0 passes scored, 0 waiting, 0 dropped"):
                 assert words.replace(" ", "") in unfolded
             view = json.loads(line)
             assert (view["policy"], view["mode"], view["kill_switch"]) == ("merged", "frozen", True)
             assert view["config"]["problem"].startswith(f"{file}:1")
             assert [worker["name"] for worker in view["workers"]] == ["target", "alpha"]
             assert view["arms"][0]["tokens_per_round"] > 1
+            assert view["scoring"] == {"share": 0.25, "scored": 0, "waiting": 0, "dropped": 0}
 
     run(scenario())
 

@@ -2,7 +2,7 @@
 
 import asyncio
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import pytest
 import torch
@@ -242,6 +242,32 @@ def test_a_long_prompt_does_not_hold_up_others(
 
     run(together())
     assert ended == ["short", "long", "long", "long"]
+
+
+def test_what_runs_in_the_background_waits_for_all_others_and_shares_no_forward_with_them(
+    engine: Engine, thread: EngineThread, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes: list[list[int]] = []
+    plain_forward, queued = engine.forward, threading.Event()
+
+    def forward(chunks: Sequence[Chunk]) -> list[torch.Tensor]:
+        sizes.append([len(chunk.token_ids) for chunk in chunks])
+        return plain_forward(chunks)
+
+    monkeypatch.setattr(engine, "forward", forward)
+
+    async def together() -> None:
+        thread.post(lambda: queued.wait(10) and None)
+        behind = asyncio.create_task(thread.run(reading(engine, [1, 2, 3], 2), background=True))
+        await asyncio.sleep(0)
+        others = [asyncio.create_task(thread.run(reading(engine, [1], times))) for times in (2, 3)]
+        await asyncio.sleep(0)
+        queued.set()
+        await asyncio.gather(behind, *others)
+
+    run(together())
+
+    assert sizes == [[1, 1], [1, 1], [1], [3], [3]]
 
 
 def test_closing_fails_the_calls_that_are_not_done(engine: Engine) -> None:

@@ -101,6 +101,23 @@ def test_drafts_and_verdicts_make_the_targets_text(folder: Path) -> None:
     assert text == reference_text(sampling, 20)
 
 
+@pytest.mark.parametrize(("slots", "status"), [(2, OK), (1, BUSY)])
+def test_scores_in_the_background_are_the_same_but_take_no_slot_that_is_needed(
+    folder: Path, slots: int, status: int
+) -> None:
+    text = reference_text(SAMPLINGS["greedy"], 3)
+
+    async def converse() -> Any:
+        async with worker_and_channel("draft", folder, slots=slots) as (_, drafts):
+            talk = DraftTalk(drafts)
+            return (await ask_all(talk, open_draft(background=True), score(PROMPT, 0, text)))[-1]
+
+    scored = run(converse())
+
+    assert scored.status == status
+    assert list(scored.scores.ranks) == ([1, 1, 1] if status == OK else [])
+
+
 def test_pipelined_messages_are_answered_in_order(folder: Path) -> None:
     async def converse() -> tuple[list[Any], list[Any]]:
         async with (

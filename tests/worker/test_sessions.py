@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from speculation.errors import InvalidRequestError
+from speculation.errors import CapacityError, InvalidRequestError
 from speculation.prefix import Context
 from speculation.tree import EMPTY_TREE, chain
 from tests.architectures import VOCAB_SIZE
@@ -136,6 +136,24 @@ def test_an_evicted_session_asks_for_its_context_and_goes_on_with_the_same_text(
 
     steps = table.call(session, context_of(token_ids), verify(engine, session, chain(text[4:7])))
     assert [*token_ids, *work(engine, steps).token_ids] == [*PROMPT, *text]
+
+
+def test_a_session_in_the_background_takes_no_slot_that_another_one_may_need(
+    engine: Engine, table: SessionTable
+) -> None:
+    extend(engine, table, new_session(), context_of(PROMPT))
+
+    with pytest.raises(CapacityError):
+        extend(engine, table, new_session(background=True), context_of(PROMPT))
+
+
+def test_a_session_in_the_background_is_the_first_to_make_room(engine: Engine, table: SessionTable) -> None:
+    first, second = new_session(), new_session()
+    behind = new_session(background=True)
+    for session in (behind, first, behind, second):
+        extend(engine, table, session, context_of(PROMPT))
+
+    assert [session.has_slot for session in (behind, first, second)] == [False, True, True]
 
 
 def test_a_session_with_a_running_call_keeps_its_slot_and_others_wait(engine: Engine, table: SessionTable) -> None:

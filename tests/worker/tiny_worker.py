@@ -73,11 +73,15 @@ def new_sampler(sampling: SamplingParameters, *, prompt_length: int = len(PROMPT
 
 
 def new_session(
-    sampling: SamplingParameters | None = None, *, prompt_length: int = len(PROMPT), coupled: bool = True
+    sampling: SamplingParameters | None = None,
+    *,
+    prompt_length: int = len(PROMPT),
+    coupled: bool = True,
+    background: bool = False,
 ) -> Session:
     """A session that holds nothing."""
     sampler = new_sampler(sampling or SamplingParameters(), prompt_length=prompt_length, coupled=coupled)
-    return Session(sampler, PromptSurprisal(prompt_length))
+    return Session(sampler, PromptSurprisal(prompt_length), background=background)
 
 
 def context_of(token_ids: Sequence[int], base_length: int = 0) -> Context:

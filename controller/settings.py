@@ -13,6 +13,7 @@ from controller.settings_file import content_of, parsed
 from controller.terms import DraftPin, Mode, Orders, Rule, Terms
 from router_models.catalogue import all_policies
 from router_models.plan import CHAIN_OF_4
+from speculation.foresight import MOST_OUTCOMES
 from speculation.tree import MAX_BRANCHING, MAX_DEPTH, MAX_NODES, TreeShape
 
 Address = Annotated[str, Field(pattern=r"^\S+:\d{1,5}$")]
@@ -199,6 +200,9 @@ class RouterSettings(Section):
     """No speculation at all, whatever else is said; `forerun router kill on` does the same by hand."""
     exploration: Share = 1.0
     """Share of its exploration that the planner is allowed; at 0 it does what it thinks best."""
+    outcomes_ahead: Annotated[int, Field(ge=0, le=MOST_OUTCOMES)] = 8
+    """While the target judges a tree, its drafters draft on from this many of the likeliest outcomes, and a round whose
+    outcome was foreseen waits for no draft. 0 where drafters share their processors with the target."""
     rules: tuple[RuleSettings, ...] = ()
     """The first that matches a request holds, alone."""
 

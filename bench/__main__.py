@@ -137,6 +137,34 @@ def chains(
 
 
 @app.command()
+def ahead(
+    prompts: Prompts = None,
+    tokens: Tokens = None,
+    profile: Annotated[Profile, typer.Option(help="What the target costs: plain, deep or wide.")] = "deep",
+    quick: Quick = False,
+    seed: Seed = SEED,
+    as_json: AsJson = False,
+) -> None:
+    """Measure what drafting ahead brings: the same plan with it and without, in turn prompt by prompt.
+
+    It needs a processor for each of target and drafter; on a busy machine drafters leave it, and it brings nothing.
+
+    [cyan]forerun bench ahead --json[/cyan]
+    """
+    from bench.ahead import measure_ahead
+
+    _report(
+        measure_ahead,
+        work=tasks(PLAIN_DOMAINS, prompts or (2 if quick else 6), skip=HELD_FOR_TUNING),
+        tokens=tokens or (24 if quick else 64),
+        profile=profile,
+        drafters=SPECIALISTS,
+        seed=seed,
+        as_json=as_json,
+    )
+
+
+@app.command()
 def overhead(
     prompts: Prompts = None,
     tokens: Tokens = None,

@@ -3,6 +3,7 @@
 A round is timed by the controller, from planning to the verdict; drafter and target report what they needed
 themselves. What is left is ours: planning, merging, (de)serialising, two round trips and the event loop. Beside it
 stands the floor: what two bare gRPC streams take for rounds of the same length, measured in turn with ours.
+A round whose draft was foreseen needs one exchange only, and may take less than that floor.
 """
 
 import asyncio
@@ -15,8 +16,8 @@ from bench.figures import Figure, figure
 from bench.fleet import Bench
 from bench.progress import steps
 from bench.speed import STATIC_SHAPE, WARM_UP_TOKENS
-from bench.spread import median
-from forerun.client import Generation
+from bench.spread import Spread, mean_over_groups, median
+from forerun.client import Generation, RoundReport
 from forerun.workload import Task
 from router_models.policy import RoundTimings
 
@@ -29,19 +30,20 @@ async def measure_overhead(
 ) -> tuple[Figure, ...]:
     """Rounds of `static` with the right drafter, one request at a time."""
     await _answer(bench, tasks[0], WARM_UP_TOKENS, explain=True)
-    rounds: list[RoundTimings] = []
+    rounds: list[RoundReport] = []
     between: list[float] = []
     floor: list[float] = []
     with steps("rounds", len(tasks)) as step:
         for task in tasks:
             explained = await _answer(bench, task, max_new_tokens, explain=True)
             # The first round of a request includes reading the prompt, by workers that answer only when it is done.
-            rounds += [report.timings for report in explained.rounds[1:]]
+            rounds += explained.rounds[1:]
             between.append(_between_rounds_ms(await _answer(bench, task, max_new_tokens, explain=False)))
             floor += (await asyncio.to_thread(measure_echo, _worker_ns(explained), ECHO_ROUNDS))[1:]
             step()
     return (
-        *_figures(rounds, seed),
+        *_figures([report.timings for report in rounds], seed),
+        figure("overhead.foreseen", _share([bool(report.foreseen_drafters) for report in rounds], seed), "of rounds"),
         figure("overhead.between_rounds_ms", median(between, seed=seed), "ms"),
         figure("overhead.bare_grpc_ms", median(floor, seed=seed), "ms"),
     )
@@ -59,8 +61,9 @@ async def _answer(bench: Bench, task: Task, max_new_tokens: int, *, explain: boo
 
 
 def _worker_ns(answer: Generation) -> tuple[int, int]:
-    """How long drafter and target kept a processor busy in the middling round of an answer."""
-    rounds = [report.timings for report in answer.rounds]
+    """How long drafter and target kept a processor busy in the middling round of an answer that waited for both."""
+    waiting = [report for report in answer.rounds if not report.foreseen_drafters]
+    rounds = [report.timings for report in waiting]  # the first round always is among them
     return (
         int(np.median([timings.draft_worker_ns for timings in rounds])),
         int(np.median([timings.verify_worker_ns for timings in rounds])),
@@ -71,6 +74,11 @@ def _between_rounds_ms(answer: Generation) -> float:
     """Per round, what the request took outside its rounds: opening streams, detokenising, sending, logging."""
     outside_ns = answer.timings.total_ns - answer.timings.rounds.round_ns
     return outside_ns / NS_PER_MS / max(1, len(answer.acceptance.per_step_accepted))
+
+
+def _share(held: Sequence[bool], seed: int) -> Spread:
+    """How often something held."""
+    return mean_over_groups([[float(one) for one in held]], np.mean, seed=seed)
 
 
 def _figures(rounds: Sequence[RoundTimings], seed: int) -> tuple[Figure, ...]:

@@ -167,6 +167,7 @@ def _outcome(record: log_pb2.RoundRecord) -> RoundOutcome:
             draft_worker_ns=timings.draft_worker_ns,
             verify_worker_ns=timings.verify_worker_ns,
         ),
+        foreseen=tuple(record.foreseen_drafters),
     )
 
 

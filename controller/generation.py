@@ -22,12 +22,14 @@ class Drafts:
     Attributes:
         trees: The tree of each drafter that answered in time, in the plan's order.
         missing: Drafters that were asked and did not.
+        foreseen: Drafters whose tree was there already, drafted while the target judged the round before.
         draft_ns: From the first call to the last answer.
         worker_ns: What the slowest drafter reports as its own time.
     """
 
     trees: Mapping[str, TokenTree] = field(default_factory=lambda: MappingProxyType({}))
     missing: tuple[str, ...] = ()
+    foreseen: tuple[str, ...] = ()
     draft_ns: int = 0
     worker_ns: int = 0
 
@@ -62,6 +64,9 @@ class FleetSession(Protocol):
 
     async def draft(self, plan: Plan, sequence: Sequence) -> Drafts:
         """The trees of the plan's drafters; raises for none of them, a drafter without an answer is missing."""
+
+    def foresee(self, plan: Plan, tree: TokenTree, sequence: Sequence) -> None:
+        """Let the plan's drafters draft on from the likeliest verdicts on the tree, while the target judges it."""
 
     async def verify(self, tree: TokenTree, sequence: Sequence) -> Verdict:
         """What the target emits after the sequence, by whichever worker can tell.
@@ -136,6 +141,7 @@ async def generate(
         drafts = await session.draft(plan, sequence)
         tree = _fitting(plan.combine(tuple(drafts.trees.values())), session.room(sequence))
         asked_ns = clock_ns()
+        session.foresee(plan, tree, sequence)
         verdict = await session.verify(tree, sequence)
         answered_ns = clock_ns()
         timings = RoundTimings(
@@ -145,7 +151,9 @@ async def generate(
             draft_worker_ns=drafts.worker_ns,
             verify_worker_ns=verdict.timings.total_ns,
         )
-        outcome = RoundOutcome(drafts=drafts.trees, tree=tree, verdict=verdict, timings=timings)
+        outcome = RoundOutcome(
+            drafts=drafts.trees, tree=tree, verdict=verdict, timings=timings, foreseen=drafts.foreseen
+        )
         policy.learn(context, plan, outcome)
         emitted = sequence.extend(verdict.token_ids)
         yield Round(context=context, plan=plan, missing=drafts.missing, outcome=outcome, emitted=emitted)

@@ -192,6 +192,7 @@ def round_record(done: Round, *, decision_event_id: str, frozen: bool = False) -
         decision_event_id=decision_event_id,
         drafters=done.plan.drafters,
         missing_drafters=done.missing,
+        foreseen_drafters=done.outcome.foreseen,
         num_draft_tokens=len(tree),
         tree_depth=tree.depth,
         num_accepted_draft_tokens=verdict.num_accepted,
@@ -306,6 +307,7 @@ def round_report(record_bytes: bytes, choice: bytes, text_of: Callable[[Sequence
         extra_text=text_of(record.token_ids[-1:]),
         timings=record.timings,
         missing_drafters=record.missing_drafters,
+        foreseen_drafters=record.foreseen_drafters,
     )
 
 

@@ -16,6 +16,7 @@ class Pins:
         drafters: Only these drafters; none: any.
         shape: The tree to draft; None: the policy's.
         uncoupled: Drafters do not use the seed.
+        in_turn: Drafters do not draft on while the target judges.
     """
 
     off: bool = False
@@ -23,6 +24,7 @@ class Pins:
     drafters: tuple[str, ...] = ()
     shape: TreeShape | None = None
     uncoupled: bool = False
+    in_turn: bool = False
 
     @property
     def force(self) -> bool:

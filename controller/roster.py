@@ -190,11 +190,19 @@ class Worker:
 
 
 class Roster:
-    """The workers of this controller. `run` keeps it up to date."""
+    """The workers of this controller. `run` keeps it up to date.
+
+    Attributes:
+        tokenizer: What they all share.
+        timeouts: How long to wait for them.
+        outcomes_ahead: Outcomes of a verification from which drafters draft on while the target judges; 0: none.
+        changed: Fires when a worker's state changes.
+    """
 
     def __init__(self, tokenizer: TokenizerIdentity, timeouts: FleetTimeouts) -> None:
         self.tokenizer = tokenizer
         self.timeouts = timeouts
+        self.outcomes_ahead = 0
         self.changed = Signal()
         self._workers: dict[str, Worker] = {}
         self._listed = Signal()

@@ -151,6 +151,7 @@ async def running(
             steering.apply(now.router.orders(now.content_hash))
             generation.obey(_limits(now))
             fleet.timeouts = _fleet_timeouts(now)
+            fleet.outcomes_ahead = now.router.outcomes_ahead
             list_workers(_workers(now))
 
         obey(settings)

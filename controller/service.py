@@ -130,6 +130,7 @@ class RequestReader:
             drafters=tuple(message.drafters),
             shape=shape_from_proto(message.shape) if message.HasField("shape") else None,
             uncoupled=message.uncoupled,
+            in_turn=message.in_turn,
         )
 
     def _max_new_tokens(self, prompt_tokens: int, asked: int, max_length: int) -> int:

@@ -98,6 +98,7 @@ class RequestSession:
             top_logprobs=request.logprobs or 0,
             uncoupled=request.pins.uncoupled,
         )
+        self._in_turn = request.pins.in_turn
         self._drafters: dict[str, _Drafter] = {}
         self._target: asyncio.Task[_Target] | None = None
         self._revision: str | None = None
@@ -147,9 +148,11 @@ class RequestSession:
             await self._reach_target(sequence)
             return Drafts()
         started_ns = perf_counter_ns()
-        asked = {name: self._ask(name, plan, sequence) for name in plan.drafters}
+        foreseen = self._foreseen(plan, sequence)
+        asked = {name: self._ask(name, plan, sequence) for name in plan.drafters if name not in foreseen}
         await self._reach_target(sequence)
-        await asyncio.wait(asked.values(), timeout=self._roster.timeouts.draft_timeout_s)
+        if asked:
+            await asyncio.wait(asked.values(), timeout=self._roster.timeouts.draft_timeout_s)
         answers = {name: task.result() for name, task in asked.items() if task.done()}
         in_time = {name: answer for name, answer in answers.items() if answer is not None}
         for name in in_time:
@@ -157,12 +160,69 @@ class RequestSession:
         for name in asked.keys() - answers.keys():
             self._set_aside(self._drafters[name], sequence)
         self.failovers += len(asked) - len(in_time)
+        trees = foreseen | {name: answer.proposal.tree for name, answer in in_time.items()}
         return Drafts(
-            trees={name: answer.proposal.tree for name, answer in in_time.items()},
+            trees={name: trees[name] for name in plan.drafters if name in trees},
             missing=tuple(name for name in asked if name not in in_time),
+            foreseen=tuple(foreseen),
             draft_ns=max((answer.at_ns for answer in in_time.values()), default=perf_counter_ns()) - started_ns,
             worker_ns=max((answer.proposal.timings.total_ns for answer in in_time.values()), default=0),
         )
+
+    def foresee(self, plan: Plan, tree: TokenTree, sequence: Sequence) -> None:
+        """Let the plan's drafters draft on while the target judges the tree. Nobody waits for them."""
+        if self._in_turn:
+            return
+        for name in plan.drafters:
+            drafter = self._drafters[name]
+            outcomes = self._outcomes_for(drafter, sequence) if self._is_free(name) else 0
+            if drafter.stream is not None and outcomes:
+                self._spawn(self._foresee(name, drafter, drafter.stream, plan, tree, sequence, outcomes))
+
+    def _outcomes_for(self, drafter: _Drafter, sequence: Sequence) -> int:
+        """How many it may be asked to foresee."""
+        worker = drafter.worker
+        if worker is None or worker.description is None or not (worker.serving and worker.can_hold(len(sequence))):
+            return 0
+        return min(self._roster.outcomes_ahead, worker.description.most_outcomes)
+
+    async def _foresee(
+        self,
+        name: str,
+        drafter: _Drafter,
+        stream: DraftStream,
+        plan: Plan,
+        tree: TokenTree,
+        sequence: Sequence,
+        outcomes: int,
+    ) -> None:
+        drafter.length = len(sequence)
+        try:
+            await stream.foresee(
+                sequence,
+                tree,
+                plan.shape,
+                calibration=plan.calibrations.get(name, UNCALIBRATED),
+                round_number=self._round,
+                outcomes=outcomes,
+                vocab_size=self._roster.tokenizer.vocab_size,
+            )
+        except ForerunError as error:
+            stream.give_up(str(error))  # an exchange may be waiting behind this one
+            if drafter.stream is stream:
+                self._give_up(drafter, error)
+
+    def _foreseen(self, plan: Plan, sequence: Sequence) -> dict[str, TokenTree]:
+        """By drafter of the plan the tree that it would propose now, where it is here already."""
+        trees: dict[str, TokenTree] = {}
+        for name in plan.drafters:
+            drafter = self._drafters.get(name)
+            foresight = drafter.stream.foresight if drafter is not None and drafter.stream is not None else None
+            calibration = plan.calibrations.get(name, UNCALIBRATED)
+            tree = foresight.tree_for(sequence, plan.shape, calibration) if foresight is not None else None
+            if tree is not None:
+                trees[name] = tree
+        return trees
 
     def _let_read(self, name: str, sequence: Sequence) -> "asyncio.Task[None]":
         drafter = self._drafters.setdefault(name, _Drafter())

@@ -13,6 +13,7 @@ from controller.settings_file import content_of, parsed
 from controller.terms import DraftPin, Mode, Orders, Rule, Terms
 from router_models.catalogue import all_policies
 from router_models.plan import CHAIN_OF_4
+from speculation.foresight import MOST_OUTCOMES
 from speculation.tree import MAX_BRANCHING, MAX_DEPTH, MAX_NODES, TreeShape
 
 Address = Annotated[str, Field(pattern=r"^\S+:\d{1,5}$")]
@@ -218,6 +219,9 @@ class RouterSettings(Section):
     scoring_share: Share = 0.1
     """Share of finished answers of which drafters that did not draft them tell afterwards how they would have, when
     nothing is going on on their machine: what the policy learns about them costs no request any time."""
+    outcomes_ahead: Annotated[int, Field(ge=0, le=MOST_OUTCOMES)] = 8
+    """While the target judges a tree, its drafters draft on from this many of the likeliest outcomes, and a round whose
+    outcome was foreseen waits for no draft. 0 where drafters share their processors with the target."""
     rules: tuple[RuleSettings, ...] = ()
     """The first that matches a request holds, alone."""
 

@@ -25,6 +25,7 @@ from speculation.errors import (
     InvalidTreeError,
     WorkerUnavailableError,
 )
+from speculation.foresight import Foreseen
 from speculation.prefix import Context
 from speculation.rpc import error_of, status_to_errors
 from speculation.sampling import SamplingParameters
@@ -34,6 +35,7 @@ from speculation.verdict import Verdict, WorkerTimings
 from speculation.wire import (
     calibration_to_proto,
     context_to_proto,
+    foreseen_from_proto,
     sampling_to_proto,
     shape_to_proto,
     timings_from_proto,
@@ -91,6 +93,7 @@ class WorkerDescription:
         device: Such as "cpu".
         version: Of the worker's code.
         instance_id: Changes with every start of the process.
+        most_outcomes: Outcomes of a verification that it can be asked to foresee; 0: none.
     """
 
     role: Role
@@ -105,6 +108,7 @@ class WorkerDescription:
     device: str = ""
     version: str = ""
     instance_id: str = ""
+    most_outcomes: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -132,6 +136,30 @@ class Proposal:
     tree: TokenTree
     prompt_surprisal: float | None
     timings: WorkerTimings
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Foresight:
+    """What a drafter drafted ahead.
+
+    Attributes:
+        length: Tokens of the sequence then.
+        shape: Of its trees.
+        calibration: What made chances of their confidences.
+        outcomes: A tree for each outcome that it foresaw.
+    """
+
+    length: int
+    shape: TreeShape
+    calibration: Calibration
+    outcomes: tuple[Foreseen, ...]
+
+    def tree_for(self, sequence: Sequence, shape: TreeShape, calibration: Calibration) -> TokenTree | None:
+        """The tree that a drafter so asked would propose after the sequence, if it was foreseen."""
+        if (shape, calibration) != (self.shape, self.calibration):
+            return None
+        emitted = tuple(sequence.token_ids[self.length :])
+        return next((outcome.tree for outcome in self.outcomes if outcome.token_ids == emitted), None)
 
 
 class WorkerClient:
@@ -207,6 +235,9 @@ class WorkerStream(Generic[RequestT, ReplyT]):
         self._given_up = ""
         self._held_length = 0
         self._last_base = 0
+        # gRPC allows one write and one read at a time; waiting for its turn keeps each reply with its message.
+        self._writing = asyncio.Lock()
+        self._reading = asyncio.Lock()
 
     def give_up(self, reason: str) -> None:
         """End the session because its worker is lost; whoever waits for it gets WorkerUnavailableError."""
@@ -261,11 +292,26 @@ class WorkerStream(Generic[RequestT, ReplyT]):
         if self._opening is not None:
             opening, self._opening = self._opening, None
             await self._send(opening)
-        with self._losses():
-            await self._call.write(message)
+        await self._write(message)
         self._unanswered += 1
 
+    async def _write(self, message: RequestT) -> None:
+        async with self._writing:
+            with self._losses():
+                await self._call.write(message)
+
+    async def _read(self) -> ReplyT:
+        with self._losses():
+            reply: ReplyT = await self._call.read()
+        if reply is END_OF_STREAM:
+            raise WorkerUnavailableError(f"{self.address} ended the session")
+        return reply
+
     async def _last_reply(self) -> ReplyT:
+        async with self._reading:
+            return await self._last_reply_alone()
+
+    async def _last_reply_alone(self) -> ReplyT:
         """Read the replies to everything sent; the last one says what the worker holds.
 
         Raises:
@@ -275,10 +321,7 @@ class WorkerStream(Generic[RequestT, ReplyT]):
         """
         refusal: CapacityError | DrainingError | None = None
         while True:
-            with self._losses():
-                reply: ReplyT = await self._call.read()
-            if reply is END_OF_STREAM:
-                raise WorkerUnavailableError(f"{self.address} ended the session")
+            reply = await self._read()
             self._unanswered -= 1
             refusal = refusal or _refusal(reply, self.address)
             if self._unanswered == 0:
@@ -323,7 +366,11 @@ def _refusal(reply: _Reply, address: str) -> CapacityError | DrainingError | Non
 
 
 class DraftStream(WorkerStream[draft_pb2.DraftRequest, draft_pb2.DraftResponse]):
-    """A session on a draft worker."""
+    """A session on a draft worker.
+
+    Attributes:
+        foresight: What it drafted ahead, once it has answered the last `foresee`.
+    """
 
     def __init__(self, call: Any, address: str, opening: Opening) -> None:
         message = draft_pb2.OpenDraft(
@@ -334,6 +381,7 @@ class DraftStream(WorkerStream[draft_pb2.DraftRequest, draft_pb2.DraftResponse])
             background=opening.background,
         )
         super().__init__(call, address, draft_pb2.DraftRequest(open=message))
+        self.foresight: Foresight | None = None
 
     async def read(self, sequence: Sequence, end: int) -> float | None:
         """Let it read the sequence up to `end`; its surprisal at the prompt, in nats per token, if it can tell."""
@@ -393,6 +441,56 @@ class DraftStream(WorkerStream[draft_pb2.DraftRequest, draft_pb2.DraftResponse])
         if not scores.fit(len(scored)):
             raise WorkerUnavailableError(f"{self.address} scored something else than {len(scored)} tokens")
         return scores
+
+    async def foresee(
+        self,
+        sequence: Sequence,
+        tree: TokenTree,
+        shape: TreeShape,
+        *,
+        calibration: Calibration,
+        round_number: int,
+        outcomes: int,
+        vocab_size: int,
+    ) -> None:
+        """Let it draft on from what the target may say of the tree; `foresight` is what came of it.
+
+        It is begun between exchanges, but the next one need not wait for it: the worker then answers at once.
+
+        Raises:
+            InvalidTreeError: The answer is not what was asked for.
+        """
+        self.foresight = None
+        length = len(sequence)
+        if length - self._held_length > TOKENS_PER_MESSAGE:
+            return
+        message = draft_pb2.Foresee(
+            round=round_number,
+            context=context_to_proto(self._next_context(sequence, length)),
+            tree=tree_to_proto(tree),
+            shape=shape_to_proto(shape),
+            outcomes=outcomes,
+        )
+        if calibration != UNCALIBRATED:
+            message.calibration.CopyFrom(calibration_to_proto(calibration))
+        self._held_length = length
+        reply = await self._ask_beside(draft_pb2.DraftRequest(foresee=message))
+        if reply.status == common_pb2.SESSION_STATUS_NEED_CONTEXT:
+            self._held_length = min(self._held_length, reply.held_length)
+        if reply.status != common_pb2.SESSION_STATUS_OK:
+            return
+        if reply.ahead.round != round_number or len(reply.ahead.outcomes) > outcomes:
+            raise InvalidTreeError(f"{self.address} foresaw what it was not asked for")
+        foreseen = tuple(foreseen_from_proto(entry, vocab_size=vocab_size) for entry in reply.ahead.outcomes)
+        if any(len(outcome.tree) > shape.budget for outcome in foreseen):
+            raise InvalidTreeError(f"{self.address} foresaw more than {shape.budget} nodes")
+        self.foresight = Foresight(length=length, shape=shape, calibration=calibration, outcomes=foreseen)
+
+    async def _ask_beside(self, message: draft_pb2.DraftRequest) -> draft_pb2.DraftResponse:
+        """The reply to a message that the next exchange does not wait for, save for its turn to read."""
+        await self._write(message)
+        async with self._reading:
+            return await self._read()
 
     def _extension(self, context: Context) -> draft_pb2.DraftRequest:
         return draft_pb2.DraftRequest(extend=draft_pb2.ExtendDraft(context=context_to_proto(context)))
@@ -483,6 +581,7 @@ def description_from_proto(message: common_pb2.DescribeResponse) -> WorkerDescri
         device=message.device,
         version=message.version,
         instance_id=message.instance_id,
+        most_outcomes=message.most_outcomes,
     )
 
 
@@ -502,4 +601,5 @@ def description_to_proto(description: WorkerDescription) -> common_pb2.DescribeR
         device=description.device,
         version=description.version,
         instance_id=description.instance_id,
+        most_outcomes=description.most_outcomes,
     )

@@ -20,6 +20,8 @@ def draw_round(report: RoundReport) -> RenderableType:
     headline = Text.assemble((f"round {report.round + 1}", "bold"), "  ", describe(report.decision))
     headline.append(f"  kept {len(report.accepted)} of {len(report.tree)}", KEPT if report.accepted else REFUSED)
     headline.append(f"  {_timings(report)}", "dim")
+    if report.foreseen_drafters:
+        headline.append(f"  foreseen by {', '.join(report.foreseen_drafters)}", "cyan")
     if report.missing_drafters:
         headline.append(f"  no answer from {', '.join(report.missing_drafters)}", "yellow")
     return Group(headline, _tree(report))

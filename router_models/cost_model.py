@@ -100,7 +100,8 @@ class CostModel:
     def learn(self, plan: Plan, outcome: RoundOutcome, *, unread: int, beside: int) -> None:
         """Take in a round.
 
-        Of several drafters only the slowest is timed, so such rounds say nothing about any one.
+        Of several drafters only the slowest is timed, so such rounds say nothing about any one. Nor do rounds that
+        waited for no draft because it was there.
 
         Args:
             plan: What was done.
@@ -109,7 +110,7 @@ class CostModel:
             beside: Requests served at the same time.
         """
         timings = outcome.timings
-        if len(plan.drafters) == 1 and outcome.drafts:
+        if len(plan.drafters) == 1 and outcome.drafts and not outcome.foreseen:
             (name,) = plan.drafters
             tree = outcome.drafts[name]
             levels = levels_forwarded(plan.shape, tree)

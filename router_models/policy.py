@@ -80,12 +80,14 @@ class RoundOutcome:
         tree: The tree that was verified.
         verdict: What the target said.
         timings: What it cost.
+        foreseen: Drafters whose tree was there before it was asked for: what it took is not in the timings.
     """
 
     drafts: Mapping[str, TokenTree]
     tree: TokenTree
     verdict: Verdict
     timings: RoundTimings
+    foreseen: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

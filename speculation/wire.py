@@ -5,10 +5,11 @@ from types import MappingProxyType
 
 from speculation.calibration import LARGEST_OFFSET, LARGEST_SLOPE, Calibration
 from speculation.errors import InvalidRequestError, InvalidTreeError
+from speculation.foresight import Foreseen
 from speculation.prefix import Context
 from speculation.sampling import SamplingParameters
 from speculation.tree import MAX_NODES, TokenTree, TreeShape
-from speculation.v1 import common_pb2, verify_pb2
+from speculation.v1 import common_pb2, draft_pb2, verify_pb2
 from speculation.verdict import TokenLogprob, Verdict, WorkerTimings
 
 
@@ -37,6 +38,20 @@ def tree_from_proto(message: common_pb2.TokenTree, *, vocab_size: int | None = N
         parents=tuple(parent - 1 for parent in message.parents),
         confidences=tuple(message.confidences) or (1.0,) * len(message.token_ids),
     )
+
+
+def foreseen_to_proto(foreseen: Foreseen) -> draft_pb2.Foreseen:
+    """The message of a tree drafted ahead."""
+    return draft_pb2.Foreseen(token_ids=foreseen.token_ids, tree=tree_to_proto(foreseen.tree))
+
+
+def foreseen_from_proto(message: draft_pb2.Foreseen, *, vocab_size: int) -> Foreseen:
+    """The tree drafted ahead of a message.
+
+    Raises:
+        InvalidTreeError: Its tree is none, or names a token that is not below vocab_size.
+    """
+    return Foreseen(token_ids=tuple(message.token_ids), tree=tree_from_proto(message.tree, vocab_size=vocab_size))
 
 
 def shape_to_proto(shape: TreeShape) -> common_pb2.TreeShape:

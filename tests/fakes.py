@@ -16,6 +16,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from speculation.acceptance import walk
 from speculation.errors import InvalidRequestError
+from speculation.foresight import MOST_OUTCOMES
 from speculation.prefix import EMPTY_PREFIX, extend_hash
 from speculation.rpc import errors_to_status
 from speculation.tree import ROOT, TokenTree, TreeShape
@@ -78,6 +79,7 @@ class Faults:
         delays_s: Before the next answers, first one first.
         frozen: Set while nothing at all is answered.
         garbage: Trees that are none.
+        garbage_ahead: Foreseen trees that are none.
     """
 
     statuses: list[int] = field(default_factory=list)
@@ -87,6 +89,7 @@ class Faults:
     delays_s: list[float] = field(default_factory=list)
     frozen: bool = False
     garbage: bool = False
+    garbage_ahead: bool = False
 
 
 @dataclass(slots=True)
@@ -110,6 +113,7 @@ class FakeWorker:
         exchanges: Answered so far.
         opened: Sessions opened so far.
         rounds: Numbers of the rounds served.
+        foresights: Numbers of the rounds in which it drafted ahead.
         shapes: Of the trees asked for.
         message_sizes: Tokens in each context received.
         scored: What stood before each text that was to be scored, and the text.
@@ -125,6 +129,7 @@ class FakeWorker:
         self.exchanges = 0
         self.opened = 0
         self.rounds: list[int] = []
+        self.foresights: list[int] = []
         self.shapes: list[TreeShape] = []
         self.message_sizes: list[int] = []
         self.scored: list[tuple[tuple[int, ...], tuple[int, ...]]] = []
@@ -179,7 +184,10 @@ class FakeService(ABC):
             async with errors_to_status(context):
                 async for request in requests:
                     reply = self.reply_type(status=common_pb2.SESSION_STATUS_OK)
-                    if status := await self.worker.before_answer(session, context):
+                    if request.WhichOneof("message") == "foresee":
+                        await self.worker.thaw()  # it is no exchange: nobody waits for it
+                        self.answer(session, request, reply)
+                    elif status := await self.worker.before_answer(session, context):
                         reply = self.reply_type(status=status, held_length=len(session.tokens))
                     else:
                         self.answer(session, request, reply)
@@ -210,6 +218,10 @@ class FakeService(ABC):
         if kind == "score":
             self.score(session, body, reply)
             return
+        if kind == "foresee":
+            self.worker.foresights.append(body.round)
+            self.foresee(session, body, reply)
+            return
         self.worker.rounds.append(body.round)
         self.work(session, body, reply)
 
@@ -219,6 +231,10 @@ class FakeService(ABC):
         rank = 1 if self.worker.skill > 0.5 else 3
         reply.scores.ranks.extend([rank] * (len(body.token_ids) - self.worker.faults.garbage))
         reply.scores.confidences.extend([0.5 / rank] * len(body.token_ids))
+
+    def foresee(self, session: FakeSession, body: Any, reply: Any) -> None:
+        """Draft ahead, and write what came of it into the reply."""
+        raise NotImplementedError
 
     @abstractmethod
     def work(self, session: FakeSession, body: Any, reply: Any) -> None:
@@ -244,6 +260,30 @@ class FakeDraft(FakeService, draft_pb2_grpc.DraftServiceServicer):
             reply.proposal.tree.parents[0] = 40
         reply.timings.total_ns = 1000
 
+    def foresee(self, session: FakeSession, body: draft_pb2.Foresee, reply: draft_pb2.DraftResponse) -> None:
+        """The truth, which it happens to know, and something else."""
+        reply.ahead.round = body.round
+        truth = verdict_of(session, tree_from_proto(body.tree, vocab_size=VOCAB_SIZE))[1]
+        for emitted in ((*truth[:-1], (truth[-1] + 1) % VOCAB_SIZE), truth):
+            tree = self.worker.language.draft(
+                [*session.tokens, *emitted],
+                shape_from_proto(body.shape),
+                seed=session.seed,
+                skill=self.worker.skill,
+                salt=self.worker.salt,
+            )
+            reply.ahead.outcomes.add(token_ids=emitted, tree=tree_to_proto(tree))
+        if self.worker.faults.garbage_ahead:
+            reply.ahead.outcomes[0].tree.parents[0] = 40
+
+
+def verdict_of(session: FakeSession, tree: TokenTree) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Accepted nodes and emitted tokens."""
+    say = Language().next_token
+    at = [say([*session.tokens, *tree.tokens_on_path(node)], session.seed) for node in range(len(tree))]
+    steps = walk(tree, say(session.tokens, session.seed), at)
+    return steps.accepted, (*(tree.token_ids[node] for node in steps.accepted), steps.extra_token)
+
 
 class FakeVerify(FakeService, verify_pb2_grpc.VerifyServiceServicer):
     reply_type = verify_pb2.VerifyResponse
@@ -255,13 +295,10 @@ class FakeVerify(FakeService, verify_pb2_grpc.VerifyServiceServicer):
         tree = tree_from_proto(body.tree, vocab_size=VOCAB_SIZE)
         if len(session.tokens) + len(tree) > self.worker.description.max_length:
             raise InvalidRequestError("tree", "does not fit")
-        say = self.worker.language.next_token
-        at = [say([*session.tokens, *tree.tokens_on_path(node)], session.seed) for node in range(len(tree))]
-        steps = walk(tree, say(session.tokens, session.seed), at)
-        emitted = [*(tree.token_ids[node] for node in steps.accepted), steps.extra_token]
+        accepted, emitted = verdict_of(session, tree)
         session.tokens += emitted
         reply.verdict.round = body.round
-        reply.verdict.accepted.extend(steps.accepted)
+        reply.verdict.accepted.extend(accepted)
         reply.verdict.token_ids.extend(emitted)
         reply.verdict.logprobs.extend([-0.5] * len(emitted))
         for token in emitted:
@@ -323,6 +360,7 @@ def description(
         vocab_size=vocab_size,
         max_length=max_length,
         slots=8,
+        most_outcomes=MOST_OUTCOMES if role == "draft" else 0,
     )
 
 

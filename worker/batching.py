@@ -2,7 +2,7 @@
 
 A job is a generator. It yields the chunk it wants forwarded and is sent the logits, until it returns its result; it
 runs on the engine's thread, so it may use the engine and the sessions freely between its yields. Jobs join and leave
-between forwards; nothing waits for a batch to fill.
+between forwards; nothing waits for a batch to fill. Work for idle time ends as soon as there is any other.
 """
 
 import asyncio
@@ -28,8 +28,18 @@ Result = TypeVar("Result")
 Steps = Generator[Chunk | None, Tensor, Result]
 """A job. Yielding None means: I cannot go on yet, resume me after the next forward."""
 
+LEAST_SHARE = 0.85
+"""Of a processor. A forward of work for idle time that got less competes with somebody, most likely with the target."""
+
+LONGEST_PAUSE = 64
+"""Pieces of such work left out before it is tried again whether there is a processor for it."""
+
 MAX_BATCH_TOKENS = 512
 """Tokens beyond which no further job joins a forward: two slices of a prompt, and any number of short ones."""
+
+
+class GaveWayError(Exception):
+    """Expected: work for idle time was ended, because there was other work. What it forwarded stays in its slot."""
 
 
 _Outcome = tuple[Any, WorkerTimings]
@@ -42,15 +52,18 @@ class _Job:
     steps: Steps[Any]
     future: asyncio.Future[_Outcome]
     submitted_ns: int
-    background: bool
+    background: bool = False
+    gives_way: bool = False
     chunk: Chunk | None = None
     first_forward_ns: int | None = None
     compute_ns: int = 0
+    processor_ns: int = 0
     batch_size: int = 1
     forwards: int = 0
 
-    def count(self, *, started_ns: int, batch_size: int) -> None:
+    def count(self, *, started_ns: int, processor_ns: int, batch_size: int) -> None:
         """Note one forward that served this job."""
+        self.processor_ns += processor_ns
         if self.first_forward_ns is None:
             self.first_forward_ns = started_ns
         self.compute_ns += time.perf_counter_ns() - started_ns
@@ -68,12 +81,34 @@ class _Job:
         )
 
 
+class SpareProcessor:
+    """Whether this machine has a processor for work that nobody waits for.
+
+    Without one, such work slows whoever is waited for. It is tried now and then, less and less often while it is so.
+    """
+
+    def __init__(self) -> None:
+        self._pause = self._left_out = 0
+
+    def is_there(self) -> bool:
+        """Whether one more piece of work may be done, as far as we know."""
+        if self._left_out < self._pause:
+            self._left_out += 1
+            return False
+        self._left_out = 0
+        return True
+
+    def learn(self, share: float) -> None:
+        """What a piece of work had of a processor, 0 to 1."""
+        self._pause = 0 if share >= LEAST_SHARE else min(2 * self._pause + 1, LONGEST_PAUSE)
+
+
 class EngineThread:
     """Runs jobs over one engine, which no other thread may touch meanwhile.
 
     Args:
         engine: The engine.
-        max_jobs: Jobs waiting or running at once; more are refused.
+        max_jobs: Jobs waiting or running at once, without work for idle time; more are refused.
     """
 
     def __init__(self, engine: Engine, *, max_jobs: int = 256) -> None:
@@ -81,29 +116,41 @@ class EngineThread:
         self._max_jobs, self._num_jobs = max_jobs, 0
         self._orders: SimpleQueue[Callable[[], None]] = SimpleQueue()
         self._jobs: list[_Job] = []
+        self._spare = SpareProcessor()
         self._stopping = False
         self._thread = threading.Thread(target=self._work, name="engine", daemon=True)
         self._thread.start()
 
-    async def run(self, steps: Steps[Result], *, background: bool = False) -> tuple[Result, WorkerTimings]:
+    async def run(
+        self, steps: Steps[Result], *, background: bool = False, gives_way: bool = False
+    ) -> tuple[Result, WorkerTimings]:
         """The job's result and what it cost. Cancelling closes the generator before its next step.
 
         Args:
             steps: The job.
             background: It has a forward only when no other job wants one.
+            gives_way: It is work for idle time. It is begun in any case; then other jobs wait for no more than the
+                forward under way.
 
         Raises:
             CapacityError: Too many jobs wait already.
             DrainingError: The thread was closed.
+            GaveWayError: It was ended in favour of others.
             Exception: Whatever the job raised.
         """
         if self._stopping:
             raise DrainingError(SHUT_DOWN)
-        if self._num_jobs >= self._max_jobs:
+        if self._num_jobs >= self._max_jobs and not gives_way:
             raise CapacityError(f"{self._max_jobs} calls are waiting for the model")
         future: asyncio.Future[tuple[Result, WorkerTimings]] = asyncio.get_running_loop().create_future()
-        job = _Job(steps=steps, future=future, submitted_ns=time.perf_counter_ns(), background=background)
-        self._num_jobs += 1
+        job = _Job(
+            steps=steps,
+            future=future,
+            submitted_ns=time.perf_counter_ns(),
+            background=background,
+            gives_way=gives_way,
+        )
+        self._num_jobs += not gives_way
         self._orders.put(partial(self._admit, job))
         try:
             return await future
@@ -111,11 +158,15 @@ class EngineThread:
             self._orders.put(partial(self._drop, job))
             raise
         finally:
-            self._num_jobs -= 1
+            self._num_jobs -= not gives_way
 
     def post(self, act: Callable[[], None]) -> None:
         """Do this on the engine's thread, after everything ordered so far and before the next forward."""
         self._orders.put(act)
+
+    def end_idle_work(self) -> None:
+        """End all jobs that give way, after the forward under way."""
+        self._orders.put(self._make_way)
 
     def close(self) -> None:
         """End the thread after the forward under way; jobs not finished fail with DrainingError."""
@@ -150,9 +201,29 @@ class EngineThread:
         self._jobs.append(job)
 
     def _begin(self) -> None:
-        """Start new jobs, and resume those that could not go on."""
+        """Start new jobs, and resume those that could not go on; afterwards nobody gives way to anybody."""
         for job in [job for job in self._jobs if job.chunk is None]:
+            if not job.gives_way:
+                self._make_way()  # for jobs of the same session, too: one must have ended before the next begins
             self._advance(job, partial(next, job.steps))
+            if job.gives_way and not self._spare.is_there():
+                self._end_early(job)
+        if self._busy:
+            self._make_way()
+
+    @property
+    def _busy(self) -> bool:
+        """Whether there is more than work for idle time."""
+        return not all(job.gives_way for job in self._jobs)
+
+    def _make_way(self) -> None:
+        """End the work for idle time that was begun."""
+        for job in [job for job in self._jobs if job.gives_way and job.chunk is not None]:
+            self._end_early(job)
+
+    def _end_early(self, job: _Job) -> None:
+        if job in self._jobs:
+            self._advance(job, partial(job.steps.throw, GaveWayError()))
 
     def _next_batch(self) -> list[_Job]:
         """Jobs for the next forward, those served longest ago first; the first is always among them.
@@ -171,7 +242,14 @@ class EngineThread:
 
     def _forward(self, batch: Sequence[_Job]) -> None:
         self._jobs = [job for job in self._jobs if job not in batch] + list(batch)
-        for job, logits in zip(batch, self._logits(batch), strict=True):
+        results = self._logits(batch)
+        if batch[0].gives_way:
+            self._obey()
+            if self._busy:  # what they would make of their logits must not be waited for, either
+                return
+        for job, logits in zip(batch, results, strict=True):
+            if job not in self._jobs:  # dropped just now
+                continue
             if isinstance(logits, Exception):
                 self._advance(job, partial(job.steps.throw, logits))
             else:
@@ -180,15 +258,16 @@ class EngineThread:
     def _logits(self, batch: Sequence[_Job]) -> Sequence[Tensor | Exception]:
         """For each job its logits, or why there are none: a forward that fails is repeated job by job, to find whose
         fault it is and spare the others."""
-        started_ns = time.perf_counter_ns()
+        started_ns, processor_ns = time.perf_counter_ns(), time.thread_time_ns()
         try:
             logits = self._engine.forward([job.chunk for job in batch if job.chunk is not None])
             if self._engine.device.type == "cuda":
                 torch.cuda.synchronize(self._engine.device)
         except Exception as error:  # whatever it is, it belongs to the job and not to this thread
             return [error] if len(batch) == 1 else [self._logits([job])[0] for job in batch]
+        processor_ns = time.thread_time_ns() - processor_ns
         for job in batch:
-            job.count(started_ns=started_ns, batch_size=len(batch))
+            job.count(started_ns=started_ns, processor_ns=processor_ns, batch_size=len(batch))
         return logits
 
     def _advance(self, job: _Job, resume: Callable[[], Chunk | None]) -> None:
@@ -208,6 +287,8 @@ class EngineThread:
     def _end(self, job: _Job, outcome: _Outcome | Exception) -> None:
         self._jobs.remove(job)
         job.steps.close()
+        if job.gives_way and job.compute_ns and self._engine.device.type == "cpu":
+            self._spare.learn(job.processor_ns / job.compute_ns)
         job.future.get_loop().call_soon_threadsafe(_settle, job.future, outcome)
 
 

@@ -6,6 +6,7 @@ looks at log q + G, as the target will at log pi + G.
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -63,92 +64,131 @@ def draft(
         max_length: Tokens a session may hold; the tree ends there.
         calibration: What makes chances of confidences; the tree grows by those, and tells them.
     """
-    levels = min(shape.depth, max_length - len(session.token_ids))
-    if levels < 1:
+    room = max_length - len(session.token_ids)
+    if room < 1:
         return EMPTY_TREE
     tail = yield from read_to_tail(engine, session)
-    growth = _Growth(session, shape, calibration, first_in_scratch=len(tail))
+    growth = Growth(within(shape, room), calibration, root=len(tail) - 1)
     logits = yield Chunk(slot=session.slot, token_ids=tail, wanted=[len(tail) - 1])
-    growth.grow([ROOT], logits)
-    for _ in range(levels - 1):
-        if not (frontier := growth.frontier()):
-            break
-        logits = yield growth.chunk(frontier)
-        growth.grow(frontier, logits)
-    session.scratch = [*zip(tail, range(ROOT, len(tail)), strict=False), *growth.expanded]
+    yield from grow(session, [growth], logits, num_in_scratch=len(tail))
     return growth.best()
 
 
-class _Growth:
+def within(shape: TreeShape, room: int) -> TreeShape:
+    """The shape without levels for which a session has no room; at least one level must fit."""
+    return shape if shape.depth <= room else replace(shape, depth=room)
+
+
+def grow(session: Session, growths: "Sequence[Growth]", logits: Tensor, *, num_in_scratch: int) -> Steps[None]:
+    """Grow trees to their full size, all a level a forward.
+
+    Args:
+        session: Whose trees they are; its slot is held.
+        growths: At least one, each with its root in the slot's scratch.
+        logits: (growths, vocab), what the drafter says after each root.
+        num_in_scratch: Tokens there so far.
+    """
+    frontiers: list[list[int]] = [[ROOT]] * len(growths)
+    while True:
+        _add_children(session, growths, frontiers, logits)
+        frontiers = [growth.frontier() for growth in growths]
+        if not any(frontiers):
+            return
+        token_ids: list[int] = []
+        parents: list[int] = []
+        for growth, frontier in zip(growths, frontiers, strict=True):
+            for token, parent in growth.expand(frontier, first_place=num_in_scratch + len(token_ids)):
+                token_ids.append(token)
+                parents.append(parent)
+        num_in_scratch += len(token_ids)
+        logits = yield Chunk(slot=session.slot, token_ids=token_ids, parents=parents)
+
+
+def _add_children(
+    session: Session, growths: "Sequence[Growth]", frontiers: Sequence[Sequence[int]], logits: Tensor
+) -> None:
+    """Add the best children of every frontier node, given the logits (nodes, vocab) after them, tree after tree."""
+    branching = max(growth.shape.branching for growth in growths)
+    nodes = [(growth, node) for growth, frontier in zip(growths, frontiers, strict=True) for node in frontier]
+    ranked = log_confidences(session.sampler, logits, session.token_ids, [growth.path(node) for growth, node in nodes])
+    best = ranked.topk(min(branching, ranked.shape[-1]))
+    chances = best.values.exp().tolist()
+    possible = (best.values > -torch.inf).tolist()
+    for growth, frontier in zip(growths, frontiers, strict=True):
+        if frontier:
+            growth.begin_level()
+    for row, (growth, node) in enumerate(nodes):
+        for token, chance, may_be in zip(best.indices[row].tolist(), chances[row], possible[row], strict=True):
+            if may_be:
+                growth.add(node, token, chance)
+
+
+class Growth:
     """A tree under way.
 
-    Attributes:
-        expanded: (token, parent) of the nodes that were forwarded, parents counted as the slot's scratch does.
+    Args:
+        shape: Of the tree.
+        calibration: What makes chances of confidences.
+        root: Place of the tree's root in the slot's scratch.
+        before: Tokens between the session's context and the tree: the root is the last of them, if there are any.
     """
 
-    def __init__(self, session: Session, shape: TreeShape, calibration: Calibration, *, first_in_scratch: int) -> None:
-        self.expanded: list[tuple[int, int]] = []
-        self._session, self._shape, self._calibration = session, shape, calibration
-        self._first_in_scratch = first_in_scratch
-        self._place_in_scratch = {ROOT: first_in_scratch - 1}
+    def __init__(self, shape: TreeShape, calibration: Calibration, *, root: int, before: tuple[int, ...] = ()) -> None:
+        self.shape = shape
+        self._calibration = calibration
+        self._before = before
+        self._place_in_scratch = {ROOT: root}
         self._token_ids: list[int] = []
         self._parents: list[int] = []
         self._confidences: list[float] = []
         self._chances: list[float] = []
         self._paths: list[tuple[int, ...]] = []
-        self._level: range = range(0)
+        self._num_levels = 0
+        self._first_of_level = 0
 
-    def frontier(self) -> list[int]:
-        """The nodes of the last level to look beyond, likeliest first; none if nothing below them could be kept."""
-        budget = self._shape.budget
-        best = sorted(self._level, key=lambda node: -self._chances[node])[: self._shape.branching]
-        room = MAX_NODES - len(self.expanded)
-        if len(self._chances) >= budget and best:
-            least_kept = sorted(self._chances, reverse=True)[budget - 1]
-            best = [node for node in best if self._chances[node] > least_kept]
-        return best[:room]
+    def path(self, node: int) -> tuple[int, ...]:
+        """Tokens from the first one after the session's context down to the node."""
+        return self._before if node == ROOT else self._paths[node]
 
-    def chunk(self, frontier: Sequence[int]) -> Chunk:
-        """What to forward for the logits after these nodes."""
-        parents = [self._place_in_scratch[self._parents[node]] for node in frontier]
-        token_ids = [self._token_ids[node] for node in frontier]
-        for node, spelt in zip(frontier, zip(token_ids, parents, strict=True), strict=True):
-            self._place_in_scratch[node] = self._first_in_scratch + len(self.expanded)
-            self.expanded.append(spelt)
-        return Chunk(slot=self._session.slot, token_ids=token_ids, parents=parents)
+    def begin_level(self) -> None:
+        """What is added from now on lies a level deeper."""
+        self._num_levels += 1
+        self._first_of_level = len(self._token_ids)
 
-    def grow(self, parents: Sequence[int], logits: Tensor) -> None:
-        """Add the best children of each parent, given the logits (parents, vocab) after them."""
-        session, first = self._session, len(self._token_ids)
-        paths = [() if parent == ROOT else self._paths[parent] for parent in parents]
-        ranked = log_confidences(session.sampler, logits, session.token_ids, paths)
-        best = ranked.topk(min(self._shape.branching, ranked.shape[-1]))
-        chances = best.values.exp()
-        possible = best.values > -torch.inf
-        for row, parent in enumerate(parents):
-            children = zip(best.indices[row].tolist(), chances[row].tolist(), possible[row].tolist(), strict=True)
-            for token, chance, may_be in children:
-                if may_be:
-                    self._add(parent, token, chance)
-        self._level = range(first, len(self._token_ids))
-
-    def _add(self, parent: int, token: int, own_confidence: float) -> None:
+    def add(self, parent: int, token: int, own_confidence: float) -> None:
+        """A candidate, unless its path is less likely than the shape wants."""
         confidence = own_confidence
         if self._calibration != UNCALIBRATED:
             confidence = self._calibration(own_confidence)
         chance = confidence * (1.0 if parent == ROOT else self._chances[parent])
-        if chance < self._shape.least_confidence:
+        if chance < self.shape.least_confidence:
             return
         self._token_ids.append(token)
         self._parents.append(parent)
         self._confidences.append(confidence)
         self._chances.append(chance)
-        self._paths.append((*(() if parent == ROOT else self._paths[parent]), token))
+        self._paths.append((*self.path(parent), token))
+
+    def frontier(self) -> list[int]:
+        """The nodes of the last level to look beyond, likeliest first; none if nothing below them could be kept."""
+        budget = self.shape.budget
+        level = range(self._first_of_level, len(self._token_ids)) if self._num_levels < self.shape.depth else ()
+        best = sorted(level, key=lambda node: -self._chances[node])[: self.shape.branching]
+        room = MAX_NODES + 1 - len(self._place_in_scratch)
+        if len(self._chances) >= budget and best:
+            least_kept = sorted(self._chances, reverse=True)[budget - 1]
+            best = [node for node in best if self._chances[node] > least_kept]
+        return best[:room]
+
+    def expand(self, frontier: Sequence[int], *, first_place: int) -> list[tuple[int, int]]:
+        """(token, parent in the scratch) of these nodes, which go to the scratch's places from first_place on."""
+        self._place_in_scratch.update((node, first_place + index) for index, node in enumerate(frontier))
+        return [(self._token_ids[node], self._place_in_scratch[self._parents[node]]) for node in frontier]
 
     def best(self) -> TokenTree:
         """The likeliest nodes within the budget; a node is never likelier than its parent, so they hang together."""
         by_chance = sorted(range(len(self._chances)), key=lambda node: (-self._chances[node], node))
-        kept = sorted(by_chance[: self._shape.budget])
+        kept = sorted(by_chance[: self.shape.budget])
         place = {ROOT: ROOT} | {node: index for index, node in enumerate(kept)}
         return TokenTree(
             token_ids=tuple(self._token_ids[node] for node in kept),

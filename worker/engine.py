@@ -44,6 +44,10 @@ class _Slot:
     first_row: int
     num_committed: int = 0
     scratch: Scratch = EMPTY
+    scratch_ids: tuple[int, ...] = ()
+
+    def clear_scratch(self) -> None:
+        self.scratch, self.scratch_ids = EMPTY, ()
 
 
 class Engine:
@@ -121,6 +125,11 @@ class Engine:
         """Committed tokens of the slot."""
         return self._slot(slot).num_committed
 
+    def scratch(self, slot: int) -> list[tuple[int, int]]:
+        """(token, parent) of what was forwarded since the last commit, parents counted as in a chunk."""
+        state = self._slot(slot)
+        return list(zip(state.scratch_ids, state.scratch.parents, strict=True))
+
     @torch.inference_mode()
     def forward(self, chunks: Sequence[Chunk]) -> list[Tensor]:
         """Run the model once over the new tokens of several sessions and append them to their scratch.
@@ -143,7 +152,8 @@ class Engine:
         grown = [self._grown(chunk) for chunk in chunks]
         logits = self._run(chunks, grown)
         for chunk, scratch in zip(chunks, grown, strict=True):
-            self._open[chunk.slot].scratch = scratch
+            state = self._open[chunk.slot]
+            state.scratch, state.scratch_ids = scratch, (*state.scratch_ids, *chunk.token_ids)
         return list(torch.split(logits, [len(_wanted(chunk)) for chunk in chunks]))
 
     @torch.inference_mode()
@@ -166,7 +176,7 @@ class Engine:
             sources = torch.tensor([first_row + node for node in kept[in_place:]], device=self.device)
             self._pool.move(sources, first_row + in_place)
         state.num_committed += len(kept)
-        state.scratch = EMPTY
+        state.clear_scratch()
 
     def truncate(self, slot: int, length: int) -> None:
         """Forget committed tokens beyond `length`, and all scratch.
@@ -178,7 +188,7 @@ class Engine:
         if not 0 <= length <= state.num_committed:
             raise InvalidRequestError("length", f"cannot cut {state.num_committed} tokens to {length}")
         state.num_committed = length
-        state.scratch = EMPTY
+        state.clear_scratch()
 
     def _slot(self, slot: int) -> _Slot:
         try:

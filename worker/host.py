@@ -12,7 +12,7 @@ from speculation.prefix import Context
 from speculation.sampling import SamplingParameters
 from speculation.tree import MAX_NODES
 from speculation.verdict import WorkerTimings
-from worker.batching import EngineThread, Result, Steps
+from worker.batching import EngineThread, GaveWayError, Result, Steps
 from worker.engine import Engine
 from worker.sampling import Sampler
 from worker.sessions import ContextNotHeldError, Session, SessionTable
@@ -47,7 +47,12 @@ class Draining:
     """A call that came after the worker had been told to end."""
 
 
-Outcome = Done[Result] | NeedContext | Busy | Draining
+@dataclass(frozen=True, slots=True)
+class GaveWay:
+    """A call for idle time that was ended in favour of others. Its context was taken."""
+
+
+Outcome = Done[Result] | NeedContext | Busy | Draining | GaveWay
 """How a call ended, when nothing was wrong with it."""
 
 
@@ -157,27 +162,36 @@ class Host:
         )
         return Session(sampler, PromptSurprisal(prompt_length) if surprised else None, background=background)
 
-    async def call(self, session: Session, context: Context, steps: Steps[Result]) -> Outcome[Result]:
+    async def call(
+        self, session: Session, context: Context, steps: Steps[Result], *, gives_way: bool = False
+    ) -> Outcome[Result]:
         """Run the steps over the context.
 
         Args:
             session: Whose context.
             context: What the call builds on.
             steps: What to do with it.
+            gives_way: It is work for idle time: other calls, of any session, end it.
 
         Raises:
             InvalidRequestError: What was asked for cannot be.
         """
         try:
             steps = self._table.call(session, context, steps)
-            result, timings = await self._thread.run(steps, background=session.background)
+            result, timings = await self._thread.run(steps, background=session.background, gives_way=gives_way)
         except ContextNotHeldError as missing:
             return NeedContext(missing.held_length)
         except CapacityError:
             return Busy()
         except DrainingError:
             return Draining()
+        except GaveWayError:
+            return GaveWay()
         return Done(result, timings)
+
+    def end_idle_work(self) -> None:
+        """End all calls that give way."""
+        self._thread.end_idle_work()
 
     async def drain(self, grace_s: float) -> None:
         """Take no new calls, and wait for the streams to end, but no longer than this."""

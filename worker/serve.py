@@ -16,6 +16,7 @@ from grpc_reflection.v1alpha import reflection
 
 from speculation.errors import ConfigurationError
 from speculation.fingerprint import tokenizer_fingerprint
+from speculation.foresight import MOST_OUTCOMES
 from worker.engine import Engine
 from worker.host import TREE_ROOM, Host
 from worker.models import LoadedModel, load_model
@@ -154,6 +155,7 @@ def _description(settings: WorkerSettings, loaded: LoadedModel, host: Host) -> D
         device=settings.device,
         version=_version(),
         instance_id=uuid.uuid4().hex,
+        most_outcomes=MOST_OUTCOMES if settings.role == "draft" else 0,
     )
 
 

@@ -1,8 +1,10 @@
 """DraftService and VerifyService: protobuf in, a call for the host, protobuf out."""
 
+import asyncio
 import time
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterable
+from collections.abc import AsyncIterable, AsyncIterator, Coroutine
+from contextlib import asynccontextmanager
 from typing import Any
 
 import grpc
@@ -10,12 +12,14 @@ import grpc
 from speculation import wire
 from speculation.calibration import UNCALIBRATED, Calibration
 from speculation.errors import InvalidRequestError
+from speculation.foresight import MOST_OUTCOMES
 from speculation.prefix import Context
 from speculation.rpc import errors_to_status, status_of
 from speculation.sampling import MAX_TOP_LOGPROBS
 from speculation.v1 import common_pb2, draft_pb2, draft_pb2_grpc, verify_pb2, verify_pb2_grpc
 from worker.drafting import draft
-from worker.host import Busy, Done, Draining, Host, NeedContext, Outcome, Stream
+from worker.foresight import foresee
+from worker.host import Busy, Done, Draining, GaveWay, Host, NeedContext, Outcome, Stream
 from worker.scoring import score
 from worker.sessions import Session, read_all
 from worker.settings import Role
@@ -59,14 +63,27 @@ class _SessionService(ABC):
 
     async def _converse(self, requests: AsyncIterable[Any], context: CallContext) -> None:
         """One session. Replies are written, not yielded, so that a lost stream always ends this coroutine at once."""
-        async with errors_to_status(context), self._host.stream() as stream:
+        async with errors_to_status(context), self._host.stream() as stream, _task_group() as group:
+            under_way: asyncio.Task[None] | None = None
             async for request in requests:
+                read_ns = time.perf_counter_ns()
                 await _require_open(stream, request.HasField("open") or self._host.draining, context)
-                await context.write(await self._answer(stream, request))
+                if not self._is_for_idle_time(request):
+                    await _write(context, self._answer(stream, request, read_ns), after=under_way)
+                    under_way = None
+                    continue
+                if under_way is not None:
+                    self._host.end_idle_work()
+                    await under_way
+                under_way = group.create_task(_write(context, self._answer(stream, request, read_ns)))
+                await asyncio.sleep(0)  # it is in the engine's queue before the next message can be
 
-    async def _answer(self, stream: Stream, request: Any) -> Any:
+    def _is_for_idle_time(self, request: Any) -> bool:
+        """Whether the next message is read before this one is answered, and ends it."""
+        return False
+
+    async def _answer(self, stream: Stream, request: Any, read_ns: int) -> Any:
         """The reply to a message; its total is taken last, so that it holds all that the worker did for it."""
-        read_ns = time.perf_counter_ns()
         reply = self._new_reply()
         if self._host.draining:
             _report(reply, Draining())
@@ -132,8 +149,13 @@ class DraftService(_SessionService, draft_pb2_grpc.DraftServiceServicer):
                 await self._propose(stream.session, request.propose, reply)
             case "score":
                 await self._score(stream.session, request.score, reply)
+            case "foresee":
+                await self._foresee(stream.session, request.foresee, reply)
             case _:
-                raise InvalidRequestError("message", "is neither open nor extend, propose or score")
+                raise InvalidRequestError("message", "is neither open nor extend, propose, foresee or score")
+
+    def _is_for_idle_time(self, request: draft_pb2.DraftRequest) -> bool:
+        return request.HasField("foresee")
 
     async def _propose(self, session: Session, message: draft_pb2.Propose, reply: draft_pb2.DraftResponse) -> None:
         host = self._host
@@ -150,6 +172,26 @@ class DraftService(_SessionService, draft_pb2_grpc.DraftServiceServicer):
             reply.proposal.round = message.round
             reply.proposal.tree.CopyFrom(wire.tree_to_proto(outcome.result))
             _tell_surprisal(session, reply.proposal)
+
+    async def _foresee(self, session: Session, message: draft_pb2.Foresee, reply: draft_pb2.DraftResponse) -> None:
+        host, context = self._host, _context(message, self._host)
+        if not 1 <= message.outcomes <= MOST_OUTCOMES:
+            raise InvalidRequestError("outcomes", f"{message.outcomes} is not between 1 and {MOST_OUTCOMES}")
+        steps = foresee(
+            host.engine,
+            session,
+            wire.tree_from_proto(message.tree, vocab_size=host.engine.vocab_size),
+            wire.shape_from_proto(message.shape),
+            count=message.outcomes,
+            max_length=host.max_length,
+            calibration=_calibration(message),
+        )
+        outcome = await host.call(session, context, steps, gives_way=True)
+        _report(reply, outcome)
+        if isinstance(outcome, Done | GaveWay):
+            reply.ahead.round = message.round
+        if isinstance(outcome, Done):
+            reply.ahead.outcomes.extend(map(wire.foreseen_to_proto, outcome.result))
 
     async def _score(self, session: Session, message: draft_pb2.Score, reply: draft_pb2.DraftResponse) -> None:
         host, context = self._host, _context(message, self._host)
@@ -202,6 +244,26 @@ class VerifyService(_SessionService, verify_pb2_grpc.VerifyServiceServicer):
             reply.verdict.CopyFrom(wire.verdict_to_proto(outcome.result, message.round))
 
 
+async def _write(
+    context: CallContext, answer: Coroutine[Any, Any, Any], *, after: "asyncio.Task[None] | None" = None
+) -> None:
+    """Work out an answer, beside the one before it, and write it after that."""
+    reply = await answer
+    if after is not None:
+        await after
+    await context.write(reply)
+
+
+@asynccontextmanager
+async def _task_group() -> AsyncIterator[asyncio.TaskGroup]:
+    """Tasks that end with the body, and the body with them if one fails; its error passes unwrapped."""
+    try:
+        async with asyncio.TaskGroup() as group:
+            yield group
+    except BaseExceptionGroup as errors:
+        raise errors.exceptions[0] from errors
+
+
 def _context(message: Any, host: Host) -> Context:
     """The context of a message that must have one."""
     if not message.HasField("context"):
@@ -209,7 +271,7 @@ def _context(message: Any, host: Host) -> Context:
     return wire.context_from_proto(message.context, vocab_size=host.engine.vocab_size)
 
 
-def _calibration(message: draft_pb2.Propose) -> Calibration:
+def _calibration(message: draft_pb2.Propose | draft_pb2.Foresee) -> Calibration:
     return wire.calibration_from_proto(message.calibration) if message.HasField("calibration") else UNCALIBRATED
 
 
@@ -239,6 +301,8 @@ def _report(reply: draft_pb2.DraftResponse | verify_pb2.VerifyResponse, outcome:
             reply.status = common_pb2.SESSION_STATUS_BUSY
         case Draining():
             reply.status = common_pb2.SESSION_STATUS_DRAINING
+        case GaveWay():
+            reply.status = common_pb2.SESSION_STATUS_OK
 
 
 async def _require_open(stream: Stream, excused: bool, context: CallContext) -> None:

@@ -34,7 +34,6 @@ class Session:
 
     Attributes:
         token_ids: Prompt and answer so far, as the last call gave them.
-        scratch: (token, parent) of what lies uncommitted in the slot: the tree drafted last, which often comes true.
         surprisal: Gathers the prompt's surprisal while it is read; None where nobody asks for it.
         background: Nobody waits for it: it gives way to all sessions for which that is not so.
     """
@@ -43,7 +42,6 @@ class Session:
         self.sampler, self.surprisal = sampler, surprisal
         self.background = background
         self.token_ids: list[int] = []
-        self.scratch: list[tuple[int, int]] = []
         self._slot: int | None = None
         self._hashes = [EMPTY_PREFIX]
 
@@ -66,7 +64,7 @@ class Session:
 
     def move(self, slot: int | None) -> None:
         """Be told where keys and values are from now on; None for nowhere."""
-        self._slot, self.scratch = slot, []
+        self._slot = slot
 
     def take(self, context: Context) -> int:
         """Make token_ids what the context says.
@@ -121,7 +119,10 @@ class SessionTable:
         self._idle: dict[Session, None] = {}
 
     def call(self, session: Session, context: Context, steps: Steps[Result]) -> Steps[Result]:
-        """Run the steps of one call with the context taken and a slot held; what they leave unfinished is undone.
+        """Run the steps of one call with the context taken and a slot held.
+
+        What they forward and do not commit stays in the slot's scratch, however they end: drafted tokens often come
+        true, and the next call then need not read them.
 
         Raises:
             ContextNotHeldError: See `Session.take`.
@@ -134,11 +135,8 @@ class SessionTable:
         try:
             self._fit_cache(session, unchanged)
             return (yield from steps)
-        except BaseException:
-            session.scratch = []
-            raise
         finally:
-            self._release(session)
+            self._idle[session] = None
 
     def close(self, session: Session) -> None:
         """Free the session's slot, if it has one."""
@@ -174,15 +172,12 @@ class SessionTable:
         slot, wanted = session.slot, len(session.token_ids) - 1
         committed = self._engine.length(slot)
         if committed <= min(unchanged, wanted):
-            self._engine.commit(slot, _path(session.scratch, session.token_ids[committed:wanted]))
+            # Part of a prompt that a call left here was not counted for its surprisal: read it again.
+            counted = session.surprisal is None or not session.surprisal.pending
+            known = self._engine.scratch(slot) if counted else []
+            self._engine.commit(slot, _path(known, session.token_ids[committed:wanted]))
         else:
             self._engine.truncate(slot, max(0, min(unchanged, wanted)))
-        session.scratch = []
-
-    def _release(self, session: Session) -> None:
-        if not session.scratch:
-            self._engine.truncate(session.slot, self._engine.length(session.slot))
-        self._idle[session] = None
 
 
 def _path(scratch: list[tuple[int, int]], token_ids: Iterable[int]) -> list[int]:

@@ -74,6 +74,7 @@ class RoundReport:
         node_texts: The text of each node.
         extra_text: The text of the token that the target added.
         missing_drafters: Drafters that were asked and did not answer in time.
+        foreseen_drafters: Drafters whose tree was there before it was asked for.
     """
 
     round: int
@@ -84,6 +85,7 @@ class RoundReport:
     extra_text: str
     timings: RoundTimings
     missing_drafters: tuple[str, ...] = ()
+    foreseen_drafters: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

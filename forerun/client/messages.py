@@ -28,7 +28,7 @@ _FINISH_REASONS = {
 }
 
 _SAMPLING = frozenset(SamplingParameters.__dataclass_fields__)
-_SPECULATION = frozenset({"policy", "drafters", "shape", "uncoupled"})
+_SPECULATION = frozenset({"policy", "drafters", "shape", "uncoupled", "in_turn"})
 _AS_THEY_ARE = frozenset(
     {
         "request_id",
@@ -50,8 +50,8 @@ class GenerateOptions(TypedDict, total=False):
     One of `messages` (mappings with "role" and "content") and `token_ids` may stand in for the prompt.
 
     `temperature`, `top_k`, `top_p`, `min_p`, `repetition_penalty`, `presence_penalty`, `frequency_penalty`,
-    `logit_bias` and `seed` shape the answer. `speculation=False` forbids speculating; `policy`, `drafters`, `shape`
-    and `uncoupled` say how to. None of these five changes the text. `logprobs=n` reports the n likeliest
+    `logit_bias` and `seed` shape the answer. `speculation=False` forbids speculating; `policy`, `drafters`, `shape`,
+    `uncoupled` and `in_turn` say how to. None of these six changes the text. `logprobs=n` reports the n likeliest
     alternatives of each token, `explain=True` every round. `timeout_s` is the deadline of the whole call.
     """
 
@@ -79,6 +79,7 @@ class GenerateOptions(TypedDict, total=False):
     drafters: Sequence[str]
     shape: TreeShape
     uncoupled: bool
+    in_turn: bool
     explain: bool
     timeout_s: float
 
@@ -223,6 +224,7 @@ def round_report_of(message: generation_pb2.RoundReport) -> RoundReport:
         extra_text=message.extra_text,
         timings=_round_timings(message.timings),
         missing_drafters=tuple(message.missing_drafters),
+        foreseen_drafters=tuple(message.foreseen_drafters),
     )
 
 

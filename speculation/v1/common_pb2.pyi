@@ -117,7 +117,7 @@ class DescribeRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class DescribeResponse(_message.Message):
-    __slots__ = ("role", "name", "model", "model_revision", "tokenizer_fingerprint", "vocab_size", "max_length", "slots", "dtype", "device", "version", "instance_id")
+    __slots__ = ("role", "name", "model", "model_revision", "tokenizer_fingerprint", "vocab_size", "max_length", "slots", "dtype", "device", "version", "instance_id", "most_outcomes")
     ROLE_FIELD_NUMBER: _ClassVar[int]
     NAME_FIELD_NUMBER: _ClassVar[int]
     MODEL_FIELD_NUMBER: _ClassVar[int]
@@ -130,6 +130,7 @@ class DescribeResponse(_message.Message):
     DEVICE_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
     INSTANCE_ID_FIELD_NUMBER: _ClassVar[int]
+    MOST_OUTCOMES_FIELD_NUMBER: _ClassVar[int]
     role: WorkerRole
     name: str
     model: str
@@ -142,7 +143,8 @@ class DescribeResponse(_message.Message):
     device: str
     version: str
     instance_id: str
-    def __init__(self, role: _Optional[_Union[WorkerRole, str]] = ..., name: _Optional[str] = ..., model: _Optional[str] = ..., model_revision: _Optional[str] = ..., tokenizer_fingerprint: _Optional[str] = ..., vocab_size: _Optional[int] = ..., max_length: _Optional[int] = ..., slots: _Optional[int] = ..., dtype: _Optional[str] = ..., device: _Optional[str] = ..., version: _Optional[str] = ..., instance_id: _Optional[str] = ...) -> None: ...
+    most_outcomes: int
+    def __init__(self, role: _Optional[_Union[WorkerRole, str]] = ..., name: _Optional[str] = ..., model: _Optional[str] = ..., model_revision: _Optional[str] = ..., tokenizer_fingerprint: _Optional[str] = ..., vocab_size: _Optional[int] = ..., max_length: _Optional[int] = ..., slots: _Optional[int] = ..., dtype: _Optional[str] = ..., device: _Optional[str] = ..., version: _Optional[str] = ..., instance_id: _Optional[str] = ..., most_outcomes: _Optional[int] = ...) -> None: ...
 
 class WorkerRegistration(_message.Message):
     __slots__ = ("address", "worker", "heartbeat_ms", "ttl_ms")

@@ -8,16 +8,18 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class DraftRequest(_message.Message):
-    __slots__ = ("open", "extend", "propose", "score")
+    __slots__ = ("open", "extend", "propose", "score", "foresee")
     OPEN_FIELD_NUMBER: _ClassVar[int]
     EXTEND_FIELD_NUMBER: _ClassVar[int]
     PROPOSE_FIELD_NUMBER: _ClassVar[int]
     SCORE_FIELD_NUMBER: _ClassVar[int]
+    FORESEE_FIELD_NUMBER: _ClassVar[int]
     open: OpenDraft
     extend: ExtendDraft
     propose: Propose
     score: Score
-    def __init__(self, open: _Optional[_Union[OpenDraft, _Mapping]] = ..., extend: _Optional[_Union[ExtendDraft, _Mapping]] = ..., propose: _Optional[_Union[Propose, _Mapping]] = ..., score: _Optional[_Union[Score, _Mapping]] = ...) -> None: ...
+    foresee: Foresee
+    def __init__(self, open: _Optional[_Union[OpenDraft, _Mapping]] = ..., extend: _Optional[_Union[ExtendDraft, _Mapping]] = ..., propose: _Optional[_Union[Propose, _Mapping]] = ..., score: _Optional[_Union[Score, _Mapping]] = ..., foresee: _Optional[_Union[Foresee, _Mapping]] = ...) -> None: ...
 
 class OpenDraft(_message.Message):
     __slots__ = ("session_id", "sampling", "prompt_length", "uncoupled", "background")
@@ -51,6 +53,22 @@ class Propose(_message.Message):
     calibration: _common_pb2.Calibration
     def __init__(self, round: _Optional[int] = ..., context: _Optional[_Union[_common_pb2.Context, _Mapping]] = ..., shape: _Optional[_Union[_common_pb2.TreeShape, _Mapping]] = ..., calibration: _Optional[_Union[_common_pb2.Calibration, _Mapping]] = ...) -> None: ...
 
+class Foresee(_message.Message):
+    __slots__ = ("round", "context", "tree", "shape", "calibration", "outcomes")
+    ROUND_FIELD_NUMBER: _ClassVar[int]
+    CONTEXT_FIELD_NUMBER: _ClassVar[int]
+    TREE_FIELD_NUMBER: _ClassVar[int]
+    SHAPE_FIELD_NUMBER: _ClassVar[int]
+    CALIBRATION_FIELD_NUMBER: _ClassVar[int]
+    OUTCOMES_FIELD_NUMBER: _ClassVar[int]
+    round: int
+    context: _common_pb2.Context
+    tree: _common_pb2.TokenTree
+    shape: _common_pb2.TreeShape
+    calibration: _common_pb2.Calibration
+    outcomes: int
+    def __init__(self, round: _Optional[int] = ..., context: _Optional[_Union[_common_pb2.Context, _Mapping]] = ..., tree: _Optional[_Union[_common_pb2.TokenTree, _Mapping]] = ..., shape: _Optional[_Union[_common_pb2.TreeShape, _Mapping]] = ..., calibration: _Optional[_Union[_common_pb2.Calibration, _Mapping]] = ..., outcomes: _Optional[int] = ...) -> None: ...
+
 class Score(_message.Message):
     __slots__ = ("context", "token_ids")
     CONTEXT_FIELD_NUMBER: _ClassVar[int]
@@ -60,13 +78,14 @@ class Score(_message.Message):
     def __init__(self, context: _Optional[_Union[_common_pb2.Context, _Mapping]] = ..., token_ids: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class DraftResponse(_message.Message):
-    __slots__ = ("status", "held_length", "opened", "extended", "proposal", "scores", "timings")
+    __slots__ = ("status", "held_length", "opened", "extended", "proposal", "scores", "ahead", "timings")
     STATUS_FIELD_NUMBER: _ClassVar[int]
     HELD_LENGTH_FIELD_NUMBER: _ClassVar[int]
     OPENED_FIELD_NUMBER: _ClassVar[int]
     EXTENDED_FIELD_NUMBER: _ClassVar[int]
     PROPOSAL_FIELD_NUMBER: _ClassVar[int]
     SCORES_FIELD_NUMBER: _ClassVar[int]
+    AHEAD_FIELD_NUMBER: _ClassVar[int]
     TIMINGS_FIELD_NUMBER: _ClassVar[int]
     status: _common_pb2.SessionStatus
     held_length: int
@@ -74,8 +93,9 @@ class DraftResponse(_message.Message):
     extended: DraftExtended
     proposal: Proposal
     scores: Scores
+    ahead: Ahead
     timings: _common_pb2.WorkerTimings
-    def __init__(self, status: _Optional[_Union[_common_pb2.SessionStatus, str]] = ..., held_length: _Optional[int] = ..., opened: _Optional[_Union[DraftOpened, _Mapping]] = ..., extended: _Optional[_Union[DraftExtended, _Mapping]] = ..., proposal: _Optional[_Union[Proposal, _Mapping]] = ..., scores: _Optional[_Union[Scores, _Mapping]] = ..., timings: _Optional[_Union[_common_pb2.WorkerTimings, _Mapping]] = ...) -> None: ...
+    def __init__(self, status: _Optional[_Union[_common_pb2.SessionStatus, str]] = ..., held_length: _Optional[int] = ..., opened: _Optional[_Union[DraftOpened, _Mapping]] = ..., extended: _Optional[_Union[DraftExtended, _Mapping]] = ..., proposal: _Optional[_Union[Proposal, _Mapping]] = ..., scores: _Optional[_Union[Scores, _Mapping]] = ..., ahead: _Optional[_Union[Ahead, _Mapping]] = ..., timings: _Optional[_Union[_common_pb2.WorkerTimings, _Mapping]] = ...) -> None: ...
 
 class DraftOpened(_message.Message):
     __slots__ = ("name", "model_revision")
@@ -102,6 +122,22 @@ class Proposal(_message.Message):
     tree: _common_pb2.TokenTree
     prompt_surprisal: float
     def __init__(self, round: _Optional[int] = ..., tree: _Optional[_Union[_common_pb2.TokenTree, _Mapping]] = ..., prompt_surprisal: _Optional[float] = ...) -> None: ...
+
+class Ahead(_message.Message):
+    __slots__ = ("round", "outcomes")
+    ROUND_FIELD_NUMBER: _ClassVar[int]
+    OUTCOMES_FIELD_NUMBER: _ClassVar[int]
+    round: int
+    outcomes: _containers.RepeatedCompositeFieldContainer[Foreseen]
+    def __init__(self, round: _Optional[int] = ..., outcomes: _Optional[_Iterable[_Union[Foreseen, _Mapping]]] = ...) -> None: ...
+
+class Foreseen(_message.Message):
+    __slots__ = ("token_ids", "tree")
+    TOKEN_IDS_FIELD_NUMBER: _ClassVar[int]
+    TREE_FIELD_NUMBER: _ClassVar[int]
+    token_ids: _containers.RepeatedScalarFieldContainer[int]
+    tree: _common_pb2.TokenTree
+    def __init__(self, token_ids: _Optional[_Iterable[int]] = ..., tree: _Optional[_Union[_common_pb2.TokenTree, _Mapping]] = ...) -> None: ...
 
 class Scores(_message.Message):
     __slots__ = ("ranks", "confidences")

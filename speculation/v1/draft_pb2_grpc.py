@@ -53,8 +53,11 @@ class DraftServiceServicer:
     """
 
     def Draft(self, request_iterator, context):
-        """One stream is one session. Send `open` first, then any number of `extend`, `propose` and `score`; each message gets
-        exactly one reply, in order. Ending, cancelling or losing the stream frees the session's cache.
+        """One stream is one session. Send `open` first, then any number of `extend`, `propose`, `foresee` and `score`; each
+        message gets exactly one reply, in order. Ending, cancelling or losing the stream frees the session's cache.
+
+        `foresee` is work for idle time: any other message, of this session or of another one, ends it at once, and its reply
+        then foresees nothing: send the next message without waiting for it.
 
         A repeated `propose` at the same context gives the same tree. What the session does not hold is answered with
         NEED_CONTEXT. The stream ends with INVALID_ARGUMENT if a message is malformed (ErrorInfo names the field), and

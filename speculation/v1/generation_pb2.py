@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from speculation.v1 import common_pb2 as speculation_dot_v1_dot_common__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1fspeculation/v1/generation.proto\x12\x0especulation.v1\x1a\x1bspeculation/v1/common.proto\"\xa6\x03\n\x0fGenerateRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0e\n\x04text\x18\x02 \x01(\tH\x00\x12,\n\x04\x63hat\x18\x03 \x01(\x0b\x32\x1c.speculation.v1.ChatMessagesH\x00\x12*\n\x06tokens\x18\x04 \x01(\x0b\x32\x18.speculation.v1.TokenIdsH\x00\x12\x16\n\x0emax_new_tokens\x18\x05 \x01(\r\x12\x0c\n\x04stop\x18\x06 \x03(\t\x12\x16\n\x0estop_token_ids\x18\x07 \x03(\r\x12\x12\n\nignore_eos\x18\x08 \x01(\x08\x12\x34\n\x08sampling\x18\t \x01(\x0b\x32\".speculation.v1.SamplingParameters\x12\x15\n\x08logprobs\x18\n \x01(\rH\x01\x88\x01\x01\x12\x0c\n\x04task\x18\x0b \x01(\t\x12\x0e\n\x06tenant\x18\x0c \x01(\t\x12\x30\n\x0bspeculation\x18\r \x01(\x0b\x32\x1b.speculation.v1.Speculation\x12\x0f\n\x07\x65xplain\x18\x0e \x01(\x08\x42\x08\n\x06promptB\x0b\n\t_logprobs\"=\n\x0c\x43hatMessages\x12-\n\x08messages\x18\x01 \x03(\x0b\x32\x1b.speculation.v1.ChatMessage\",\n\x0b\x43hatMessage\x12\x0c\n\x04role\x18\x01 \x01(\t\x12\x0f\n\x07\x63ontent\x18\x02 \x01(\t\"\x17\n\x08TokenIds\x12\x0b\n\x03ids\x18\x01 \x03(\r\"y\n\x0bSpeculation\x12\x0b\n\x03off\x18\x01 \x01(\x08\x12\x0e\n\x06policy\x18\x02 \x01(\t\x12\x10\n\x08\x64rafters\x18\x03 \x03(\t\x12(\n\x05shape\x18\x04 \x01(\x0b\x32\x19.speculation.v1.TreeShape\x12\x11\n\tuncoupled\x18\x05 \x01(\x08\"\x9f\x01\n\x10GenerateResponse\x12&\n\x05\x64\x65lta\x18\x01 \x01(\x0b\x32\x15.speculation.v1.DeltaH\x00\x12,\n\x05round\x18\x02 \x01(\x0b\x32\x1b.speculation.v1.RoundReportH\x00\x12*\n\x07summary\x18\x03 \x01(\x0b\x32\x17.speculation.v1.SummaryH\x00\x42\t\n\x07message\"Y\n\x05\x44\x65lta\x12\x0c\n\x04text\x18\x01 \x01(\t\x12\x11\n\ttoken_ids\x18\x02 \x03(\r\x12/\n\x08logprobs\x18\x03 \x03(\x0b\x32\x1d.speculation.v1.TokenLogprobs\"K\n\rTokenLogprobs\x12\x0f\n\x07logprob\x18\x01 \x01(\x02\x12)\n\x03top\x18\x02 \x03(\x0b\x32\x1c.speculation.v1.TokenLogprob\"1\n\x0cTokenLogprob\x12\x10\n\x08token_id\x18\x01 \x01(\r\x12\x0f\n\x07logprob\x18\x02 \x01(\x02\"\xf4\x01\n\x0bRoundReport\x12\r\n\x05round\x18\x01 \x01(\r\x12*\n\x08\x64\x65\x63ision\x18\x02 \x01(\x0b\x32\x18.speculation.v1.Decision\x12\'\n\x04tree\x18\x03 \x01(\x0b\x32\x19.speculation.v1.TokenTree\x12\x10\n\x08\x61\x63\x63\x65pted\x18\x04 \x03(\r\x12\x12\n\nnode_texts\x18\x05 \x03(\t\x12\x12\n\nextra_text\x18\x06 \x01(\t\x12-\n\x07timings\x18\x07 \x01(\x0b\x32\x1c.speculation.v1.RoundTimings\x12\x18\n\x10missing_drafters\x18\x08 \x03(\t\"\xc1\x02\n\x08\x44\x65\x63ision\x12\x0e\n\x06policy\x18\x01 \x01(\t\x12\x15\n\rmodel_version\x18\x02 \x01(\t\x12\x10\n\x08\x64rafters\x18\x03 \x03(\t\x12(\n\x05shape\x18\x04 \x01(\x0b\x32\x19.speculation.v1.TreeShape\x12\x15\n\rverify_budget\x18\x05 \x01(\r\x12\x12\n\npropensity\x18\x06 \x01(\x02\x12\x13\n\x0b\x65xplanation\x18\x07 \x01(\t\x12@\n\x0c\x63\x61librations\x18\x08 \x03(\x0b\x32*.speculation.v1.Decision.CalibrationsEntry\x1aP\n\x11\x43\x61librationsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12*\n\x05value\x18\x02 \x01(\x0b\x32\x1b.speculation.v1.Calibration:\x02\x38\x01\"x\n\x0cRoundTimings\x12\x10\n\x08\x64raft_ns\x18\x01 \x01(\x04\x12\x11\n\tverify_ns\x18\x02 \x01(\x04\x12\x10\n\x08round_ns\x18\x03 \x01(\x04\x12\x17\n\x0f\x64raft_worker_ns\x18\x04 \x01(\x04\x12\x18\n\x10verify_worker_ns\x18\x05 \x01(\x04\"\xd2\x04\n\x07Summary\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x33\n\rfinish_reason\x18\x02 \x01(\x0e\x32\x1c.speculation.v1.FinishReason\x12\x14\n\x0cmatched_stop\x18\x03 \x01(\t\x12$\n\x05usage\x18\x04 \x01(\x0b\x32\x15.speculation.v1.Usage\x12\x0c\n\x04seed\x18\x05 \x01(\x04\x12\x34\n\nacceptance\x18\x06 \x01(\x0b\x32 .speculation.v1.AcceptanceRecord\x12*\n\x08\x64\x65\x63ision\x18\x07 \x01(\x0b\x32\x18.speculation.v1.Decision\x12/\n\x07timings\x18\x08 \x01(\x0b\x32\x1e.speculation.v1.RequestTimings\x12\x44\n\x0fmodel_revisions\x18\t \x03(\x0b\x32+.speculation.v1.Summary.ModelRevisionsEntry\x12\x11\n\tnear_ties\x18\n \x01(\r\x12\x11\n\tfailovers\x18\x0b \x01(\r\x12\x46\n\x10prompt_surprisal\x18\x0c \x03(\x0b\x32,.speculation.v1.Summary.PromptSurprisalEntry\x1a\x35\n\x13ModelRevisionsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x1a\x36\n\x14PromptSurprisalEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x02:\x02\x38\x01\"9\n\x05Usage\x12\x15\n\rprompt_tokens\x18\x01 \x01(\r\x12\x19\n\x11\x63ompletion_tokens\x18\x02 \x01(\r\"\x9c\x01\n\x10\x41\x63\x63\x65ptanceRecord\x12\x16\n\x0enum_spec_steps\x18\x01 \x01(\r\x12\x18\n\x10num_draft_tokens\x18\x02 \x01(\r\x12!\n\x19num_accepted_draft_tokens\x18\x03 \x01(\r\x12\x18\n\x10per_step_drafted\x18\x04 \x03(\r\x12\x19\n\x11per_step_accepted\x18\x05 \x03(\r\"p\n\x0eRequestTimings\x12\x1e\n\x16time_to_first_token_ns\x18\x01 \x01(\x04\x12\x10\n\x08total_ns\x18\x02 \x01(\x04\x12,\n\x06rounds\x18\x03 \x01(\x0b\x32\x1c.speculation.v1.RoundTimings*_\n\x0c\x46inishReason\x12\x1d\n\x19\x46INISH_REASON_UNSPECIFIED\x10\x00\x12\x16\n\x12\x46INISH_REASON_STOP\x10\x01\x12\x18\n\x14\x46INISH_REASON_LENGTH\x10\x02\x32\x64\n\x11GenerationService\x12O\n\x08Generate\x12\x1f.speculation.v1.GenerateRequest\x1a .speculation.v1.GenerateResponse0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1fspeculation/v1/generation.proto\x12\x0especulation.v1\x1a\x1bspeculation/v1/common.proto\"\xa6\x03\n\x0fGenerateRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0e\n\x04text\x18\x02 \x01(\tH\x00\x12,\n\x04\x63hat\x18\x03 \x01(\x0b\x32\x1c.speculation.v1.ChatMessagesH\x00\x12*\n\x06tokens\x18\x04 \x01(\x0b\x32\x18.speculation.v1.TokenIdsH\x00\x12\x16\n\x0emax_new_tokens\x18\x05 \x01(\r\x12\x0c\n\x04stop\x18\x06 \x03(\t\x12\x16\n\x0estop_token_ids\x18\x07 \x03(\r\x12\x12\n\nignore_eos\x18\x08 \x01(\x08\x12\x34\n\x08sampling\x18\t \x01(\x0b\x32\".speculation.v1.SamplingParameters\x12\x15\n\x08logprobs\x18\n \x01(\rH\x01\x88\x01\x01\x12\x0c\n\x04task\x18\x0b \x01(\t\x12\x0e\n\x06tenant\x18\x0c \x01(\t\x12\x30\n\x0bspeculation\x18\r \x01(\x0b\x32\x1b.speculation.v1.Speculation\x12\x0f\n\x07\x65xplain\x18\x0e \x01(\x08\x42\x08\n\x06promptB\x0b\n\t_logprobs\"=\n\x0c\x43hatMessages\x12-\n\x08messages\x18\x01 \x03(\x0b\x32\x1b.speculation.v1.ChatMessage\",\n\x0b\x43hatMessage\x12\x0c\n\x04role\x18\x01 \x01(\t\x12\x0f\n\x07\x63ontent\x18\x02 \x01(\t\"\x17\n\x08TokenIds\x12\x0b\n\x03ids\x18\x01 \x03(\r\"\x8a\x01\n\x0bSpeculation\x12\x0b\n\x03off\x18\x01 \x01(\x08\x12\x0e\n\x06policy\x18\x02 \x01(\t\x12\x10\n\x08\x64rafters\x18\x03 \x03(\t\x12(\n\x05shape\x18\x04 \x01(\x0b\x32\x19.speculation.v1.TreeShape\x12\x11\n\tuncoupled\x18\x05 \x01(\x08\x12\x0f\n\x07in_turn\x18\x06 \x01(\x08\"\x9f\x01\n\x10GenerateResponse\x12&\n\x05\x64\x65lta\x18\x01 \x01(\x0b\x32\x15.speculation.v1.DeltaH\x00\x12,\n\x05round\x18\x02 \x01(\x0b\x32\x1b.speculation.v1.RoundReportH\x00\x12*\n\x07summary\x18\x03 \x01(\x0b\x32\x17.speculation.v1.SummaryH\x00\x42\t\n\x07message\"Y\n\x05\x44\x65lta\x12\x0c\n\x04text\x18\x01 \x01(\t\x12\x11\n\ttoken_ids\x18\x02 \x03(\r\x12/\n\x08logprobs\x18\x03 \x03(\x0b\x32\x1d.speculation.v1.TokenLogprobs\"K\n\rTokenLogprobs\x12\x0f\n\x07logprob\x18\x01 \x01(\x02\x12)\n\x03top\x18\x02 \x03(\x0b\x32\x1c.speculation.v1.TokenLogprob\"1\n\x0cTokenLogprob\x12\x10\n\x08token_id\x18\x01 \x01(\r\x12\x0f\n\x07logprob\x18\x02 \x01(\x02\"\x8f\x02\n\x0bRoundReport\x12\r\n\x05round\x18\x01 \x01(\r\x12*\n\x08\x64\x65\x63ision\x18\x02 \x01(\x0b\x32\x18.speculation.v1.Decision\x12\'\n\x04tree\x18\x03 \x01(\x0b\x32\x19.speculation.v1.TokenTree\x12\x10\n\x08\x61\x63\x63\x65pted\x18\x04 \x03(\r\x12\x12\n\nnode_texts\x18\x05 \x03(\t\x12\x12\n\nextra_text\x18\x06 \x01(\t\x12-\n\x07timings\x18\x07 \x01(\x0b\x32\x1c.speculation.v1.RoundTimings\x12\x18\n\x10missing_drafters\x18\x08 \x03(\t\x12\x19\n\x11\x66oreseen_drafters\x18\t \x03(\t\"\xc1\x02\n\x08\x44\x65\x63ision\x12\x0e\n\x06policy\x18\x01 \x01(\t\x12\x15\n\rmodel_version\x18\x02 \x01(\t\x12\x10\n\x08\x64rafters\x18\x03 \x03(\t\x12(\n\x05shape\x18\x04 \x01(\x0b\x32\x19.speculation.v1.TreeShape\x12\x15\n\rverify_budget\x18\x05 \x01(\r\x12\x12\n\npropensity\x18\x06 \x01(\x02\x12\x13\n\x0b\x65xplanation\x18\x07 \x01(\t\x12@\n\x0c\x63\x61librations\x18\x08 \x03(\x0b\x32*.speculation.v1.Decision.CalibrationsEntry\x1aP\n\x11\x43\x61librationsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12*\n\x05value\x18\x02 \x01(\x0b\x32\x1b.speculation.v1.Calibration:\x02\x38\x01\"x\n\x0cRoundTimings\x12\x10\n\x08\x64raft_ns\x18\x01 \x01(\x04\x12\x11\n\tverify_ns\x18\x02 \x01(\x04\x12\x10\n\x08round_ns\x18\x03 \x01(\x04\x12\x17\n\x0f\x64raft_worker_ns\x18\x04 \x01(\x04\x12\x18\n\x10verify_worker_ns\x18\x05 \x01(\x04\"\xd2\x04\n\x07Summary\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x33\n\rfinish_reason\x18\x02 \x01(\x0e\x32\x1c.speculation.v1.FinishReason\x12\x14\n\x0cmatched_stop\x18\x03 \x01(\t\x12$\n\x05usage\x18\x04 \x01(\x0b\x32\x15.speculation.v1.Usage\x12\x0c\n\x04seed\x18\x05 \x01(\x04\x12\x34\n\nacceptance\x18\x06 \x01(\x0b\x32 .speculation.v1.AcceptanceRecord\x12*\n\x08\x64\x65\x63ision\x18\x07 \x01(\x0b\x32\x18.speculation.v1.Decision\x12/\n\x07timings\x18\x08 \x01(\x0b\x32\x1e.speculation.v1.RequestTimings\x12\x44\n\x0fmodel_revisions\x18\t \x03(\x0b\x32+.speculation.v1.Summary.ModelRevisionsEntry\x12\x11\n\tnear_ties\x18\n \x01(\r\x12\x11\n\tfailovers\x18\x0b \x01(\r\x12\x46\n\x10prompt_surprisal\x18\x0c \x03(\x0b\x32,.speculation.v1.Summary.PromptSurprisalEntry\x1a\x35\n\x13ModelRevisionsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x1a\x36\n\x14PromptSurprisalEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x02:\x02\x38\x01\"9\n\x05Usage\x12\x15\n\rprompt_tokens\x18\x01 \x01(\r\x12\x19\n\x11\x63ompletion_tokens\x18\x02 \x01(\r\"\x9c\x01\n\x10\x41\x63\x63\x65ptanceRecord\x12\x16\n\x0enum_spec_steps\x18\x01 \x01(\r\x12\x18\n\x10num_draft_tokens\x18\x02 \x01(\r\x12!\n\x19num_accepted_draft_tokens\x18\x03 \x01(\r\x12\x18\n\x10per_step_drafted\x18\x04 \x03(\r\x12\x19\n\x11per_step_accepted\x18\x05 \x03(\r\"p\n\x0eRequestTimings\x12\x1e\n\x16time_to_first_token_ns\x18\x01 \x01(\x04\x12\x10\n\x08total_ns\x18\x02 \x01(\x04\x12,\n\x06rounds\x18\x03 \x01(\x0b\x32\x1c.speculation.v1.RoundTimings*_\n\x0c\x46inishReason\x12\x1d\n\x19\x46INISH_REASON_UNSPECIFIED\x10\x00\x12\x16\n\x12\x46INISH_REASON_STOP\x10\x01\x12\x18\n\x14\x46INISH_REASON_LENGTH\x10\x02\x32\x64\n\x11GenerationService\x12O\n\x08Generate\x12\x1f.speculation.v1.GenerateRequest\x1a .speculation.v1.GenerateResponse0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -38,8 +38,8 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_SUMMARY_MODELREVISIONSENTRY']._serialized_options = b'8\001'
   _globals['_SUMMARY_PROMPTSURPRISALENTRY']._loaded_options = None
   _globals['_SUMMARY_PROMPTSURPRISALENTRY']._serialized_options = b'8\001'
-  _globals['_FINISHREASON']._serialized_start=2765
-  _globals['_FINISHREASON']._serialized_end=2860
+  _globals['_FINISHREASON']._serialized_start=2810
+  _globals['_FINISHREASON']._serialized_end=2905
   _globals['_GENERATEREQUEST']._serialized_start=81
   _globals['_GENERATEREQUEST']._serialized_end=503
   _globals['_CHATMESSAGES']._serialized_start=505
@@ -48,36 +48,36 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_CHATMESSAGE']._serialized_end=612
   _globals['_TOKENIDS']._serialized_start=614
   _globals['_TOKENIDS']._serialized_end=637
-  _globals['_SPECULATION']._serialized_start=639
-  _globals['_SPECULATION']._serialized_end=760
-  _globals['_GENERATERESPONSE']._serialized_start=763
-  _globals['_GENERATERESPONSE']._serialized_end=922
-  _globals['_DELTA']._serialized_start=924
-  _globals['_DELTA']._serialized_end=1013
-  _globals['_TOKENLOGPROBS']._serialized_start=1015
-  _globals['_TOKENLOGPROBS']._serialized_end=1090
-  _globals['_TOKENLOGPROB']._serialized_start=1092
-  _globals['_TOKENLOGPROB']._serialized_end=1141
-  _globals['_ROUNDREPORT']._serialized_start=1144
-  _globals['_ROUNDREPORT']._serialized_end=1388
-  _globals['_DECISION']._serialized_start=1391
-  _globals['_DECISION']._serialized_end=1712
-  _globals['_DECISION_CALIBRATIONSENTRY']._serialized_start=1632
-  _globals['_DECISION_CALIBRATIONSENTRY']._serialized_end=1712
-  _globals['_ROUNDTIMINGS']._serialized_start=1714
-  _globals['_ROUNDTIMINGS']._serialized_end=1834
-  _globals['_SUMMARY']._serialized_start=1837
-  _globals['_SUMMARY']._serialized_end=2431
-  _globals['_SUMMARY_MODELREVISIONSENTRY']._serialized_start=2322
-  _globals['_SUMMARY_MODELREVISIONSENTRY']._serialized_end=2375
-  _globals['_SUMMARY_PROMPTSURPRISALENTRY']._serialized_start=2377
-  _globals['_SUMMARY_PROMPTSURPRISALENTRY']._serialized_end=2431
-  _globals['_USAGE']._serialized_start=2433
-  _globals['_USAGE']._serialized_end=2490
-  _globals['_ACCEPTANCERECORD']._serialized_start=2493
-  _globals['_ACCEPTANCERECORD']._serialized_end=2649
-  _globals['_REQUESTTIMINGS']._serialized_start=2651
-  _globals['_REQUESTTIMINGS']._serialized_end=2763
-  _globals['_GENERATIONSERVICE']._serialized_start=2862
-  _globals['_GENERATIONSERVICE']._serialized_end=2962
+  _globals['_SPECULATION']._serialized_start=640
+  _globals['_SPECULATION']._serialized_end=778
+  _globals['_GENERATERESPONSE']._serialized_start=781
+  _globals['_GENERATERESPONSE']._serialized_end=940
+  _globals['_DELTA']._serialized_start=942
+  _globals['_DELTA']._serialized_end=1031
+  _globals['_TOKENLOGPROBS']._serialized_start=1033
+  _globals['_TOKENLOGPROBS']._serialized_end=1108
+  _globals['_TOKENLOGPROB']._serialized_start=1110
+  _globals['_TOKENLOGPROB']._serialized_end=1159
+  _globals['_ROUNDREPORT']._serialized_start=1162
+  _globals['_ROUNDREPORT']._serialized_end=1433
+  _globals['_DECISION']._serialized_start=1436
+  _globals['_DECISION']._serialized_end=1757
+  _globals['_DECISION_CALIBRATIONSENTRY']._serialized_start=1677
+  _globals['_DECISION_CALIBRATIONSENTRY']._serialized_end=1757
+  _globals['_ROUNDTIMINGS']._serialized_start=1759
+  _globals['_ROUNDTIMINGS']._serialized_end=1879
+  _globals['_SUMMARY']._serialized_start=1882
+  _globals['_SUMMARY']._serialized_end=2476
+  _globals['_SUMMARY_MODELREVISIONSENTRY']._serialized_start=2367
+  _globals['_SUMMARY_MODELREVISIONSENTRY']._serialized_end=2420
+  _globals['_SUMMARY_PROMPTSURPRISALENTRY']._serialized_start=2422
+  _globals['_SUMMARY_PROMPTSURPRISALENTRY']._serialized_end=2476
+  _globals['_USAGE']._serialized_start=2478
+  _globals['_USAGE']._serialized_end=2535
+  _globals['_ACCEPTANCERECORD']._serialized_start=2538
+  _globals['_ACCEPTANCERECORD']._serialized_end=2694
+  _globals['_REQUESTTIMINGS']._serialized_start=2696
+  _globals['_REQUESTTIMINGS']._serialized_end=2808
+  _globals['_GENERATIONSERVICE']._serialized_start=2907
+  _globals['_GENERATIONSERVICE']._serialized_end=3007
 # @@protoc_insertion_point(module_scope)

@@ -70,18 +70,20 @@ class TokenIds(_message.Message):
     def __init__(self, ids: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class Speculation(_message.Message):
-    __slots__ = ("off", "policy", "drafters", "shape", "uncoupled")
+    __slots__ = ("off", "policy", "drafters", "shape", "uncoupled", "in_turn")
     OFF_FIELD_NUMBER: _ClassVar[int]
     POLICY_FIELD_NUMBER: _ClassVar[int]
     DRAFTERS_FIELD_NUMBER: _ClassVar[int]
     SHAPE_FIELD_NUMBER: _ClassVar[int]
     UNCOUPLED_FIELD_NUMBER: _ClassVar[int]
+    IN_TURN_FIELD_NUMBER: _ClassVar[int]
     off: bool
     policy: str
     drafters: _containers.RepeatedScalarFieldContainer[str]
     shape: _common_pb2.TreeShape
     uncoupled: bool
-    def __init__(self, off: _Optional[bool] = ..., policy: _Optional[str] = ..., drafters: _Optional[_Iterable[str]] = ..., shape: _Optional[_Union[_common_pb2.TreeShape, _Mapping]] = ..., uncoupled: _Optional[bool] = ...) -> None: ...
+    in_turn: bool
+    def __init__(self, off: _Optional[bool] = ..., policy: _Optional[str] = ..., drafters: _Optional[_Iterable[str]] = ..., shape: _Optional[_Union[_common_pb2.TreeShape, _Mapping]] = ..., uncoupled: _Optional[bool] = ..., in_turn: _Optional[bool] = ...) -> None: ...
 
 class GenerateResponse(_message.Message):
     __slots__ = ("delta", "round", "summary")
@@ -120,7 +122,7 @@ class TokenLogprob(_message.Message):
     def __init__(self, token_id: _Optional[int] = ..., logprob: _Optional[float] = ...) -> None: ...
 
 class RoundReport(_message.Message):
-    __slots__ = ("round", "decision", "tree", "accepted", "node_texts", "extra_text", "timings", "missing_drafters")
+    __slots__ = ("round", "decision", "tree", "accepted", "node_texts", "extra_text", "timings", "missing_drafters", "foreseen_drafters")
     ROUND_FIELD_NUMBER: _ClassVar[int]
     DECISION_FIELD_NUMBER: _ClassVar[int]
     TREE_FIELD_NUMBER: _ClassVar[int]
@@ -129,6 +131,7 @@ class RoundReport(_message.Message):
     EXTRA_TEXT_FIELD_NUMBER: _ClassVar[int]
     TIMINGS_FIELD_NUMBER: _ClassVar[int]
     MISSING_DRAFTERS_FIELD_NUMBER: _ClassVar[int]
+    FORESEEN_DRAFTERS_FIELD_NUMBER: _ClassVar[int]
     round: int
     decision: Decision
     tree: _common_pb2.TokenTree
@@ -137,7 +140,8 @@ class RoundReport(_message.Message):
     extra_text: str
     timings: RoundTimings
     missing_drafters: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, round: _Optional[int] = ..., decision: _Optional[_Union[Decision, _Mapping]] = ..., tree: _Optional[_Union[_common_pb2.TokenTree, _Mapping]] = ..., accepted: _Optional[_Iterable[int]] = ..., node_texts: _Optional[_Iterable[str]] = ..., extra_text: _Optional[str] = ..., timings: _Optional[_Union[RoundTimings, _Mapping]] = ..., missing_drafters: _Optional[_Iterable[str]] = ...) -> None: ...
+    foreseen_drafters: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, round: _Optional[int] = ..., decision: _Optional[_Union[Decision, _Mapping]] = ..., tree: _Optional[_Union[_common_pb2.TokenTree, _Mapping]] = ..., accepted: _Optional[_Iterable[int]] = ..., node_texts: _Optional[_Iterable[str]] = ..., extra_text: _Optional[str] = ..., timings: _Optional[_Union[RoundTimings, _Mapping]] = ..., missing_drafters: _Optional[_Iterable[str]] = ..., foreseen_drafters: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class Decision(_message.Message):
     __slots__ = ("policy", "model_version", "drafters", "shape", "verify_budget", "propensity", "explanation", "calibrations")

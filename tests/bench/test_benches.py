@@ -2,11 +2,13 @@
 
 import asyncio
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 import bench.exactness
+from bench.ahead import SHAPES, measure_ahead
 from bench.exactness import SAMPLED_VARIANTS, VARIANTS, measure_exactness
 from bench.figures import Figure
 from bench.fleet import Bench
@@ -68,7 +70,7 @@ class ScriptedClient:
                 total_ns=2 * 28 * MS + rounds * MS,
                 rounds=RoundTimings(round_ns=2 * 28 * MS),
             ),
-            rounds=(report,) * 2,
+            rounds=(report, replace(report, foreseen_drafters=("code",))),
         )
 
 
@@ -171,3 +173,16 @@ def test_overhead_is_what_the_workers_did_not_spend() -> None:
     assert figures["overhead.controller_ms"] == pytest.approx(1.0)
     assert figures["overhead.between_rounds_ms"] == pytest.approx(1.0)
     assert figures["overhead.bare_grpc_ms"] > 0
+
+
+def test_drafting_ahead_is_compared_with_the_same_plan_without_it() -> None:
+    client = ScriptedClient()
+
+    figures = by_name(asyncio.run(measure_ahead(bench_of(client), TASKS, max_new_tokens=8, seed=1)))
+
+    assert set(figures) == {name + part for name in SHAPES for part in ("", ".draft_share", ".foreseen")}
+    for shape in SHAPES.values():
+        asked = [options for options in client.asked if options["shape"] == shape][1:]
+        assert [options["in_turn"] for options in asked[:4]] == [True, False, False, True]
+        assert all(asked[place]["prompt"] == asked[place + 1]["prompt"] for place in range(0, len(asked), 2))
+    assert figures["speed.prespeculation.foreseen"] == 0.5

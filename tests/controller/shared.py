@@ -65,6 +65,7 @@ FULL = Round(
             timings=WorkerTimings(queue_ns=1, compute_ns=2, total_ns=3, batch_size=4, forwards=5),
         ),
         timings=RoundTimings(draft_ns=6, verify_ns=7, round_ns=8, draft_worker_ns=9, verify_worker_ns=3),
+        foreseen=("math",),
     ),
     emitted=(1, 9),
 )

@@ -80,6 +80,10 @@ def drafter_draws_garbage(home: House) -> None:
     home.workers[2].worker.faults.garbage = True
 
 
+def drafter_foresees_garbage(home: House) -> None:
+    home.workers[2].worker.faults.garbage_ahead = True
+
+
 def drafter_is_late(home: House) -> None:
     home.workers[2].worker.faults.delay_s = 0.8
 
@@ -100,6 +104,7 @@ def drafter_is_frozen(home: House) -> None:
         drafter_is_busy,
         drafter_drains,
         drafter_draws_garbage,
+        drafter_foresees_garbage,
         drafter_is_late,
         drafter_is_frozen,
     ],
@@ -211,7 +216,7 @@ def test_the_same_drafter_twice_is_two_places_for_one_name() -> None:
             home.workers[1].worker.faults.die_after = 4
             home.workers[2].worker.faults.die_after = None
 
-            answer = await home.answer()
+            answer = await home.answer(speculation={"in_turn": True})
 
             assert answer.token_ids == plain()
             assert home.controller.fleet.drafter_names == ("alpha",)

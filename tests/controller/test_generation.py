@@ -38,6 +38,7 @@ class ScriptedSession:
         self.verified: list[TokenTree] = []
         self.planned: list[Plan] = []
         self.read_by: tuple[str, ...] = ()
+        self.foreseen_from: list[TokenTree] = []
         self._skills = skills
         self._missing = missing
         self._room = room
@@ -60,6 +61,9 @@ class ScriptedSession:
             for name in answering
         }
         return Drafts(trees=trees, missing=tuple(name for name in plan.drafters if name in self._missing))
+
+    def foresee(self, plan: Plan, tree: TokenTree, sequence: Sequence) -> None:
+        self.foreseen_from.append(tree)
 
     async def verify(self, tree: TokenTree, sequence: Sequence) -> Verdict:
         self.verified.append(tree)

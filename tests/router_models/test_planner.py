@@ -1,5 +1,6 @@
 """The planner finds what is fastest, follows when it changes, and is never much slower than plain decoding."""
 
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
@@ -112,6 +113,18 @@ def test_two_drafters_at_once_say_nothing_about_the_cost_of_either() -> None:
     costs.learn(Plan(drafters=("code", "docs"), shape=shape, explanation=""), outcome, unread=0, beside=0)
 
     assert costs.of_drafter("code").weights is before
+
+
+def test_a_tree_that_was_there_already_says_nothing_about_the_cost_of_drafting() -> None:
+    """Else drafting would look free, and a plan that nobody foresees would be chosen for it."""
+    costs, world = CostModel(), World({"code": GOOD})
+    plan = Plan(drafters=("code",), shape=TreeShape(depth=4, branching=1, budget=4), explanation="")
+    drafting, verifying = costs.of_drafter("code").weights, costs.verify.weights
+
+    costs.learn(plan, replace(world.play(plan), foreseen=("code",)), unread=0, beside=0)
+
+    assert costs.of_drafter("code").weights is drafting
+    assert costs.verify.weights is not verifying
 
 
 @pytest.mark.parametrize("seed", range(2))

@@ -33,9 +33,9 @@ async def worker_and_channel(
     role: Role, folder: Path, **settings: Any
 ) -> AsyncIterator[tuple[Ready, grpc.aio.Channel]]:
     """A worker in this process, on a port of its own, and a channel to it."""
-    fields = {"slots": 4, "max_length": 200, "grace_s": 0.2, **settings}
+    fields = {"name": "tiny", "slots": 4, "max_length": 200, "grace_s": 0.2, **settings}
     async with (
-        running(WorkerSettings(role=role, model=str(folder), name="tiny", **fields)) as ready,
+        running(WorkerSettings(role=role, model=str(folder), **fields)) as ready,
         grpc.aio.insecure_channel(ready.address) as channel,
     ):
         yield ready, channel
@@ -90,6 +90,26 @@ def propose(
         shape=shape_to_proto(shape or TreeShape(depth=4, branching=1, budget=4)),
     )
     return draft_pb2.DraftRequest(propose=message)
+
+
+def foresee(
+    token_ids: Sequence[int],
+    base_length: int,
+    tree: TokenTree,
+    *,
+    shape: TreeShape | None = None,
+    number: int = 0,
+    outcomes: int = 4,
+) -> draft_pb2.DraftRequest:
+    """A request for the trees that may be needed next."""
+    message = draft_pb2.Foresee(
+        round=number,
+        context=context_to_proto(context_of(token_ids, base_length)),
+        tree=tree_to_proto(tree),
+        shape=shape_to_proto(shape or TreeShape(depth=4, branching=1, budget=4)),
+        outcomes=outcomes,
+    )
+    return draft_pb2.DraftRequest(foresee=message)
 
 
 def score(token_ids: Sequence[int], base_length: int, scored: Sequence[int]) -> draft_pb2.DraftRequest:

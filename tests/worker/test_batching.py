@@ -20,7 +20,7 @@ from tests.worker.tiny_worker import (
     tiny_engine,
 )
 from worker import batching, sessions
-from worker.batching import EngineThread, Steps
+from worker.batching import EngineThread, GaveWayError, SpareProcessor, Steps
 from worker.engine import Chunk, Engine
 from worker.sessions import Session, SessionTable
 from worker.verification import verify
@@ -300,3 +300,82 @@ def test_torch_never_runs_on_the_event_loop(engine: Engine, thread: EngineThread
 
     assert len(threads) == 1
     assert threading.get_ident() not in threads
+
+
+def endless(engine: Engine, begun: threading.Event) -> Steps[None]:
+    """Work that never ends by itself."""
+    slot = engine.open()
+    try:
+        while True:
+            begun.set()
+            yield Chunk(slot=slot, token_ids=[1])
+            engine.truncate(slot, 0)
+    finally:
+        engine.close(slot)
+
+
+def test_work_for_idle_time_ends_when_there_is_other_work(engine: Engine, thread: EngineThread) -> None:
+    """It shares no forward with it, and gives back what it held."""
+    begun = threading.Event()
+
+    async def interrupt() -> int:
+        idle = asyncio.create_task(thread.run(endless(engine, begun), gives_way=True))
+        await asyncio.to_thread(begun.wait, 10)
+        _, timings = await thread.run(reading(engine, [1, 2, 3], 2))
+        with pytest.raises(GaveWayError):
+            await idle
+        return timings.batch_size
+
+    assert run(interrupt()) == 1
+    assert len([engine.open() for _ in range(engine.slots)]) == engine.slots
+
+
+def test_work_for_idle_time_that_comes_amid_other_work_is_begun_but_not_forwarded(
+    engine: Engine, thread: EngineThread
+) -> None:
+    """A session must take its context even if there is no time for more: the next call builds on it."""
+    busy, begun, queued = threading.Event(), threading.Event(), threading.Event()
+
+    async def interrupt() -> None:
+        long = asyncio.create_task(thread.run(endless(engine, busy)))
+        await asyncio.to_thread(busy.wait, 10)
+        thread.post(lambda: queued.wait(10) and None)
+        idle = asyncio.create_task(thread.run(endless(engine, begun), gives_way=True))
+        await asyncio.sleep(0)
+        queued.set()
+        with pytest.raises(GaveWayError):
+            await idle
+        long.cancel()
+
+    run(interrupt())
+    assert begun.is_set()
+
+
+def test_work_for_idle_time_is_not_counted_among_the_calls_that_wait(engine: Engine, thread: EngineThread) -> None:
+    begun = threading.Event()
+
+    async def crowd() -> list[object]:
+        idle = [asyncio.create_task(thread.run(endless(engine, begun), gives_way=True)) for _ in range(3)]
+        await asyncio.to_thread(begun.wait, 10)
+        calls = [thread.run(_nothing()) for _ in range(16)]
+        await asyncio.gather(*calls)
+        return await asyncio.gather(*idle, return_exceptions=True)
+
+    assert all(isinstance(ended, GaveWayError) for ended in run(crowd()))
+
+
+def test_where_no_processor_is_spare_idle_work_is_tried_less_and_less_often() -> None:
+    """And as before as soon as there is one."""
+    spare = SpareProcessor()
+
+    def tried(pieces: int, share: float) -> int:
+        granted = 0
+        for _ in range(pieces):
+            if spare.is_there():
+                granted += 1
+                spare.learn(share)
+        return granted
+
+    assert tried(100, 1.0) == 100
+    assert tried(2000, 0.5) <= 2000 // batching.LONGEST_PAUSE + 8
+    assert tried(batching.LONGEST_PAUSE + 100, 1.0) >= 100

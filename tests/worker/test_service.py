@@ -13,6 +13,7 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
+from speculation.foresight import MOST_OUTCOMES
 from speculation.rpc import error_info
 from speculation.tree import TreeShape, chain
 from speculation.v1 import common_pb2, draft_pb2, verify_pb2
@@ -23,6 +24,7 @@ from tests.worker.grpc_session import (
     VerifyTalk,
     extend_draft,
     extend_verify,
+    foresee,
     open_draft,
     open_verify,
     propose,
@@ -32,6 +34,7 @@ from tests.worker.grpc_session import (
     worker_and_channel,
 )
 from tests.worker.tiny_worker import MAX_LENGTH, PROMPT, SAMPLINGS, reference_text, run
+from worker import batching, foresight
 from worker.settings import Role
 
 OK = common_pb2.SESSION_STATUS_OK
@@ -151,6 +154,80 @@ def test_pipelined_messages_are_answered_in_order(folder: Path) -> None:
     assert judged.timings.forwards == 1
 
 
+@pytest.fixture
+def eager(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A drafter that is never sure, on a machine that may be busy, drafts ahead all the same."""
+    monkeypatch.setattr(foresight, "LEAST_CHANCE", 0.0)
+    monkeypatch.setattr(batching, "LEAST_SHARE", 0.0)
+
+
+@pytest.mark.usefixtures("eager")
+@pytest.mark.parametrize("name", ["greedy", "everything"])
+def test_what_is_foreseen_is_what_a_propose_gives_then(folder: Path, name: str) -> None:
+    async def converse() -> tuple[Any, list[Any]]:
+        async with worker_and_channel("draft", folder) as (_, channel):
+            talk = DraftTalk(channel)
+            await talk.ask(open_draft(SAMPLINGS[name]))
+            tree = tree_from_proto((await talk.ask(propose(PROMPT))).proposal.tree)
+            ahead = await talk.ask(foresee(PROMPT, len(PROMPT), tree, number=5, outcomes=3))
+            again = []
+            for outcome in ahead.ahead.outcomes:
+                tokens = [*PROMPT, *outcome.token_ids]
+                again.append((await talk.ask(propose(tokens, len(PROMPT)))).proposal.tree)
+            return ahead, again
+
+    ahead, again = run(converse())
+
+    assert (ahead.status, ahead.ahead.round, len(again)) == (OK, 5, 3)
+    assert [list(outcome.tree.token_ids) for outcome in ahead.ahead.outcomes] == [
+        list(tree.token_ids) for tree in again
+    ]
+
+
+def test_foreseeing_keeps_no_other_message_waiting_and_changes_no_answer(folder: Path) -> None:
+    """All messages are sent before any reply is read; each has its own, in order, and what is told last holds."""
+    sampling = SAMPLINGS["temperature 1"]
+
+    async def converse(*, ahead: bool) -> list[list[int]]:
+        async with worker_and_channel("draft", folder) as (_, channel):
+            messages = [open_draft(sampling)]
+            for end in range(1, 8):
+                tokens = [*PROMPT, *range(end)]
+                base = len(tokens) - 1 if end > 1 else 0
+                messages += [foresee(tokens, base, chain([5, 6]), number=end)] * (1 + end % 2) if ahead else []
+                messages.append(propose(tokens, len(tokens) if ahead else base, number=end))
+            replies = await ask_all(DraftTalk(channel), *messages)
+        kinds = [str(reply.WhichOneof("message")) for reply in replies]
+        assert kinds == [
+            {"open": "opened", "foresee": "ahead", "propose": "proposal"}[str(message.WhichOneof("message"))]
+            for message in messages
+        ]
+        proposals = [reply.proposal for reply in replies if reply.HasField("proposal")]
+        assert [proposal.round for proposal in proposals] == list(range(1, 8))
+        return [list(proposal.tree.token_ids) for proposal in proposals]
+
+    assert run(converse(ahead=True)) == run(converse(ahead=False))
+
+
+def test_what_is_foreseen_builds_on_what_is_held(folder: Path) -> None:
+    async def converse() -> list[Any]:
+        async with worker_and_channel("draft", folder) as (_, channel):
+            return await ask_all(
+                DraftTalk(channel),
+                open_draft(),
+                foresee(PROMPT, 4, chain([1])),
+                propose(PROMPT),
+                foresee((*PROMPT, 1, 2), len(PROMPT), chain([1])),
+                propose((*PROMPT, 1, 2, 3), len(PROMPT) + 2),
+            )
+
+    _, unknown, first, _, second = run(converse())
+
+    assert (unknown.status, unknown.held_length) == (NEED_CONTEXT, 0)
+    assert not unknown.HasField("ahead")
+    assert (first.status, second.status) == (OK, OK)
+
+
 def test_what_is_not_held_is_asked_for_on_the_same_stream(folder: Path) -> None:
     async def converse() -> list[Any]:
         async with worker_and_channel("verify", folder) as (_, channel):
@@ -256,6 +333,22 @@ async def _slot_is_free(host: Any) -> bool:
     return bool(free)
 
 
+@pytest.mark.usefixtures("eager")
+def test_a_stream_that_ends_while_its_drafter_drafts_ahead_frees_its_slot(folder: Path) -> None:
+    async def end_one() -> None:
+        async with worker_and_channel("draft", folder, slots=1) as (ready, channel):
+            talk = DraftTalk(channel)
+            await talk.ask(open_draft())
+            await talk.ask(propose(PROMPT))
+            deep = TreeShape(depth=64, branching=1, budget=64)
+            await talk.call.write(foresee(PROMPT, len(PROMPT), chain([1]), shape=deep, outcomes=1))
+            await talk.call.write(foresee(PROMPT, len(PROMPT), chain([1]), shape=deep, outcomes=1))
+            talk.call.cancel()
+            await eventually(lambda: _slot_is_free(ready.host))
+
+    run(end_one())
+
+
 def test_one_bad_stream_does_not_harm_the_others(folder: Path) -> None:
     async def converse() -> list[int]:
         async with worker_and_channel("verify", folder) as (_, channel):
@@ -273,6 +366,7 @@ def test_one_bad_stream_does_not_harm_the_others(folder: Path) -> None:
 
 
 CONTEXT = verify(PROMPT).verify.context
+SHAPE = propose(PROMPT).propose.shape
 LONG = [1] * MAX_LENGTH
 
 
@@ -326,6 +420,17 @@ MALFORMED_DRAFT = {
     "an unknown token": ([propose([VOCAB_SIZE])], "context.token_ids"),
     "nothing to score": ([score(PROMPT, 0, [])], "token_ids"),
     "an unknown token to score": ([score(PROMPT, 0, [VOCAB_SIZE])], "token_ids"),
+    "no context to foresee from": (
+        [draft_pb2.DraftRequest(foresee=draft_pb2.Foresee(outcomes=1, shape=SHAPE))],
+        "context",
+    ),
+    "nothing to foresee": ([foresee(PROMPT, 0, chain([1]), outcomes=0)], "outcomes"),
+    "too much to foresee": ([foresee(PROMPT, 0, chain([1]), outcomes=MOST_OUTCOMES + 1)], "outcomes"),
+    "no shape to foresee": (
+        [draft_pb2.DraftRequest(foresee=draft_pb2.Foresee(outcomes=1, context=CONTEXT))],
+        "shape.depth",
+    ),
+    "an unknown token to foresee from": ([foresee(PROMPT, 0, chain([VOCAB_SIZE]))], "tree"),
     "too much to score": ([score(LONG, 0, [1])], "token_ids"),
 }
 

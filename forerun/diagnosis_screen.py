@@ -9,6 +9,9 @@ from rich.text import Text
 from forerun.diagnosis.findings import Diagnosis, Finding, Verdict
 from forerun.diagnosis.judge import ENOUGH_ROUNDS, WORTH_TELLING
 
+MOST_SHOWN = 8
+"""Drafters and kinds of text told to people."""
+
 
 def draw_diagnosis(diagnosis: Diagnosis, notes: Sequence[str], *, since: str) -> RenderableType:
     """The verdict, the findings (the dearest first), the figures looked at, and notes."""
@@ -17,6 +20,8 @@ def draw_diagnosis(diagnosis: Diagnosis, notes: Sequence[str], *, since: str) ->
         parts += [Text(), _findings(diagnosis.findings)]
     if diagnosis.rounds:
         parts += [Text(), _figures(diagnosis)]
+    if diagnosis.first_candidates_taken:
+        parts.append(_acceptance(diagnosis))
     return Group(*parts, *_notes(notes))
 
 
@@ -52,6 +57,14 @@ def _figures(diagnosis: Diagnosis) -> Text:
         f"{of['verify_batch']:.1f} a batch), the rest {of['other_ms']:.1f} ms.",
         "dim",
     )
+
+
+def _acceptance(diagnosis: Diagnosis) -> Text:
+    """Whose candidates are taken, the best first."""
+    taken = sorted(diagnosis.first_candidates_taken.items(), key=lambda entry: -entry[1])
+    shown = "; ".join(f"{who} {share:.0%}" for who, share in taken[:MOST_SHOWN])
+    more = f"; and {len(taken) - MOST_SHOWN} more (--json)" if len(taken) > MOST_SHOWN else ""
+    return Text(f"First candidates taken: {shown}{more}.", "dim")
 
 
 def _notes(notes: Iterable[str]) -> list[RenderableType]:

@@ -104,7 +104,7 @@ def _log(target: str, redis: str | None, namespace: str, config: Path | None) ->
         view = router.show()
     if not view.log.url:
         raise ConfigurationError("redis", "this controller keeps no decision log; set redis.url in its configuration")
-    return view, view.log.url, view.log.namespace
+    return view, view.log.url, view.log.namespace or namespace
 
 
 async def _window(url: str, namespace: str, since_ms: int) -> "Window":

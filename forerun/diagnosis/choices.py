@@ -175,7 +175,8 @@ def _best_other(evidence: Evidence, name: str, kind: Kind) -> float:
 
 
 def _is_low(evidence: Evidence, name: str, kind: Kind) -> bool:
-    return evidence.rates[name, kind] < FAR_BELOW * _expected(evidence, name, kind)
+    """Whether its candidates are taken far less often than could be expected, and not just by bad luck."""
+    return evidence.rates_at_most[name, kind] < FAR_BELOW * _expected(evidence, name, kind)
 
 
 def _as_if_it_knew(evidence: Evidence, name: str, kinds: frozenset[Kind]) -> Callable[[Row], Row]:

@@ -4,7 +4,7 @@ Each looks at rounds that are as they would be without the causes before it, and
 own. Estimates are meant to be low rather than high.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 from forerun.diagnosis.evidence import MIN_GROUP, Evidence, grouped, mean, median, quantile
@@ -230,8 +230,12 @@ def _by_worker(evidence: Evidence) -> dict[tuple[str, str], list[Answer]]:
 def _with_answers_of(name: str, address: str | None, mend: Callable[[Answer], Answer]) -> Callable[[Row], Row]:
     """Rounds in which one drafter (at one address, or at any) answered otherwise."""
 
-    def mended(answers: Iterable[Answer]) -> Iterator[Answer]:
-        for one in answers:
-            yield mend(one) if one.drafter == name and address in (None, one.address) else one
+    def concerns(one: Answer) -> bool:
+        return one.drafter == name and address in (None, one.address)
 
-    return lambda row: row.with_answers(mended(row.answers))
+    def mended(row: Row) -> Row:
+        if not any(map(concerns, row.answers)):
+            return row
+        return row.with_answers(mend(one) if concerns(one) else one for one in row.answers)
+
+    return mended

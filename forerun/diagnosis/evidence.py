@@ -20,6 +20,9 @@ router_models/cost_model.py before anything was measured."""
 PRIOR_ROUNDS = 3.0
 """Rounds that this guess is worth."""
 
+DOUBT = 2.0
+"""Standard errors that a drafter is given before its candidates are called bad."""
+
 Key = TypeVar("Key", bound=Hashable)
 Item = TypeVar("Item")
 
@@ -82,13 +85,25 @@ class Evidence:
     @cached_property
     def rates(self) -> Mapping[tuple[str, Kind], float]:
         """How often the target takes a drafter's first candidate, by drafter and kind of text."""
-        found: dict[tuple[str, Kind], float] = defaultdict(float)
-        looked: dict[tuple[str, Kind], float] = defaultdict(float)
+        return {key: found / looked for key, (found, looked) in self._candidates.items()}
+
+    @cached_property
+    def rates_at_most(self) -> Mapping[tuple[str, Kind], float]:
+        """The same, had chance been against the drafter: DOUBT standard errors more, and one success."""
+        return {
+            key: (rate := (found + 1.0) / (looked + 1.0)) + DOUBT * (rate * (1.0 - rate) / looked) ** 0.5
+            for key, (found, looked) in self._candidates.items()
+        }
+
+    @cached_property
+    def _candidates(self) -> Mapping[tuple[str, Kind], tuple[float, float]]:
+        """First candidates that were taken, and all of them, where there are enough."""
+        counts: dict[tuple[str, Kind], tuple[float, float]] = defaultdict(lambda: (0.0, 0.0))
         for row in self.rows:
             for answer in row.answers:
-                found[answer.drafter, row.kind] += answer.found
-                looked[answer.drafter, row.kind] += answer.looked
-        return {key: found[key] / looked[key] for key in looked if looked[key] >= MIN_GROUP}
+                found, looked = counts[answer.drafter, row.kind]
+                counts[answer.drafter, row.kind] = found + answer.found, looked + answer.looked
+        return {key: count for key, count in counts.items() if count[1] >= MIN_GROUP}
 
     @cached_property
     def surprisals(self) -> Mapping[tuple[str, Kind], float]:

@@ -85,7 +85,9 @@ class Diagnosis:
         requests: Theirs.
         ms_per_token: What a token of one request costs now.
         findings: The dearest first.
-        figures: Where a token's time goes, and what was accepted.
+        figures: Where a round's time goes, and what was accepted.
+        first_candidates_taken: Share of a drafter's first candidates that the target took, by drafter and kind of text
+            ("code on code, greedy").
     """
 
     verdict: Verdict
@@ -94,3 +96,4 @@ class Diagnosis:
     ms_per_token: float
     findings: tuple[Finding, ...]
     figures: Mapping[str, float]
+    first_candidates_taken: Mapping[str, float]

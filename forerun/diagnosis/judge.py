@@ -66,6 +66,7 @@ def diagnose(rows: Sequence[Row], *, causes: Causes = CAUSES) -> Diagnosis:
         ms_per_token=now.ms_per_token,
         findings=tuple(sorted(findings, key=lambda finding: -finding.gain_ms)),
         figures=figures_of(now),
+        first_candidates_taken={f"{drafter} on {kind}": rate for (drafter, kind), rate in now.rates.items()},
     )
 
 

@@ -25,8 +25,9 @@ from zoo.catalog import model_folder, resolve
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 SETS = ("code", "docs")
-PROMPTS, TOKENS = 6, 48
-LINK_S = 0.03
+PROMPTS, TOKENS = 4, 48
+SLOTS = 6
+LINK_S = 0.06
 CHAIN_OF_4 = {"depth": 4, "branching": 1, "budget": 4}
 
 
@@ -36,14 +37,16 @@ class Plant:
 
     Attributes:
         cause: As a finding calls it; empty: none.
-        drafter: Who drafts, always.
+        drafters: Who is there; the first one drafts unless the policy chooses.
+        policy: Who decides.
         shape: Which tree.
         streams: Requests at once.
         far: Workers that are reached through the delaying proxy.
     """
 
     cause: str
-    drafter: str = "mixed"
+    drafters: tuple[str, ...] = ("mixed",)
+    policy: str = "static"
     shape: Mapping[str, int] | None = None
     streams: int = 1
     far: tuple[str, ...] = ()
@@ -51,9 +54,13 @@ class Plant:
 
 PLANTS = {
     "a healthy fleet": Plant(""),
-    "a delayed drafter": Plant("slow drafter", drafter="delayed"),
-    "a mismatched drafter": Plant("mismatched drafter", drafter="mismatched"),
-    "a verifier at its limit": Plant("saturated verifier", streams=12),
+    "a healthy fleet whose planner passes over a useless drafter": Plant(
+        "", drafters=("mixed", "mismatched"), policy="planner"
+    ),
+    "a delayed drafter": Plant("slow drafter", drafters=("delayed",)),
+    "a mismatched drafter": Plant("mismatched drafter", drafters=("mismatched",)),
+    "a verifier at its limit": Plant("saturated verifier", streams=SLOTS),
+    "more sessions than the target has room for": Plant("cold cache", streams=SLOTS + 4),
     "a slow link to the target": Plant("far target", far=("target",)),
     "a slow link to the drafter": Plant("far drafter", far=("mixed",)),
     "an over-deep pinned tree": Plant("overgrown tree", shape={"depth": 24, "branching": 4, "budget": 96}),
@@ -64,7 +71,7 @@ PLANTS = {
 def workers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mapping[str, Process]]:
     """The processes that all fleets share; each is a model with real weights."""
     started = {
-        "target": worker_of("verify", resolve("zoo:target@deep"), name="target"),
+        "target": worker_of("verify", resolve("zoo:target@deep"), name="target", slots=SLOTS),
         "mixed": worker("draft", "mixed"),
         "delayed": worker_of("draft", resolve("zoo:mixed@deep"), name="delayed"),
         "mismatched": worker_of("draft", stranger(tmp_path_factory.mktemp("stranger")), name="mismatched"),
@@ -94,7 +101,7 @@ def stranger(folder: Path) -> Path:
 def controller(workers: Mapping[str, Process], plant: Plant, folder: Path) -> Iterator[str]:
     """The address of a controller over target and drafter of a plant, with a log; far ones are behind a proxy."""
     with ExitStack() as stack:
-        addresses = {name: workers[name].address for name in ("target", plant.drafter)}
+        addresses = {name: workers[name].address for name in ("target", *plant.drafters)}
         for name in plant.far:
             addresses[name] = stack.enter_context(delaying_proxy(addresses[name], one_way_s=LINK_S / 2))
         redis = stack.enter_context(redis_server(folder))
@@ -117,7 +124,7 @@ def configuration(addresses: Mapping[str, str], plant: Plant, redis_url: str) ->
             for name, address in addresses.items()
         ],
         "redis": {"url": redis_url, "namespace": "planted"},
-        "router": {"policy": "static", "shape": dict(plant.shape or CHAIN_OF_4)},
+        "router": {"policy": plant.policy, "drafter": plant.drafters[0], "shape": dict(plant.shape or CHAIN_OF_4)},
         "timeouts": {"draft_timeout_s": 5.0},
     }
 
@@ -130,12 +137,13 @@ def all_serve(address: str, workers: Iterable[str]) -> bool:
 
 
 async def send(address: str, *, streams: int) -> None:
-    """Requests of every set, so many at once; a first one, that warms up, is not judged alone but with the others."""
-    waiting = iter(tasks(SETS, PROMPTS if streams == 1 else 2 * PROMPTS))
+    """Requests of every set, so many at once, and at least two for each stream."""
+    work = tasks(SETS, max(PROMPTS, streams))
+    numbers = iter(range(len(work)))
 
     async def stream(client: AsyncClient) -> None:
-        for number, task in enumerate(waiting):
-            temperature = float(number % 2)
+        for number in numbers:
+            task, temperature = work[number], float(number // len(SETS) % 2)
             await client.generate(
                 task.prompt, task=task.prompt_set, max_new_tokens=TOKENS, temperature=temperature, seed=number
             )

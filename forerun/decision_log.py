@@ -193,6 +193,7 @@ def _row(record: log_pb2.RoundRecord, lesson: RoundLesson, decision: log_pb2.Dec
         offered=context.drafters,
         drafters=plan.drafters,
         missing=tuple(record.missing_drafters),
+        ending=context.remaining_tokens - 1 <= (plan.shape.depth if plan.drafters else 0),
         surprisal=context.prompt_surprisal,
         shape=plan.shape if plan.drafters else None,
         tree=outcome.tree,

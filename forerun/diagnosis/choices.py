@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from forerun.diagnosis.evidence import MIN_GROUP, Evidence, grouped, mean, pace
+from forerun.diagnosis.evidence import MIN_GROUP, Evidence, grouped, mean, pace, pace_at_most
 from forerun.diagnosis.findings import Cause, Suspicion
 from forerun.diagnosis.rows import Kind, Row
 from router_models.forecast import chain_accepted
@@ -85,12 +85,13 @@ def mismatched_drafters(evidence: Evidence) -> Iterator[Suspicion]:
 
 def pinned_against_the_evidence(evidence: Evidence) -> Iterator[Suspicion]:
     """Choices that nobody reconsiders, where another drafter or tree does better on the same kind of text."""
-    for kind, rows in grouped((row for row in evidence.rows if not row.explained), lambda row: row.kind).items():
+    judged = (row for row in evidence.rows if not (row.explained or row.ending))
+    for kind, rows in grouped(judged, lambda row: row.kind).items():
         arms = {arm: group for arm, group in grouped(rows, _arm).items() if len(group) >= MIN_GROUP}
-        best = min(arms, key=lambda arm: pace(arms[arm]), default=None)
+        best = min(arms, key=lambda arm: pace_at_most(arms[arm]), default=None)
         for arm, group in arms.items():
             pinned = [row for row in group if _cannot_change(row)]
-            if best in (None, arm) or len(pinned) < MIN_GROUP or not pace(arms[best]) < pace(pinned):
+            if best in (None, arm) or len(pinned) < MIN_GROUP or pace_at_most(arms[best]) >= pace(pinned):
                 continue
             yield _pinned(kind, arm, pinned, best, pace(arms[best]))
     yield from _pinned_against_surprisal(evidence)

@@ -21,7 +21,7 @@ PRIOR_ROUNDS = 3.0
 """Rounds that this guess is worth."""
 
 DOUBT = 2.0
-"""Standard errors that a drafter is given before its candidates are called bad."""
+"""Standard errors by which something must be worse, or better, before it is called so."""
 
 Key = TypeVar("Key", bound=Hashable)
 Item = TypeVar("Item")
@@ -120,6 +120,13 @@ def pace(rows: Iterable[Row]) -> float:
     rows = tuple(rows)
     tokens = sum(row.tokens for row in rows)
     return sum(row.cost_ms for row in rows) / tokens if tokens else 0.0
+
+
+def pace_at_most(rows: Sequence[Row]) -> float:
+    """The same, DOUBT standard errors more: what a group has achieved by more than luck."""
+    tokens, ms_per_token = sum(row.tokens for row in rows), pace(rows)
+    scatter = sum((row.cost_ms - ms_per_token * row.tokens) ** 2 for row in rows)
+    return ms_per_token + DOUBT * scatter**0.5 / tokens if tokens else 0.0
 
 
 def grouped(items: Iterable[Item], key: Callable[[Item], Key]) -> dict[Key, list[Item]]:

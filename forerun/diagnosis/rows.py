@@ -62,6 +62,7 @@ class Row:
         offered: Drafters that could have been asked.
         drafters: Those that were asked.
         missing: Those of them that did not answer in time.
+        ending: Whether the answer's end cut the plan short.
         surprisal: Nats per token of the prompt, by drafter that has read it.
         shape: Of the tree asked for; None in plain decoding.
         tree: What was verified.
@@ -90,6 +91,7 @@ class Row:
     offered: tuple[str, ...] = ()
     drafters: tuple[str, ...] = ()
     missing: tuple[str, ...] = ()
+    ending: bool = False
     surprisal: Mapping[str, float] = field(default_factory=lambda: MappingProxyType({}))
     shape: TreeShape | None = None
     tree: TokenTree = EMPTY_TREE

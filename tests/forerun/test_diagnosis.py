@@ -207,6 +207,33 @@ def test_a_slow_drafter_is_not_told_again_as_a_tree_that_is_too_deep() -> None:
     assert [finding.cause for finding in named(served(forward_ms=30.0))] == [Cause.SLOW_DRAFTER]
 
 
+def test_a_tree_is_judged_by_what_its_drafter_should_cost() -> None:
+    """At the forwards of a slow drafter no tree would pay; its own trees are too deep for those of a quick one, too."""
+    long = TreeShape(depth=20, branching=1, budget=20)
+    usual_ms = 0.25 * (TARGET_MS + NODE_MS)
+
+    (as_it_should_be,) = named(served(shape=long, forward_ms=usual_ms))
+    trees = [finding for finding in named(served(shape=long, forward_ms=30.0)) if finding.cause is Cause.OVERGROWN_TREE]
+
+    assert [finding.figures["depth"] for finding in trees] == [as_it_should_be.figures["depth"]]
+
+
+def test_an_answer_that_ends_is_no_evidence_for_small_trees() -> None:
+    """The last rounds of a request are planned for the few tokens that it still needs."""
+    last = [replace(row, ending=True, verify_ms=1.0) for row in plain(60, policy="static")]
+
+    assert named([*served(policy="static"), *last]) == []
+
+
+def test_few_lucky_rounds_are_no_evidence() -> None:
+    rounds = served(20, requests="l", forced=True)
+    lucky = [replace(row, tokens=1.0 if place % 4 else 12.0) for place, row in enumerate(rounds)]
+    others = [replace(row, drafters=("docs",), tokens=3.2) for row in served(policy="static")]
+
+    assert pace(lucky) < 0.9 * pace(others)
+    assert Cause.PINNED not in {finding.cause for finding in named([*lucky, *others])}
+
+
 def test_a_choice_that_the_planner_makes_is_not_called_a_pin() -> None:
     rows = served(rate=0.4, drafter="docs") + served(60, rate=0.8, requests="c")
 

@@ -153,7 +153,7 @@ def saturated_verifiers(evidence: Evidence) -> Iterator[Suspicion]:
         subject="target",
         says=f"requests wait {queue_ms:.1f} ms a round for the target and then share its forwards with "
         f"{batch - 1:.1f} others ({compute_ms:.1f} ms a forward); alone a round would take {shared_ms:.1f} ms less",
-        advice=f"add a verify worker to the {targets} there {'is' if targets == 1 else 'are'} (it would take about "
+        advice=f"add a verify worker (there {'is' if targets == 1 else 'are'} {targets}; another one would take about "
         f"1/{targets + 1} of that), or verify smaller trees under load: the planner does, a rule's max_nodes forces it",
         figures={"queue_ms": queue_ms, "batch": batch, "compute_ms": compute_ms, "shared_ms": shared_ms},
         mend=mend,

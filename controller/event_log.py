@@ -33,6 +33,7 @@ class EventLog:
 
     Attributes:
         url: Of Redis, without its password.
+        namespace: Whose streams.
         connected: Whether the last trip arrived.
         written: Records that Redis has taken.
         dropped: Records lost because the log could not be reached in time.
@@ -61,7 +62,7 @@ class EventLog:
         self.written = 0
         self.dropped = 0
         self._redis = redis_client(url)
-        self._namespace = namespace
+        self.namespace = namespace
         self._most_entries = most_entries
         self._most_waiting = most_waiting
         self._may_make_room = may_make_room
@@ -124,9 +125,9 @@ class EventLog:
 
     async def _drop_older_half(self) -> None:
         """Of every stream; whoever had yet to read it can tell how many entries are gone."""
-        names: list[Any] = await self._redis.hkeys(written_key(self._namespace))
+        names: list[Any] = await self._redis.hkeys(written_key(self.namespace))
         for name in names:
-            stream = f"forerun:{self._namespace}:{name.decode()}"
+            stream = f"forerun:{self.namespace}:{name.decode()}"
             kept = await self._redis.xlen(stream) // 2
             await self._redis.xtrim(stream, maxlen=kept, approximate=False)
             logger.warning("redis was full: the older half of a stream is gone", extra={"stream": stream, "kept": kept})
@@ -138,11 +139,9 @@ class EventLog:
                 fields: dict[Any, Any] = {"record": record}  # redis-py's own type is invariant
                 if place == 0 and dropped:
                     fields["dropped"] = dropped
-                pipeline.xadd(
-                    f"forerun:{self._namespace}:{stream}", fields, maxlen=self._most_entries, approximate=True
-                )
+                pipeline.xadd(f"forerun:{self.namespace}:{stream}", fields, maxlen=self._most_entries, approximate=True)
             for stream, count in Counter(stream for stream, _ in trip).items():
-                pipeline.hincrby(written_key(self._namespace), stream, count)
+                pipeline.hincrby(written_key(self.namespace), stream, count)
             await pipeline.execute()
 
     def _note(self, *, connected: bool, why: str = "", lost: int = 0) -> None:

@@ -12,7 +12,22 @@ from controller.sequence import Sequence
 from router_models.plan import Plan
 from router_models.policy import Policy, RoundContext, RoundOutcome, RoundTimings
 from speculation.tree import TokenTree, prune
-from speculation.verdict import Verdict
+from speculation.verdict import Verdict, WorkerTimings
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DraftExchange:
+    """One drafter's part in a round.
+
+    Attributes:
+        address: host:port of its worker.
+        elapsed_ns: From the round's first draft call to its reply.
+        timings: What the worker reports.
+    """
+
+    address: str
+    elapsed_ns: int
+    timings: WorkerTimings
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,6 +40,7 @@ class Drafts:
         foreseen: Drafters whose tree was there already, drafted while the target judged the round before.
         draft_ns: From the first call to the last answer.
         worker_ns: What the slowest drafter reports as its own time.
+        exchanges: The same of each drafter that answered in time.
     """
 
     trees: Mapping[str, TokenTree] = field(default_factory=lambda: MappingProxyType({}))
@@ -32,6 +48,7 @@ class Drafts:
     foreseen: tuple[str, ...] = ()
     draft_ns: int = 0
     worker_ns: int = 0
+    exchanges: Mapping[str, DraftExchange] = field(default_factory=lambda: MappingProxyType({}))
 
 
 class FleetSession(Protocol):
@@ -52,6 +69,14 @@ class FleetSession(Protocol):
     @property
     def failovers(self) -> int:
         """Times a worker was lost and its session moved, or a drafter was given up for a round."""
+
+    @property
+    def retold_tokens(self) -> int:
+        """Tokens that workers had to be told again: they had forgotten them, or the session had moved."""
+
+    @property
+    def verify_address(self) -> str:
+        """host:port of the worker that verified last; empty before."""
 
     def offer(self, sequence: Sequence) -> tuple[str, ...]:
         """Drafters that can be asked now, in the fleet's order."""
@@ -107,6 +132,10 @@ class Round:
         missing: Drafters that were asked and did not answer.
         outcome: What came of it.
         emitted: Tokens that the answer gained: the verdict's, cut where the answer ends.
+        exchanges: By drafter that answered.
+        verify_address: host:port of the worker that verified.
+        failovers: Of the request until now, as FleetSession counts them.
+        retold_tokens: Likewise.
     """
 
     context: RoundContext
@@ -114,6 +143,10 @@ class Round:
     missing: tuple[str, ...]
     outcome: RoundOutcome
     emitted: tuple[int, ...]
+    exchanges: Mapping[str, DraftExchange] = field(default_factory=lambda: MappingProxyType({}))
+    verify_address: str = ""
+    failovers: int = 0
+    retold_tokens: int = 0
 
 
 async def generate(
@@ -156,7 +189,17 @@ async def generate(
         )
         policy.learn(context, plan, outcome)
         emitted = sequence.extend(verdict.token_ids)
-        yield Round(context=context, plan=plan, missing=drafts.missing, outcome=outcome, emitted=emitted)
+        yield Round(
+            context=context,
+            plan=plan,
+            missing=drafts.missing,
+            outcome=outcome,
+            emitted=emitted,
+            exchanges=drafts.exchanges,
+            verify_address=session.verify_address,
+            failovers=session.failovers,
+            retold_tokens=session.retold_tokens,
+        )
         number += 1
 
 

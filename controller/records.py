@@ -15,7 +15,7 @@ from controller.steering import DecisionMode, SteeredPolicy
 from router_models.plan import Combination, Plan
 from router_models.policy import RoundContext, RoundOutcome, RoundTimings, TextScores
 from speculation.v1 import generation_pb2, log_pb2
-from speculation.wire import calibration_to_proto, sampling_to_proto, shape_to_proto, tree_to_proto
+from speculation.wire import calibration_to_proto, sampling_to_proto, shape_to_proto, timings_to_proto, tree_to_proto
 
 SCHEMA_VERSION = 1
 
@@ -216,6 +216,18 @@ def round_record(done: Round, *, decision_event_id: str, frozen: bool = False) -
         verify_forwards=verdict.timings.forwards,
         calibrations={name: calibration_to_proto(value) for name, value in done.plan.calibrations.items()},
         frozen=frozen,
+        exchanges=[
+            log_pb2.DraftExchange(
+                drafter=name,
+                address=exchange.address,
+                elapsed_ns=exchange.elapsed_ns,
+                timings=timings_to_proto(exchange.timings),
+            )
+            for name, exchange in done.exchanges.items()
+        ],
+        verify_address=done.verify_address,
+        failovers=done.failovers,
+        retold_tokens=done.retold_tokens,
     )
 
 

@@ -139,7 +139,9 @@ def _worker_state(worker: Worker) -> router_pb2.WorkerState:
 def _log_state(log: EventLog | None) -> router_pb2.LogState:
     if log is None:
         return router_pb2.LogState()
-    return router_pb2.LogState(url=log.url, connected=log.connected, written=log.written, dropped=log.dropped)
+    return router_pb2.LogState(
+        url=log.url, connected=log.connected, written=log.written, dropped=log.dropped, namespace=log.namespace
+    )
 
 
 def _config_state(configuration: Configuration) -> router_pb2.ConfigState:

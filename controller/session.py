@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from time import perf_counter_ns
 from typing import Any
 
-from controller.generation import Drafts
+from controller.generation import DraftExchange, Drafts
 from controller.request import GenerationRequest
 from controller.roster import Roster, Worker
 from controller.sequence import Sequence
@@ -72,6 +72,7 @@ class _Drafter:
 @dataclass(frozen=True, slots=True)
 class _Answer:
     proposal: Proposal
+    address: str
     at_ns: int
 
 
@@ -82,12 +83,14 @@ class RequestSession:
         prompt_surprisal: By drafter that has read the prompt.
         model_revisions: By name of each worker that took part.
         failovers: Times a worker was lost and the session moved, or a drafter was given up for a round.
+        verify_address: Of the worker that verified last; empty before.
     """
 
     def __init__(self, roster: Roster, request: GenerationRequest, *, deadline: float, spawn: Spawn) -> None:
         self.prompt_surprisal: dict[str, float] = {}
         self.model_revisions: dict[str, str] = {}
         self.failovers = 0
+        self.verify_address = ""
         self._roster = roster
         self._deadline = deadline
         self._spawn = spawn
@@ -104,6 +107,13 @@ class RequestSession:
         self._revision: str | None = None
         self._max_length = 0
         self._round = 0
+        self._streams: list[DraftStream | VerifyStream] = []
+        self._moved_tokens = 0
+
+    @property
+    def retold_tokens(self) -> int:
+        """Tokens that workers had to be told again: they had forgotten them, or the session had moved."""
+        return self._moved_tokens + sum(stream.retold_tokens for stream in self._streams)
 
     @property
     def ineligible_drafters(self) -> tuple[str, ...]:
@@ -167,6 +177,12 @@ class RequestSession:
             foreseen=tuple(foreseen),
             draft_ns=max((answer.at_ns for answer in in_time.values()), default=perf_counter_ns()) - started_ns,
             worker_ns=max((answer.proposal.timings.total_ns for answer in in_time.values()), default=0),
+            exchanges={
+                name: DraftExchange(
+                    address=answer.address, elapsed_ns=answer.at_ns - started_ns, timings=answer.proposal.timings
+                )
+                for name, answer in in_time.items()
+            },
         )
 
     def foresee(self, plan: Plan, tree: TokenTree, sequence: Sequence) -> None:
@@ -263,7 +279,7 @@ class RequestSession:
         drafter.length = len(sequence)
         if proposal.prompt_surprisal is not None:
             self.prompt_surprisal[name] = proposal.prompt_surprisal
-        return _Answer(proposal, perf_counter_ns())
+        return _Answer(proposal, stream.address, perf_counter_ns())
 
     def _stream_of(self, name: str, drafter: _Drafter, length: int) -> DraftStream:
         """The open session on a drafter, or a new one on its least loaded worker."""
@@ -275,6 +291,8 @@ class RequestSession:
                 raise CapacityError(f"no worker of drafter {name} serves now")
             drafter.worker = worker
             drafter.stream = worker.open_draft(self._opening, timeout_s=self._remaining_s())
+            self._streams.append(drafter.stream)
+            self._moved_tokens += drafter.length
             drafter.length = 0
             self.model_revisions[name] = worker.description.model_revision
         return drafter.stream
@@ -312,10 +330,12 @@ class RequestSession:
                 verdict = await target.stream.verify(sequence, tree, round_number=self._round)
             except _MOVABLE as error:
                 self._target = None
+                self._moved_tokens += len(sequence)
                 self._leave(target, error)
                 await moves.make(error)
                 continue
             target.worker.worked()
+            self.verify_address = target.worker.address
             return verdict
 
     async def _reach_target(self, sequence: Sequence) -> _Target:
@@ -330,6 +350,7 @@ class RequestSession:
         while True:
             worker = await self._roster.verifier(self._revision)
             target = _Target(worker, worker.open_verify(self._opening, timeout_s=self._remaining_s()))
+            self._streams.append(target.stream)
             try:
                 await target.stream.tell(sequence, len(sequence) - 1)
             except _MOVABLE as error:

@@ -225,10 +225,15 @@ ReplyT = TypeVar("ReplyT", bound=_Reply)
 
 
 class WorkerStream(Generic[RequestT, ReplyT]):
-    """Messages out, replies in, in order, and the tokens that the worker holds by our reckoning."""
+    """Messages out, replies in, in order, and the tokens that the worker holds by our reckoning.
+
+    Attributes:
+        retold_tokens: Tokens that the worker asked for although it had been told them.
+    """
 
     def __init__(self, call: Any, address: str, opening: RequestT) -> None:
         self.address = address
+        self.retold_tokens = 0
         self._call = call
         self._opening: RequestT | None = opening
         self._unanswered = 0
@@ -330,7 +335,9 @@ class WorkerStream(Generic[RequestT, ReplyT]):
             raise refusal
         if reply.status == common_pb2.SESSION_STATUS_NEED_CONTEXT:
             # A worker that holds as much as we thought, and yet misses something, holds something else.
-            self._held_length = reply.held_length if reply.held_length < self._last_base else 0
+            held_length = reply.held_length if reply.held_length < self._last_base else 0
+            self.retold_tokens += self._held_length - held_length
+            self._held_length = held_length
         elif reply.status != common_pb2.SESSION_STATUS_OK:
             raise WorkerUnavailableError(f"{self.address} answered with the unknown status {reply.status}")
         return reply

@@ -6,7 +6,7 @@ that needs them runs, so that `forerun --help` answers at once.
 
 import typer
 
-from forerun.commands import bench, config, controller, demo, generate, router, router_models, up, worker, zoo
+from forerun.commands import bench, config, controller, demo, diagnose, generate, router, router_models, up, worker, zoo
 from forerun.console import run_commands
 
 app = typer.Typer(
@@ -28,6 +28,7 @@ Every command takes [cyan]--json[/cyan]: results as JSON on stdout, all else on 
 app.command("up")(up.up)
 app.command("demo")(demo.demo)
 app.command("generate")(generate.generate)
+app.command("diagnose")(diagnose.diagnose)
 app.command("worker", context_settings=worker.PASS_ON)(worker.worker)
 app.command("controller", context_settings=controller.PASS_ON_HELP)(controller.controller)
 app.command("bench", context_settings=bench.PASS_ON_HELP)(bench.bench)

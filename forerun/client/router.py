@@ -92,6 +92,7 @@ class LogView:
     connected: bool
     written: int
     dropped: int
+    namespace: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -236,6 +237,7 @@ def _router_view(shown: router_pb2.ShowResponse) -> RouterView:
             connected=shown.log.connected,
             written=shown.log.written,
             dropped=shown.log.dropped,
+            namespace=shown.log.namespace,
         ),
         scoring=ScoringView(
             share=shown.scoring.share,

@@ -26,17 +26,17 @@ from speculation.v1 import common_pb2 as speculation_dot_v1_dot_common__pb2
 from speculation.v1 import generation_pb2 as speculation_dot_v1_dot_generation__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1bspeculation/v1/router.proto\x12\x0especulation.v1\x1a\x1bspeculation/v1/common.proto\x1a\x1fspeculation/v1/generation.proto\"\r\n\x0bShowRequest\"\x9e\x03\n\x0cShowResponse\x12\x0e\n\x06policy\x18\x01 \x01(\t\x12\x16\n\x0eknown_policies\x18\x02 \x03(\t\x12\x13\n\x0bkill_switch\x18\x03 \x01(\x08\x12,\n\x07workers\x18\x04 \x03(\x0b\x32\x1b.speculation.v1.WorkerState\x12&\n\x04\x61rms\x18\x05 \x03(\x0b\x32\x18.speculation.v1.ArmCount\x12%\n\x03log\x18\x06 \x01(\x0b\x32\x18.speculation.v1.LogState\x12+\n\x06\x63onfig\x18\x07 \x01(\x0b\x32\x1b.speculation.v1.ConfigState\x12(\n\x04mode\x18\x08 \x01(\x0e\x32\x1a.speculation.v1.RouterMode\x12\x1d\n\x15kill_switch_in_config\x18\t \x01(\x08\x12/\n\x08learning\x18\x14 \x01(\x0b\x32\x1d.speculation.v1.LearningState\x12-\n\x07scoring\x18\x1e \x01(\x0b\x32\x1c.speculation.v1.ScoringState\"h\n\x0b\x43onfigState\x12\x0c\n\x04\x66ile\x18\x01 \x01(\t\x12\x0c\n\x04hash\x18\x02 \x01(\t\x12\x0f\n\x07problem\x18\x03 \x01(\t\x12\x1b\n\x13waiting_for_restart\x18\x04 \x03(\t\x12\x0f\n\x07reloads\x18\x05 \x01(\r\"\xa6\x01\n\x0bWorkerState\x12\x0f\n\x07\x61\x64\x64ress\x18\x01 \x01(\t\x12\x30\n\x06worker\x18\x02 \x01(\x0b\x32 .speculation.v1.DescribeResponse\x12,\n\x06health\x18\x03 \x01(\x0e\x32\x1c.speculation.v1.WorkerHealth\x12\x0f\n\x07problem\x18\x04 \x01(\t\x12\x15\n\ropen_sessions\x18\x05 \x01(\r\"\x87\x01\n\x08\x41rmCount\x12\x10\n\x08\x64rafters\x18\x01 \x03(\t\x12(\n\x05shape\x18\x02 \x01(\x0b\x32\x19.speculation.v1.TreeShape\x12\x0e\n\x06rounds\x18\x03 \x01(\x04\x12\x16\n\x0e\x64rafted_tokens\x18\x04 \x01(\x04\x12\x17\n\x0f\x61\x63\x63\x65pted_tokens\x18\x05 \x01(\x04\"L\n\x08LogState\x12\x0b\n\x03url\x18\x01 \x01(\t\x12\x11\n\tconnected\x18\x02 \x01(\x08\x12\x0f\n\x07written\x18\x03 \x01(\x04\x12\x0f\n\x07\x64ropped\x18\x04 \x01(\x04\"O\n\x0cScoringState\x12\r\n\x05share\x18\x01 \x01(\x01\x12\x0e\n\x06scored\x18\x02 \x01(\x04\x12\x0f\n\x07waiting\x18\x03 \x01(\r\x12\x0f\n\x07\x64ropped\x18\x04 \x01(\x04\"\xae\x01\n\rLearningState\x12\x0e\n\x06policy\x18\x01 \x01(\t\x12\r\n\x05leads\x18\x02 \x01(\x08\x12\x0f\n\x07\x66ollows\x18\x03 \x01(\x08\x12\x0f\n\x07problem\x18\x04 \x01(\t\x12\x14\n\x0c\x62\x61se_version\x18\x05 \x01(\x04\x12\x0e\n\x06\x66olded\x18\x06 \x01(\x04\x12\x0e\n\x06missed\x18\x07 \x01(\x04\x12\x12\n\nunreadable\x18\x08 \x01(\x04\x12\x12\n\nwritten_ms\x18\t \x01(\x04\"$\n\x0e\x45xplainRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\">\n\x0f\x45xplainResponse\x12+\n\x06rounds\x18\x01 \x03(\x0b\x32\x1b.speculation.v1.RoundReport\"\"\n\x10SetPolicyRequest\x12\x0e\n\x06policy\x18\x01 \x01(\t\",\n\x11SetPolicyResponse\x12\x17\n\x0fprevious_policy\x18\x01 \x01(\t\"\'\n\x14SetKillSwitchRequest\x12\x0f\n\x07\x65ngaged\x18\x01 \x01(\x08\"=\n\x15SetKillSwitchResponse\x12\x13\n\x0bwas_engaged\x18\x01 \x01(\x08\x12\x0f\n\x07\x65ngaged\x18\x02 \x01(\x08\"\x15\n\x13ReloadConfigRequest\"T\n\x14ReloadConfigResponse\x12+\n\x06\x63onfig\x18\x01 \x01(\x0b\x32\x1b.speculation.v1.ConfigState\x12\x0f\n\x07\x63hanged\x18\x02 \x03(\t*\x86\x01\n\nRouterMode\x12\x1b\n\x17ROUTER_MODE_UNSPECIFIED\x10\x00\x12\x13\n\x0fROUTER_MODE_OFF\x10\x01\x12\x17\n\x13ROUTER_MODE_OBSERVE\x10\x02\x12\x15\n\x11ROUTER_MODE_APPLY\x10\x03\x12\x16\n\x12ROUTER_MODE_FROZEN\x10\x04*\x82\x01\n\x0cWorkerHealth\x12\x1d\n\x19WORKER_HEALTH_UNSPECIFIED\x10\x00\x12\x19\n\x15WORKER_HEALTH_SERVING\x10\x01\x12\x1d\n\x19WORKER_HEALTH_NOT_SERVING\x10\x02\x12\x19\n\x15WORKER_HEALTH_REFUSED\x10\x03\x32\xa9\x03\n\rRouterService\x12\x41\n\x04Show\x12\x1b.speculation.v1.ShowRequest\x1a\x1c.speculation.v1.ShowResponse\x12J\n\x07\x45xplain\x12\x1e.speculation.v1.ExplainRequest\x1a\x1f.speculation.v1.ExplainResponse\x12P\n\tSetPolicy\x12 .speculation.v1.SetPolicyRequest\x1a!.speculation.v1.SetPolicyResponse\x12\\\n\rSetKillSwitch\x12$.speculation.v1.SetKillSwitchRequest\x1a%.speculation.v1.SetKillSwitchResponse\x12Y\n\x0cReloadConfig\x12#.speculation.v1.ReloadConfigRequest\x1a$.speculation.v1.ReloadConfigResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1bspeculation/v1/router.proto\x12\x0especulation.v1\x1a\x1bspeculation/v1/common.proto\x1a\x1fspeculation/v1/generation.proto\"\r\n\x0bShowRequest\"\x9e\x03\n\x0cShowResponse\x12\x0e\n\x06policy\x18\x01 \x01(\t\x12\x16\n\x0eknown_policies\x18\x02 \x03(\t\x12\x13\n\x0bkill_switch\x18\x03 \x01(\x08\x12,\n\x07workers\x18\x04 \x03(\x0b\x32\x1b.speculation.v1.WorkerState\x12&\n\x04\x61rms\x18\x05 \x03(\x0b\x32\x18.speculation.v1.ArmCount\x12%\n\x03log\x18\x06 \x01(\x0b\x32\x18.speculation.v1.LogState\x12+\n\x06\x63onfig\x18\x07 \x01(\x0b\x32\x1b.speculation.v1.ConfigState\x12(\n\x04mode\x18\x08 \x01(\x0e\x32\x1a.speculation.v1.RouterMode\x12\x1d\n\x15kill_switch_in_config\x18\t \x01(\x08\x12/\n\x08learning\x18\x14 \x01(\x0b\x32\x1d.speculation.v1.LearningState\x12-\n\x07scoring\x18\x1e \x01(\x0b\x32\x1c.speculation.v1.ScoringState\"h\n\x0b\x43onfigState\x12\x0c\n\x04\x66ile\x18\x01 \x01(\t\x12\x0c\n\x04hash\x18\x02 \x01(\t\x12\x0f\n\x07problem\x18\x03 \x01(\t\x12\x1b\n\x13waiting_for_restart\x18\x04 \x03(\t\x12\x0f\n\x07reloads\x18\x05 \x01(\r\"\xa6\x01\n\x0bWorkerState\x12\x0f\n\x07\x61\x64\x64ress\x18\x01 \x01(\t\x12\x30\n\x06worker\x18\x02 \x01(\x0b\x32 .speculation.v1.DescribeResponse\x12,\n\x06health\x18\x03 \x01(\x0e\x32\x1c.speculation.v1.WorkerHealth\x12\x0f\n\x07problem\x18\x04 \x01(\t\x12\x15\n\ropen_sessions\x18\x05 \x01(\r\"\x87\x01\n\x08\x41rmCount\x12\x10\n\x08\x64rafters\x18\x01 \x03(\t\x12(\n\x05shape\x18\x02 \x01(\x0b\x32\x19.speculation.v1.TreeShape\x12\x0e\n\x06rounds\x18\x03 \x01(\x04\x12\x16\n\x0e\x64rafted_tokens\x18\x04 \x01(\x04\x12\x17\n\x0f\x61\x63\x63\x65pted_tokens\x18\x05 \x01(\x04\"_\n\x08LogState\x12\x0b\n\x03url\x18\x01 \x01(\t\x12\x11\n\tconnected\x18\x02 \x01(\x08\x12\x0f\n\x07written\x18\x03 \x01(\x04\x12\x0f\n\x07\x64ropped\x18\x04 \x01(\x04\x12\x11\n\tnamespace\x18\x05 \x01(\t\"O\n\x0cScoringState\x12\r\n\x05share\x18\x01 \x01(\x01\x12\x0e\n\x06scored\x18\x02 \x01(\x04\x12\x0f\n\x07waiting\x18\x03 \x01(\r\x12\x0f\n\x07\x64ropped\x18\x04 \x01(\x04\"\xae\x01\n\rLearningState\x12\x0e\n\x06policy\x18\x01 \x01(\t\x12\r\n\x05leads\x18\x02 \x01(\x08\x12\x0f\n\x07\x66ollows\x18\x03 \x01(\x08\x12\x0f\n\x07problem\x18\x04 \x01(\t\x12\x14\n\x0c\x62\x61se_version\x18\x05 \x01(\x04\x12\x0e\n\x06\x66olded\x18\x06 \x01(\x04\x12\x0e\n\x06missed\x18\x07 \x01(\x04\x12\x12\n\nunreadable\x18\x08 \x01(\x04\x12\x12\n\nwritten_ms\x18\t \x01(\x04\"$\n\x0e\x45xplainRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\">\n\x0f\x45xplainResponse\x12+\n\x06rounds\x18\x01 \x03(\x0b\x32\x1b.speculation.v1.RoundReport\"\"\n\x10SetPolicyRequest\x12\x0e\n\x06policy\x18\x01 \x01(\t\",\n\x11SetPolicyResponse\x12\x17\n\x0fprevious_policy\x18\x01 \x01(\t\"\'\n\x14SetKillSwitchRequest\x12\x0f\n\x07\x65ngaged\x18\x01 \x01(\x08\"=\n\x15SetKillSwitchResponse\x12\x13\n\x0bwas_engaged\x18\x01 \x01(\x08\x12\x0f\n\x07\x65ngaged\x18\x02 \x01(\x08\"\x15\n\x13ReloadConfigRequest\"T\n\x14ReloadConfigResponse\x12+\n\x06\x63onfig\x18\x01 \x01(\x0b\x32\x1b.speculation.v1.ConfigState\x12\x0f\n\x07\x63hanged\x18\x02 \x03(\t*\x86\x01\n\nRouterMode\x12\x1b\n\x17ROUTER_MODE_UNSPECIFIED\x10\x00\x12\x13\n\x0fROUTER_MODE_OFF\x10\x01\x12\x17\n\x13ROUTER_MODE_OBSERVE\x10\x02\x12\x15\n\x11ROUTER_MODE_APPLY\x10\x03\x12\x16\n\x12ROUTER_MODE_FROZEN\x10\x04*\x82\x01\n\x0cWorkerHealth\x12\x1d\n\x19WORKER_HEALTH_UNSPECIFIED\x10\x00\x12\x19\n\x15WORKER_HEALTH_SERVING\x10\x01\x12\x1d\n\x19WORKER_HEALTH_NOT_SERVING\x10\x02\x12\x19\n\x15WORKER_HEALTH_REFUSED\x10\x03\x32\xa9\x03\n\rRouterService\x12\x41\n\x04Show\x12\x1b.speculation.v1.ShowRequest\x1a\x1c.speculation.v1.ShowResponse\x12J\n\x07\x45xplain\x12\x1e.speculation.v1.ExplainRequest\x1a\x1f.speculation.v1.ExplainResponse\x12P\n\tSetPolicy\x12 .speculation.v1.SetPolicyRequest\x1a!.speculation.v1.SetPolicyResponse\x12\\\n\rSetKillSwitch\x12$.speculation.v1.SetKillSwitchRequest\x1a%.speculation.v1.SetKillSwitchResponse\x12Y\n\x0cReloadConfig\x12#.speculation.v1.ReloadConfigRequest\x1a$.speculation.v1.ReloadConfigResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'speculation.v1.router_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_ROUTERMODE']._serialized_start=1688
-  _globals['_ROUTERMODE']._serialized_end=1822
-  _globals['_WORKERHEALTH']._serialized_start=1825
-  _globals['_WORKERHEALTH']._serialized_end=1955
+  _globals['_ROUTERMODE']._serialized_start=1707
+  _globals['_ROUTERMODE']._serialized_end=1841
+  _globals['_WORKERHEALTH']._serialized_start=1844
+  _globals['_WORKERHEALTH']._serialized_end=1974
   _globals['_SHOWREQUEST']._serialized_start=109
   _globals['_SHOWREQUEST']._serialized_end=122
   _globals['_SHOWRESPONSE']._serialized_start=125
@@ -48,27 +48,27 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_ARMCOUNT']._serialized_start=817
   _globals['_ARMCOUNT']._serialized_end=952
   _globals['_LOGSTATE']._serialized_start=954
-  _globals['_LOGSTATE']._serialized_end=1030
-  _globals['_SCORINGSTATE']._serialized_start=1032
-  _globals['_SCORINGSTATE']._serialized_end=1111
-  _globals['_LEARNINGSTATE']._serialized_start=1114
-  _globals['_LEARNINGSTATE']._serialized_end=1288
-  _globals['_EXPLAINREQUEST']._serialized_start=1290
-  _globals['_EXPLAINREQUEST']._serialized_end=1326
-  _globals['_EXPLAINRESPONSE']._serialized_start=1328
-  _globals['_EXPLAINRESPONSE']._serialized_end=1390
-  _globals['_SETPOLICYREQUEST']._serialized_start=1392
-  _globals['_SETPOLICYREQUEST']._serialized_end=1426
-  _globals['_SETPOLICYRESPONSE']._serialized_start=1428
-  _globals['_SETPOLICYRESPONSE']._serialized_end=1472
-  _globals['_SETKILLSWITCHREQUEST']._serialized_start=1474
-  _globals['_SETKILLSWITCHREQUEST']._serialized_end=1513
-  _globals['_SETKILLSWITCHRESPONSE']._serialized_start=1515
-  _globals['_SETKILLSWITCHRESPONSE']._serialized_end=1576
-  _globals['_RELOADCONFIGREQUEST']._serialized_start=1578
-  _globals['_RELOADCONFIGREQUEST']._serialized_end=1599
-  _globals['_RELOADCONFIGRESPONSE']._serialized_start=1601
-  _globals['_RELOADCONFIGRESPONSE']._serialized_end=1685
-  _globals['_ROUTERSERVICE']._serialized_start=1958
-  _globals['_ROUTERSERVICE']._serialized_end=2383
+  _globals['_LOGSTATE']._serialized_end=1049
+  _globals['_SCORINGSTATE']._serialized_start=1051
+  _globals['_SCORINGSTATE']._serialized_end=1130
+  _globals['_LEARNINGSTATE']._serialized_start=1133
+  _globals['_LEARNINGSTATE']._serialized_end=1307
+  _globals['_EXPLAINREQUEST']._serialized_start=1309
+  _globals['_EXPLAINREQUEST']._serialized_end=1345
+  _globals['_EXPLAINRESPONSE']._serialized_start=1347
+  _globals['_EXPLAINRESPONSE']._serialized_end=1409
+  _globals['_SETPOLICYREQUEST']._serialized_start=1411
+  _globals['_SETPOLICYREQUEST']._serialized_end=1445
+  _globals['_SETPOLICYRESPONSE']._serialized_start=1447
+  _globals['_SETPOLICYRESPONSE']._serialized_end=1491
+  _globals['_SETKILLSWITCHREQUEST']._serialized_start=1493
+  _globals['_SETKILLSWITCHREQUEST']._serialized_end=1532
+  _globals['_SETKILLSWITCHRESPONSE']._serialized_start=1534
+  _globals['_SETKILLSWITCHRESPONSE']._serialized_end=1595
+  _globals['_RELOADCONFIGREQUEST']._serialized_start=1597
+  _globals['_RELOADCONFIGREQUEST']._serialized_end=1618
+  _globals['_RELOADCONFIGRESPONSE']._serialized_start=1620
+  _globals['_RELOADCONFIGRESPONSE']._serialized_end=1704
+  _globals['_ROUTERSERVICE']._serialized_start=1977
+  _globals['_ROUTERSERVICE']._serialized_end=2402
 # @@protoc_insertion_point(module_scope)

@@ -106,16 +106,18 @@ class ArmCount(_message.Message):
     def __init__(self, drafters: _Optional[_Iterable[str]] = ..., shape: _Optional[_Union[_common_pb2.TreeShape, _Mapping]] = ..., rounds: _Optional[int] = ..., drafted_tokens: _Optional[int] = ..., accepted_tokens: _Optional[int] = ...) -> None: ...
 
 class LogState(_message.Message):
-    __slots__ = ("url", "connected", "written", "dropped")
+    __slots__ = ("url", "connected", "written", "dropped", "namespace")
     URL_FIELD_NUMBER: _ClassVar[int]
     CONNECTED_FIELD_NUMBER: _ClassVar[int]
     WRITTEN_FIELD_NUMBER: _ClassVar[int]
     DROPPED_FIELD_NUMBER: _ClassVar[int]
+    NAMESPACE_FIELD_NUMBER: _ClassVar[int]
     url: str
     connected: bool
     written: int
     dropped: int
-    def __init__(self, url: _Optional[str] = ..., connected: _Optional[bool] = ..., written: _Optional[int] = ..., dropped: _Optional[int] = ...) -> None: ...
+    namespace: str
+    def __init__(self, url: _Optional[str] = ..., connected: _Optional[bool] = ..., written: _Optional[int] = ..., dropped: _Optional[int] = ..., namespace: _Optional[str] = ...) -> None: ...
 
 class ScoringState(_message.Message):
     __slots__ = ("share", "scored", "waiting", "dropped")

@@ -10,7 +10,7 @@ from redis.asyncio import Redis
 
 from controller.embedded_redis import embedded_redis
 from controller.event_log import EventLog
-from controller.generation import Round
+from controller.generation import DraftExchange, Round
 from controller.model_store import ModelStore
 from controller.records import Author, round_record, score_record
 from controller.shared_learning import SharedLearning
@@ -68,6 +68,16 @@ FULL = Round(
         foreseen=("math",),
     ),
     emitted=(1, 9),
+    exchanges={
+        "code": DraftExchange(
+            address="here:1",
+            elapsed_ns=6,
+            timings=WorkerTimings(queue_ns=1, compute_ns=2, total_ns=5, batch_size=2, forwards=3),
+        )
+    },
+    verify_address="there:2",
+    failovers=1,
+    retold_tokens=12,
 )
 """A round with nothing left at its default."""
 

@@ -10,7 +10,7 @@ from controller.embedded_redis import embedded_redis
 from controller.event_log import EventLog
 from controller.settings import RedisSettings
 from speculation.v1 import log_pb2, router_pb2
-from tests.controller.house import DRAFT, VERIFY, eventually, house, plain, run
+from tests.controller.house import DRAFT, PROMPT, VERIFY, eventually, house, plain, run
 
 
 def test_records_reach_their_streams_in_order(tmp_path: Path) -> None:
@@ -163,9 +163,36 @@ def test_a_request_leaves_its_decision_its_rounds_and_its_outcome(tmp_path: Path
             assert [token for record in rounds for token in record.token_ids][:40] == plain()
             assert sum(record.tokens_emitted for record in rounds) == 40
             assert all(len(record.node_probs) == record.num_draft_tokens for record in rounds)
+            assert {record.verify_address for record in rounds} == {home.workers[0].address}
+            for record in rounds:
+                exchanges = [(one.drafter, one.address) for one in record.exchanges]
+                assert exchanges == [(name, home.workers[1].address) for name in record.drafters]
+                assert all(one.elapsed_ns == record.timings.draft_ns for one in record.exchanges)
             assert outcome.status == log_pb2.OUTCOME_STATUS_OK
             assert list(outcome.token_ids) == plain()
             assert outcome.acceptance == answer.summary.acceptance
+
+    run(scenario())
+
+
+def test_what_workers_had_to_be_told_again_is_counted_round_by_round(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with AsyncExitStack() as stack:
+            redis_settings = RedisSettings(url=f"embedded://{tmp_path}/r", namespace="ns")
+            home = await stack.enter_async_context(house(VERIFY, DRAFT, redis=redis_settings))
+            redis = await stack.enter_async_context(Redis(unix_socket_path=str(tmp_path / "r" / "redis.sock")))
+
+            await home.answer(speculation={"off": True})
+            await eventually_logged(redis)
+            assert [log_pb2.RoundRecord.FromString(r).retold_tokens for r in await records(redis, "rounds")] == [0] * 40
+
+            await redis.delete("forerun:ns:rounds", "forerun:ns:outcomes")
+            home.workers[0].worker.faults.forget = 4
+            await home.answer(speculation={"off": True})
+            await eventually_logged(redis)
+            retold = [log_pb2.RoundRecord.FromString(r).retold_tokens for r in await records(redis, "rounds")]
+            assert retold == sorted(retold)
+            assert retold[-1] >= len(PROMPT) - 1  # the last one belongs to the first verdict
 
     run(scenario())
 

@@ -34,7 +34,8 @@ class ScriptedSession:
         self.prompt_surprisal: dict[str, float] = {}
         self.model_revisions: dict[str, str] = {}
         self.ineligible_drafters: tuple[str, ...] = ()
-        self.failovers = 0
+        self.failovers = self.retold_tokens = 0
+        self.verify_address = "here:1"
         self.verified: list[TokenTree] = []
         self.planned: list[Plan] = []
         self.read_by: tuple[str, ...] = ()

@@ -6,6 +6,7 @@ it does not, they differ, and that is all the exploration there is.
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import numpy as np
@@ -21,6 +22,7 @@ from router_models.plan import Plan, no_speculation
 from router_models.policy import Policy, RoundContext, RoundOutcome, TextScores
 from router_models.reading import MOST_REQUESTS, Reading
 from router_models.recent import Recent
+from speculation.calibration import Calibration
 from speculation.errors import InvalidModelStateError
 from speculation.tree import TreeShape
 
@@ -44,6 +46,23 @@ ALIKE = 0.9
 """Correlation of the corrections of one drafter's shapes: most are learnt from the same rounds."""
 
 Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Foresight:
+    """What the planner expects of a round.
+
+    Attributes:
+        hazards: (classes,) of the drafter's candidates.
+        accepted: Tokens drafted and kept.
+        ms: What the round takes.
+        calibration: What makes chances of the drafter's confidences.
+    """
+
+    hazards: Array
+    accepted: float
+    ms: float
+    calibration: Calibration
 
 
 class PlannerPolicy(Policy):
@@ -174,6 +193,23 @@ class PlannerPolicy(Policy):
         restored = Knowledge.of(state, self._forecaster)
         restored.keep_requests_of(self._knowledge)
         self._knowledge = restored
+
+    def foresight(self, context: RoundContext, drafter: str, plan: Plan) -> Foresight:
+        """What it expects of a round in which one drafter drafts alone, for those who hold it against what came."""
+        hazards = self._knowledge.acceptance.mean(path_of(context, drafter))
+        known = plan.shape in self._forecaster.shapes
+        forecaster = self._forecaster if known else _forecaster_of((plan.shape,))
+        forecast, _ = self._forecast(replace(context, drafters=(drafter,)), forecaster, hazards[None])
+        number = forecaster.shapes.index(plan.shape)
+        costs_ms = self._knowledge.costs.draft_ms(
+            (drafter,), forecast.levels, forecast.nodes, self._reading.unread(context, (drafter,)), _beside(context)
+        ) + self._knowledge.costs.verify_ms(forecast.nodes, _beside(context))
+        return Foresight(
+            hazards=hazards,
+            accepted=float(forecast.accepted[0, number]),
+            ms=float(costs_ms[0, number]),
+            calibration=self._knowledge.calibrations.of(kind_of(context, drafter)),
+        )
 
     def _forecast(self, context: RoundContext, forecaster: Forecaster, hazards: Array) -> tuple[Forecast, Array]:
         """(drafters, classes) hazards to (drafters, shapes) forecasts and doubts; corrected if the menu is ours."""

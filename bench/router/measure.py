@@ -7,7 +7,6 @@ from typing import cast
 import numpy as np
 
 from bench.figures import Figure, figure
-from bench.progress import steps
 from bench.router.replay import Served
 from bench.router.scenarios import (
     DECISION_ARMS,
@@ -23,6 +22,7 @@ from bench.router.scenarios import (
 from bench.router.traffic import Cell, Oracle, cell_of, own_voices
 from bench.spread import Spread, median
 from forerun.console import PEOPLE
+from forerun.progress import steps
 from router_models.catalogue import all_policies
 from router_models.menu import SHAPES
 from router_models.planner import PlannerPolicy

@@ -56,7 +56,7 @@ class Trial:
         incumbent: What it was held against, in words.
         split: What was learnt from and what was tested on.
         evaluation: How it went.
-        curve: What more of the log brings.
+        curve: What more of the log brings; None if nobody asked.
         remarks: What to know about it, a sentence each.
     """
 
@@ -65,7 +65,7 @@ class Trial:
     incumbent: str
     split: Split
     evaluation: Evaluation
-    curve: LearningCurve
+    curve: LearningCurve | None
     remarks: tuple[str, ...]
 
 
@@ -106,9 +106,9 @@ def trained(make: Make, cut: Split) -> Trained:
 
 
 def tried(
-    history: LoggedHistory, cut: Split, make: Make, candidate: Trained, incumbent: Trained, *, seed: int
+    history: LoggedHistory, cut: Split, make: Make, candidate: Trained, incumbent: Trained, *, seed: int, curve: bool
 ) -> Trial:
-    """Hold a candidate against an incumbent, and see what more of the log brings."""
+    """Hold a candidate against an incumbent; `curve`: and see what more of the log brings."""
     with steps("on trial", 2 * len(cut.held_out)) as step:
         evaluation = evaluate(
             cut.held_out,
@@ -118,8 +118,6 @@ def tried(
             seed=seed,
             step=step,
         )
-    with steps("learning curve", POINTS + 1) as step:
-        curve = learning_curve(make(), cut.taught, cut.held_out, step=step)
     seen = [one for one in (candidate, incumbent) if one.learnt_until_ms > cut.cut_ms]
     leaks = [f"{one} has learnt from some of what is held out here: it looks better than it is" for one in seen]
     return Trial(
@@ -128,9 +126,14 @@ def tried(
         incumbent=str(incumbent),
         split=cut,
         evaluation=evaluation,
-        curve=curve,
+        curve=_curve(make, cut) if curve else None,
         remarks=(*history.remarks, *leaks),
     )
+
+
+def _curve(make: Make, cut: Split) -> LearningCurve:
+    with steps("learning curve", POINTS + 1) as step:
+        return learning_curve(make(), cut.taught, cut.held_out, step=step)
 
 
 async def in_charge(store: ModelStore) -> Trained:

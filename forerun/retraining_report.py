@@ -31,7 +31,6 @@ def as_values(trial: Trial) -> Mapping[str, Any]:
         "remarks": trial.remarks,
         "taught": {"requests": _requests(cut.taught), "rounds": len(cut.taught_rounds), "until_ms": cut.cut_ms},
         "evaluation": trial.evaluation,
-        "learning_curve": trial.curve,
     }
 
 
@@ -41,7 +40,7 @@ def tables(trial: Trial) -> Sequence[Table]:
 
 
 def write(trial: Trial, folder: Path) -> None:
-    """The tables as Markdown, with plots beside them."""
+    """The tables as Markdown, with plots beside them; the trial has a learning curve."""
     folder.mkdir(parents=True, exist_ok=True)
     evaluation, cut = trial.evaluation, trial.split
     verdict = f"It does not win: {evaluation.objection}." if evaluation.objection else "It wins."
@@ -157,6 +156,7 @@ def _draw_calibration(trial: Trial, axes: Any) -> None:
 
 
 def _draw_learning(trial: Trial, axes: Any) -> None:
+    assert trial.curve is not None
     axes.plot(trial.curve.requests, [point.accepted_log_likelihood for point in trial.curve.foreseen], marker="o")
     axes.set_xscale("symlog")
     axes.set_xlabel("requests learnt from")

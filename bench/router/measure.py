@@ -17,6 +17,7 @@ from bench.router.scenarios import (
     drift,
     floor_of_none,
     hybrid_gain,
+    retrain_speedup,
     zero_shot,
 )
 from bench.router.traffic import Cell, Oracle, cell_of, own_voices
@@ -116,6 +117,7 @@ def scenario_figures(stage: Stage, seeds: Sequence[int], seed: int) -> tuple[Fig
         lambda: _drift(stage, seeds, seed),
         lambda: (_floor(stage, seeds, seed),),
         lambda: _zero_shot(stage, seeds, seed),
+        lambda: (_retrain(stage, seeds, seed),),
         lambda: (_decision(stage, seed),),
     )
     figures: list[Figure] = []
@@ -161,6 +163,11 @@ def _zero_shot(stage: Stage, seeds: Sequence[int], seed: int) -> tuple[Figure, .
 
     shares = [zero_shot(stage, planner(), planner, seed=number + OTHER_SEEDS) for number in seeds]
     return (figure("router.zero_shot", median(shares, seed=seed), "of plain prompts", goal=0.95),)
+
+
+def _retrain(stage: Stage, seeds: Sequence[int], seed: int) -> Figure:
+    speedups = [retrain_speedup(stage, PlannerPolicy, seed=number, log_seed=number + OTHER_SEEDS) for number in seeds]
+    return figure("router.retrain_speedup", median(speedups, seed=seed), "x", goal=3)
 
 
 def _decision(stage: Stage, seed: int) -> Figure:

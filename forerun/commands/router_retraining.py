@@ -102,7 +102,7 @@ def retrain(
     history = retraining.read(folder)
     cut = retraining.split(history, hold_out)
     candidate = retraining.trained(make, cut)
-    trial = retraining.tried(history, cut, make, candidate, incumbent, seed=seed)
+    trial = retraining.tried(history, cut, make, candidate, incumbent, seed=seed, curve=report is not None)
     version = 0
     if trial.evaluation.wins:
         kept = _with_store(place, lambda store: retraining.publish(store, candidate, incumbent, trial, promote=promote))
@@ -147,7 +147,9 @@ def evaluate(
         raise ConfigurationError("--version", f"no version of {policy} is in charge; name one of `router history`")
     history = retraining.read(folder)
     cut = retraining.split(history, hold_out)
-    trial = retraining.tried(history, cut, partial(policy_named, policy), candidate, incumbent, seed=seed)
+    trial = retraining.tried(
+        history, cut, partial(policy_named, policy), candidate, incumbent, seed=seed, curve=report is not None
+    )
     _tell(trial, report, as_json=as_json, version=candidate.number, promoted=False)
 
 

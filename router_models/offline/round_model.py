@@ -18,11 +18,15 @@ NS_PER_MS = 1e6
 PARTS = ("tokens", "ms")
 """Of a reward: what the answer gained, and how long the round took."""
 
-FOLDS = 5
+FOLDS = 3
+STEPS = 60
 FEWEST_IN_A_LEAF = 10
 FEWEST_ROUNDS = 4 * FEWEST_IN_A_LEAF
 MOST_NAMES = 250
 """Drafter sets told apart; the library knows up to 255 categories."""
+
+UNKNOWN = -1.0
+"""Where no drafter has read the prompt; an excess of surprisal is never negative."""
 
 ONE_THREAD = 1
 """On so few rows threads only wait for each other: with two it takes twenty times as long."""
@@ -63,7 +67,7 @@ class RoundModel:
             x = self._features([(entry.context, entry.plan) for entry in rounds])
             for part in range(len(PARTS)):
                 model = HistGradientBoostingRegressor(
-                    max_iter=100, min_samples_leaf=FEWEST_IN_A_LEAF, categorical_features=[0], random_state=0
+                    max_iter=STEPS, min_samples_leaf=FEWEST_IN_A_LEAF, categorical_features=[0], random_state=0
                 )
                 with threadpool_limits(ONE_THREAD):
                     self._models.append(model.fit(x, rewards[:, part]))
@@ -90,7 +94,7 @@ def _features(context: RoundContext, plan: Plan, names: Mapping[tuple[str, ...],
     return [
         float(names.get(plan.drafters, len(names))),
         *(map(float, tree) if plan.speculates else (0.0, 0.0, 0.0, 0.0)),
-        min(excess) if excess else np.nan,
+        min(excess, default=UNKNOWN),
         context.temperature,
         float(context.round == 0),
         float(context.prompt_tokens),

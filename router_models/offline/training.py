@@ -55,7 +55,8 @@ class LearningCurve:
     foreseen: tuple[Foreseen, ...]
 
 
-POINTS = 8
+POINTS = 6
+"""Of a learning curve, beside the one for having learnt nothing."""
 
 
 def learning_curve(

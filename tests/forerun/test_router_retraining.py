@@ -13,10 +13,13 @@ from typer.testing import CliRunner
 
 from controller.embedded_redis import embedded_redis
 from controller.event_log import redis_client
+from controller.log_export import export_log
 from controller.log_folder import MANIFEST, file_of
+from controller.logged_history import read_log
 from controller.model_store import History, ModelStore
 from forerun.__main__ import app, main
 from router_models.offline.logged import split_by_time
+from router_models.offline.training import taught
 from router_models.planner import PlannerPolicy
 from tests.logs import NAMESPACE, cold_run, having, write
 
@@ -120,9 +123,6 @@ def test_a_version_can_be_evaluated_and_reported(router: Router, home: Path) -> 
 
 
 def test_what_is_published_has_learnt_from_the_earlier_part_alone(router: Router, home: Path) -> None:
-    from controller.logged_history import read_log
-    from router_models.offline.training import taught
-
     router("retrain", str(home / "log"), "--hold-out", "0.4", "--json")
 
     async def published() -> bytes:
@@ -170,8 +170,6 @@ def test_a_corrupted_log_teaches_nothing(router: Router, home: Path) -> None:
     broken = having(cold_run(), "rounds", 5, lambda record: setattr(record, "propensity", 2.0))
 
     async def export() -> None:
-        from controller.log_export import export_log
-
         async with embedded_redis(f"embedded://{home}/other") as url, redis_client(url) as redis:
             await write(redis, broken)
             await export_log(redis, NAMESPACE, log)

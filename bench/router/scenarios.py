@@ -160,10 +160,11 @@ def zero_shot(stage: Stage, teacher: LearningPolicy, new_policy: Callable[[], Le
 
 
 def requests_to_learn(stage: Stage, policy: Policy, *, seed: int) -> int:
-    """Requests before the first WINDOW of them that are served at BACK of the oracle, this one counted; from 1."""
+    """Place, from 1, of the first request of the first WINDOW that are served at BACK of the oracle."""
     oracle = stage.choices.oracle(stage.recording.drafters)
     served = cold_start(stage, policy, seed=seed)
-    return requests_until_back([(oracle.ms(entry.request), entry.ms) for entry in served]) - WINDOW + 1
+    until_back = requests_until_back([(oracle.ms(entry.request), entry.ms) for entry in served])
+    return max(until_back - WINDOW + 1, 1)
 
 
 def log_of_cold_run(stage: Stage, policy: Policy, *, seed: int) -> list[LoggedRound]:

@@ -9,7 +9,7 @@ from controller.logged_history import LoggedHistory, read_log
 from controller.model_store import ModelStore, ModelVersion, Origin
 from forerun.progress import steps
 from router_models.model_state import ModelState
-from router_models.offline.evaluation import Evaluation, evaluate
+from router_models.offline.evaluation import LEAST_EVIDENCE, Evaluation, evaluate
 from router_models.offline.logged import Split, rounds_of, split_by_time
 from router_models.offline.training import POINTS, LearningCurve, learning_curve, taught
 from router_models.policy import LearningPolicy
@@ -119,7 +119,9 @@ def tried(
             step=step,
         )
     seen = [one for one in (candidate, incumbent) if one.learnt_until_ms > cut.cut_ms]
-    leaks = [f"{one} has learnt from some of what is held out here: it looks better than it is" for one in seen]
+    doubts = [f"{one} has learnt from some of what is held out here: it looks better than it is" for one in seen]
+    if evaluation.incumbent.effective_rounds < LEAST_EVIDENCE:
+        doubts.append(f"the log holds few choices of {incumbent}: its speed here is mostly the word of a model")
     return Trial(
         policy=make().name,
         candidate=str(candidate) if candidate.number else "the new model",
@@ -127,7 +129,7 @@ def tried(
         split=cut,
         evaluation=evaluation,
         curve=_curve(make, cut) if curve else None,
-        remarks=(*history.remarks, *leaks),
+        remarks=(*history.remarks, *doubts),
     )
 
 

@@ -12,10 +12,10 @@ import numpy as np
 
 from bench.figures import Figure, figure
 from bench.fleet import Bench
-from bench.progress import steps
 from bench.speed import STATIC_SHAPE, WARM_UP_TOKENS, chain_of
 from bench.spread import mean_over_groups, median
 from forerun.client import Generation
+from forerun.progress import steps
 from forerun.workload import Task
 from speculation.tree import TreeShape
 

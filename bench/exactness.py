@@ -15,10 +15,10 @@ from rich.text import Text
 
 from bench.figures import Figure, count
 from bench.fleet import Bench
-from bench.progress import steps
 from forerun.client import Generation
 from forerun.console import PEOPLE
 from forerun.demo import first_difference
+from forerun.progress import steps
 from forerun.reference import Reference
 from forerun.workload import Task
 from speculation.tree import TreeShape

@@ -10,8 +10,8 @@ from collections.abc import Sequence
 
 from bench.figures import Figure, figure
 from bench.fleet import Bench
-from bench.progress import steps
 from bench.spread import median
+from forerun.progress import steps
 from forerun.workload import Task
 
 STREAMS = (1, 4, 16, 32)

@@ -14,10 +14,10 @@ import numpy as np
 from bench.echo import measure_echo
 from bench.figures import Figure, figure
 from bench.fleet import Bench
-from bench.progress import steps
 from bench.speed import STATIC_SHAPE, WARM_UP_TOKENS
 from bench.spread import Spread, mean_over_groups, median
 from forerun.client import Generation, RoundReport
+from forerun.progress import steps
 from forerun.workload import Task
 from router_models.policy import RoundTimings
 

@@ -13,9 +13,9 @@ import numpy as np
 
 from bench.figures import Figure, count, figure
 from bench.fleet import Bench
-from bench.progress import steps
 from bench.spread import mean_over_groups, median
 from forerun.client import Generation
+from forerun.progress import steps
 from forerun.workload import PLAIN_DOMAINS, Task
 from speculation.tree import TreeShape
 

@@ -36,7 +36,7 @@ from controller.tasks import Spawn, owned_tasks
 from controller.text import Tokenizer, load_tokenizer
 from controller.worker_client import Role
 from router_models.catalogue import all_policies
-from router_models.policy import Policy
+from router_models.policy import LearningPolicy, Policy
 from speculation.errors import ConfigurationError
 
 logger = logging.getLogger(__name__)
@@ -134,6 +134,7 @@ async def running(
         steering = Steering(_policies(settings), settings.router.policy)
         learning = _shared_learning(settings, url, steering)
         if learning is not None:
+            steering.model_version = learning.model_version
             spawn(learning.run())
         chronicle = Chronicle(_author(), log or NoLog())
         scorer = Scorer(fleet, steering, chronicle.author, log, Random())
@@ -236,15 +237,17 @@ async def _started_log(
 
 def _shared_learning(settings: Settings, url: str, steering: Steering) -> SharedLearning | None:
     """This controller's part in learning with others, if there is a log and a policy that learns."""
-    policy = policy_to_share(steering.policies, steering.policy)
-    if settings.redis is None or not settings.redis.shared_learning or policy is None:
+
+    def to_share() -> LearningPolicy | None:
+        return policy_to_share(steering.policies, steering.policy)
+
+    if settings.redis is None or not settings.redis.shared_learning or to_share() is None:
         return None
-    name = policy.name
     return SharedLearning(
         url,
         namespace=settings.redis.namespace,
-        policy=policy,
-        make_policy=lambda: learner_named(name, _policies(settings)),
+        to_share=to_share,
+        make_policy=lambda name: learner_named(name, _policies(settings)),
     )
 
 

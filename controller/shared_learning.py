@@ -8,7 +8,7 @@ from redis.exceptions import RedisError
 
 from controller.event_log import redis_client
 from controller.learner import Learner
-from controller.snapshot import Keys, Snapshot, read_snapshot
+from controller.snapshot import Keys, Snapshot, read_snapshot, shared_key
 from router_models.policy import LearningPolicy, Policy
 from speculation.cancellation import heed_cancellation
 from speculation.errors import InvalidModelStateError, UnknownNameError
@@ -30,10 +30,11 @@ class SharedLearning:
 
     While it can do neither, its policy learns for itself: an outage must not leave a router that no longer follows its
     traffic. What it learnt alone is replaced, not added to, once the snapshot can be read again; the log brings the
-    same rounds, as far as it could keep them.
+    same rounds, as far as it could keep them. A policy that is put in charge later is shared from then on; the one
+    before it learns for itself, and the log will teach it what it missed when its turn comes again.
 
     Attributes:
-        policy: The policy that serves.
+        policy: The policy that is shared.
         leads: Whether this controller learns for all.
         problem: In words, why it does not serve by the snapshot; empty if it does.
         snapshot: The one it serves by, or served by last; None if there was none yet.
@@ -44,8 +45,8 @@ class SharedLearning:
         url: str,
         *,
         namespace: str,
-        policy: LearningPolicy,
-        make_policy: Callable[[], LearningPolicy],
+        to_share: Callable[[], LearningPolicy | None],
+        make_policy: Callable[[str], LearningPolicy],
         interval_s: float = INTERVAL_S,
         lease_s: float = LEASE_S,
     ) -> None:
@@ -53,19 +54,28 @@ class SharedLearning:
         Args:
             url: redis://, rediss:// or unix://.
             namespace: Whose log.
-            policy: The policy that serves.
-            make_policy: Makes another one like it that has learnt nothing.
+            to_share: Whose learning is to be shared now; None changes nothing.
+            make_policy: Makes another one of that name that has learnt nothing.
             interval_s: Between two looks at log and snapshot.
             lease_s: A learner that has not been heard of for so long is replaced.
         """
+        self._redis, self._namespace = redis_client(url), namespace
+        self._to_share, self._make_policy = to_share, make_policy
+        self._interval_s, self._lease_s = interval_s, lease_s
+        policy = to_share()
+        if policy is None:
+            raise ValueError("there is no policy whose learning could be shared")
+        self._begin(policy)
+
+    def _begin(self, policy: LearningPolicy) -> None:
+        """Share a policy from now on."""
+        name = policy.name
         self.policy = policy
         self.leads = False
         self.problem = "the shared snapshot has not been read yet"
         self.snapshot: Snapshot | None = None
-        self._interval_s = interval_s
-        self._redis = redis_client(url)
-        self._keys = Keys(namespace, policy.name)
-        self._learner = Learner(self._redis, self._keys, make_policy, lease_s=lease_s)
+        self._keys = Keys(self._namespace, name)
+        self._learner = Learner(self._redis, self._keys, lambda: self._make_policy(name), lease_s=self._lease_s)
 
     async def run(self) -> None:
         """Learn and follow until cancelled; then let another controller learn."""
@@ -82,10 +92,27 @@ class SharedLearning:
     async def step(self) -> None:
         """Learn if this is the learner's controller, then serve by the newest snapshot."""
         try:
+            await self._change()
             self._lead(await self._learner.step(longest_s=self._interval_s))
             await self._follow()
         except (RedisError, OSError, TimeoutError, InvalidModelStateError) as error:
             self._go_alone(str(error))
+
+    async def _change(self) -> None:
+        """Turn to the policy that is in charge by now."""
+        policy = self._to_share()
+        if policy is None or policy is self.policy:
+            return
+        logger.info("another policy is shared from now on", extra={"policy": policy.name, "before": self.policy.name})
+        before, learner = self.policy, self._learner
+        self._begin(policy)
+        before.learns_across_requests = True
+        await learner.close()
+
+    def model_version(self, policy: str) -> str:
+        """The promoted version that a policy's learning went on from; empty if there is none."""
+        base = self.snapshot.base if self.snapshot is not None and policy == self.policy.name else 0
+        return str(base) if base else ""
 
     def _lead(self, leads: bool) -> None:
         if leads is not self.leads:
@@ -100,6 +127,7 @@ class SharedLearning:
             if self.snapshot is not None:
                 self.policy.restore(self.snapshot.model_state)
         if self.problem:
+            await self._redis.set(shared_key(self._namespace), self.policy.name)
             logger.info("serving by the shared snapshot", extra={"policy": self.policy.name})
         self.problem = ""
         self.policy.learns_across_requests = False

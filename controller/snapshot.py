@@ -147,6 +147,11 @@ class Keys:
         return f"forerun:{self.namespace}:models:{self.policy}:active"
 
 
+def shared_key(namespace: str) -> str:
+    """String: name of the policy whose learning the controllers share now."""
+    return f"forerun:{namespace}:shared-policy"
+
+
 def written_key(namespace: str) -> str:
     """Hash: records ever written to each stream of the log."""
     return f"forerun:{namespace}:written"

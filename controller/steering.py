@@ -1,6 +1,7 @@
 """The operator's hand on the wheel: which policy decides, what it may choose, and the switch that stops it all."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from enum import Enum
 
 from controller.request import Pins
@@ -29,6 +30,7 @@ class Steering:
         policy: Name of the one in charge.
         orders: What the configuration says.
         killed_by_hand: Whether the kill switch was engaged by call, whatever the configuration says.
+        model_version: Names the version that a policy's learning went on from; empty for none.
     """
 
     def __init__(self, policies: Mapping[str, Policy], policy: str) -> None:
@@ -36,6 +38,7 @@ class Steering:
         self.policy = self._known(policy)
         self.orders = Orders(policy=policy)
         self.killed_by_hand = False
+        self.model_version: Callable[[str], str] = lambda policy: ""
 
     @property
     def kill_switch(self) -> bool:
@@ -135,11 +138,12 @@ class SteeredPolicy:
             return self._plain(DecisionMode.FORCED, f"{self.terms.source}.mode is off")
         proposed = self._policy.plan(context)
         plan = enforced(proposed, context).within(context.remaining_tokens)
+        # A plan that was cut may be what is left of several: its propensity says nothing any more.
+        forced = self._pins.force or self.terms.pin is not None or plan != proposed
+        plan = replace(plan, model_version=self._steering.model_version(self.name))
         if self.terms.mode is Mode.OBSERVE:
             self.proposal = plan
             return self._plain(DecisionMode.OBSERVED, f"{self.terms.source}.mode is observe")
-        # A plan that was cut may be what is left of several: its propensity says nothing any more.
-        forced = self._pins.force or self.terms.pin is not None or plan != proposed
         self.mode = DecisionMode.FORCED if forced else DecisionMode.ONLINE
         return plan
 

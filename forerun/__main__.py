@@ -6,7 +6,20 @@ that needs them runs, so that `forerun --help` answers at once.
 
 import typer
 
-from forerun.commands import bench, config, controller, demo, diagnose, generate, router, router_models, up, worker, zoo
+from forerun.commands import (
+    bench,
+    config,
+    controller,
+    demo,
+    diagnose,
+    generate,
+    router,
+    router_models,
+    router_retraining,
+    up,
+    worker,
+    zoo,
+)
 from forerun.console import run_commands
 
 app = typer.Typer(
@@ -33,6 +46,7 @@ app.command("worker", context_settings=worker.PASS_ON)(worker.worker)
 app.command("controller", context_settings=controller.PASS_ON_HELP)(controller.controller)
 app.command("bench", context_settings=bench.PASS_ON_HELP)(bench.bench)
 router_models.add_to(router.app)
+router_retraining.add_to(router.app)
 app.add_typer(router.app, name="router")
 app.add_typer(config.app, name="config")
 app.add_typer(zoo.app, name="zoo")

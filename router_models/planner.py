@@ -6,13 +6,14 @@ it does not, they differ, and that is all the exploration there is.
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
 
 from router_models.chance import Chance
-from router_models.contexts import kind_of, paths_of
+from router_models.contexts import kind_of, path_of, paths_of
 from router_models.forecast import Forecast, Forecaster
 from router_models.knowledge import Knowledge
 from router_models.limits import offered
@@ -22,6 +23,7 @@ from router_models.plan import Plan, no_speculation
 from router_models.policy import Policy, RoundContext, RoundOutcome, TextScores
 from router_models.reading import MOST_REQUESTS, Reading
 from router_models.recent import Recent
+from speculation.calibration import Calibration
 from speculation.errors import InvalidModelStateError
 from speculation.tree import TreeShape
 
@@ -48,6 +50,23 @@ Array = NDArray[np.float64]
 Doubts = tuple[Array, Array]
 """Two independent standard deviations of accepted tokens over their mean, (drafters, shapes) each: what all shapes of a
 drafter share, and what is each one's own."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Expectation:
+    """What the planner expects of a round.
+
+    Attributes:
+        hazards: (classes,) of the drafter's candidates.
+        accepted: Tokens drafted and kept.
+        ms: What the round takes.
+        calibration: What makes chances of the drafter's confidences.
+    """
+
+    hazards: Array
+    accepted: float
+    ms: float
+    calibration: Calibration
 
 
 class PlannerPolicy(Policy):
@@ -166,6 +185,22 @@ class PlannerPolicy(Policy):
         restored = Knowledge.of(state, self._forecaster)
         restored.keep_requests_of(self._knowledge)
         self._knowledge = restored
+
+    def expectation(self, context: RoundContext, drafter: str, plan: Plan) -> Expectation:
+        """What it expects of a round in which one drafter drafts alone, for those who hold it against what came."""
+        known = plan.shape in self._forecaster.shapes
+        forecaster = self._forecaster if known else _forecaster_of((plan.shape,))
+        forecast, _ = self._forecast(replace(context, drafters=(drafter,)), forecaster)
+        number, beside = forecaster.shapes.index(plan.shape), context.requests_in_flight - 1
+        unread, costs = self._reading.unread(context, (drafter,)), self._knowledge.costs
+        costs_ms = costs.draft_ms((drafter,), forecast.levels, forecast.nodes, unread, beside)
+        costs_ms = costs_ms + costs.verify_ms(forecast.nodes, beside)
+        return Expectation(
+            hazards=self._knowledge.acceptance.mean(path_of(context, drafter)),
+            accepted=float(forecast.accepted[0, number]),
+            ms=float(costs_ms[0, number]),
+            calibration=self._knowledge.calibrations.of(kind_of(context, drafter)),
+        )
 
     def _forecast(self, context: RoundContext, forecaster: Forecaster) -> tuple[Forecast, Doubts]:
         """(drafters, shapes) forecasts and doubts of them; corrected if the menu is ours."""

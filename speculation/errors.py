@@ -12,6 +12,7 @@ ForerunError
 │   ├── CorruptModelError       files are missing or damaged
 │   └── UnservableModelError    the architecture cannot be speculated on exactly
 ├── InvalidModelStateError      what a router is said to have learnt cannot be read: keep the one in use
+├── InvalidLogError             a log contradicts itself: export it again, and learn nothing from this one
 ├── ConflictError               somebody else was faster: look at what is there now, and decide again
 ├── IncompatibleWorkerError     the worker does not belong to this fleet: start it with the fleet's tokenizer
 ├── CapacityError               everything is in use: try again later
@@ -131,6 +132,15 @@ class InvalidModelStateError(ForerunError):
     """What a router is said to have learnt cannot be read, or was learnt for another policy."""
 
     reason = "INVALID_MODEL_STATE"
+
+
+class InvalidLogError(ForerunError):
+    """An exported log cannot be trusted; `place` is the file, row and column that says so."""
+
+    reason = "INVALID_LOG"
+
+    def __init__(self, place: str, problem: str) -> None:
+        super().__init__(f"{place}: {problem}", {"place": place})
 
 
 class ConflictError(ForerunError):

@@ -24,6 +24,7 @@ STATUS_OF: dict[type[ForerunError], grpc.StatusCode] = {
     errors.ModelNotFoundError: grpc.StatusCode.FAILED_PRECONDITION,
     errors.CorruptModelError: grpc.StatusCode.FAILED_PRECONDITION,
     errors.UnservableModelError: grpc.StatusCode.FAILED_PRECONDITION,
+    errors.InvalidLogError: grpc.StatusCode.FAILED_PRECONDITION,
     errors.InvalidModelStateError: grpc.StatusCode.FAILED_PRECONDITION,
     errors.ConflictError: grpc.StatusCode.ABORTED,
     errors.IncompatibleWorkerError: grpc.StatusCode.FAILED_PRECONDITION,

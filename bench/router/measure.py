@@ -7,7 +7,6 @@ from typing import cast
 import numpy as np
 
 from bench.figures import Figure, figure
-from bench.progress import steps
 from bench.router.replay import Served
 from bench.router.scenarios import (
     DECISION_ARMS,
@@ -18,11 +17,13 @@ from bench.router.scenarios import (
     drift,
     floor_of_none,
     hybrid_gain,
+    retrain_speedup,
     zero_shot,
 )
 from bench.router.traffic import Cell, Oracle, cell_of, own_voices
 from bench.spread import Spread, median
 from forerun.console import PEOPLE
+from forerun.progress import steps
 from router_models.catalogue import all_policies
 from router_models.menu import SHAPES
 from router_models.planner import PlannerPolicy
@@ -116,6 +117,7 @@ def scenario_figures(stage: Stage, seeds: Sequence[int], seed: int) -> tuple[Fig
         lambda: _drift(stage, seeds, seed),
         lambda: (_floor(stage, seeds, seed),),
         lambda: _zero_shot(stage, seeds, seed),
+        lambda: (_retrain(stage, seeds, seed),),
         lambda: (_decision(stage, seed),),
     )
     figures: list[Figure] = []
@@ -161,6 +163,11 @@ def _zero_shot(stage: Stage, seeds: Sequence[int], seed: int) -> tuple[Figure, .
 
     shares = [zero_shot(stage, planner(), planner, seed=number + OTHER_SEEDS) for number in seeds]
     return (figure("router.zero_shot", median(shares, seed=seed), "of plain prompts", goal=0.95),)
+
+
+def _retrain(stage: Stage, seeds: Sequence[int], seed: int) -> Figure:
+    speedups = [retrain_speedup(stage, PlannerPolicy, seed=number, log_seed=number + OTHER_SEEDS) for number in seeds]
+    return figure("router.retrain_speedup", median(speedups, seed=seed), "x", goal=3)
 
 
 def _decision(stage: Stage, seed: int) -> Figure:

@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 
 from bench.fleet import Bench
 from bench.machine import describe_machine
-from bench.progress import steps
 from bench.router.costs import CostProfile, DraftCosts, draft_features
 from forerun.client import Generation
+from forerun.progress import steps
 from forerun.workload import Task
 from router_models.plan import CHAIN_OF_4
 from router_models.policy import RoundTimings

@@ -15,10 +15,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from bench.progress import steps
 from bench.router.recording import Drafts, RecordedRequest, Recording, expanded
 from controller.text import load_tokenizer
 from forerun.models import model_folder
+from forerun.progress import steps
 from forerun.workload import Task
 from speculation.errors import ConfigurationError
 from speculation.sampling import SamplingParameters

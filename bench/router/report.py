@@ -11,6 +11,7 @@ from bench.router.measure import PLANNER, Comparison
 from bench.router.replay import Served
 from bench.router.traffic import PLAIN, Arm, cell_of
 from forerun.console import PEOPLE
+from forerun.markdown import markdown
 from router_models.plan import Plan
 
 SMOOTHED_OVER = 20
@@ -28,7 +29,7 @@ def show(comparison: Comparison) -> None:
 def write(comparison: Comparison, folder: Path) -> None:
     """Tables as Markdown and the learning curve as a picture."""
     folder.mkdir(parents=True, exist_ok=True)
-    tables = [_markdown(_policies(comparison)), _markdown(_cells(comparison))]
+    tables = [markdown(_policies(comparison)), markdown(_cells(comparison))]
     (folder / "router.md").write_text("\n\n".join(tables) + "\n", encoding="utf-8")
     _draw(comparison, folder / "learning.svg")
 
@@ -80,12 +81,6 @@ def _in_words(plan: Plan) -> str:
 
 def _tokens_per_s(served: Sequence[Served]) -> float:
     return 1e3 * sum(entry.tokens for entry in served) / sum(entry.ms for entry in served)
-
-
-def _markdown(table: Table) -> str:
-    rows = zip(*(column.cells for column in table.columns), strict=True)
-    lines = [[str(column.header) for column in table.columns], ["---"] * len(table.columns), *map(list, rows)]
-    return "\n".join([f"**{table.title}**", "", *(f"| {' | '.join(map(str, line))} |" for line in lines)])
 
 
 def _draw(comparison: Comparison, file: Path) -> None:

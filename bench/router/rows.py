@@ -17,8 +17,8 @@ from pathlib import Path
 import numpy as np
 
 from bench.figures import Figure, figure
-from bench.progress import steps
 from bench.spread import median
+from forerun.progress import steps
 from router_models.catalogue import all_policies
 from router_models.plan import Plan
 from router_models.planner import PlannerPolicy

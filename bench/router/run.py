@@ -8,7 +8,6 @@ from pathlib import Path
 from bench.figures import Figure
 from bench.fleet import bench_fleet
 from bench.load_of_none import measure_load
-from bench.progress import steps
 from bench.router.costs import CostProfile
 from bench.router.measure import compare, comparison_figures, scenario_figures
 from bench.router.profiling import measure_costs
@@ -19,6 +18,7 @@ from bench.router.scenarios import Stage
 from bench.router.traffic import FixedChoices
 from forerun.commands.profile import Profile
 from forerun.local_fleet import ZOO_DRAFTERS
+from forerun.progress import steps
 from forerun.workload import PROMPT_SETS, tasks
 from router_models.menu import SHAPES, chain_of
 

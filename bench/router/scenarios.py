@@ -11,6 +11,8 @@ from bench.router.recording import RecordedRequest, Recording
 from bench.router.replay import ReplayedFleet, Served
 from bench.router.traffic import PLAIN, FixedChoices, own_voices, serve, traffic
 from forerun.workload import PLAIN_DOMAINS, right_drafter
+from router_models.offline.logged import LoggedRound, split_by_time
+from router_models.offline.training import taught
 from router_models.plan import Plan
 from router_models.policy import LearningPolicy, Policy, RoundContext, RoundOutcome
 
@@ -155,6 +157,63 @@ def zero_shot(stage: Stage, teacher: LearningPolicy, new_policy: Callable[[], Le
         first = stage.fleet(seed).serve(policy, request, request_id=f"first {number}").plans[0]
         right += first.drafters == (right_drafter(request.prompt_set),)
     return right / len(plain)
+
+
+def requests_to_learn(stage: Stage, policy: Policy, *, seed: int) -> int:
+    """Place, from 1, of the first request of the first WINDOW that are served at BACK of the oracle."""
+    oracle = stage.choices.oracle(stage.recording.drafters)
+    served = cold_start(stage, policy, seed=seed)
+    until_back = requests_until_back([(oracle.ms(entry.request), entry.ms) for entry in served])
+    return max(until_back - WINDOW + 1, 1)
+
+
+def log_of_cold_run(stage: Stage, policy: Policy, *, seed: int) -> list[LoggedRound]:
+    """What the decision log holds of a policy that begins with nothing, as retraining reads it."""
+    witness = _Witness(policy)
+    cold_start(stage, witness, seed=seed)
+    return witness.log
+
+
+@dataclass
+class _Witness(Policy):
+    """Another policy, and a log of what it did. Its clock counts rounds."""
+
+    policy: Policy
+    log: list[LoggedRound] = field(default_factory=list)
+
+    @property
+    def name(self) -> str:
+        return self.policy.name
+
+    def plan(self, context: RoundContext) -> Plan:
+        return self.policy.plan(context)
+
+    def learn(self, context: RoundContext, plan: Plan, outcome: RoundOutcome) -> None:
+        self.policy.learn(context, plan, outcome)
+        tokens = min(len(outcome.verdict.token_ids), context.remaining_tokens)
+        self.log.append(
+            LoggedRound(context=context, plan=plan, outcome=outcome, tokens=tokens, at_ms=1 + len(self.log))
+        )
+
+    def readers(self, context: RoundContext) -> tuple[str, ...]:
+        return self.policy.readers(context)
+
+
+def retrain_speedup(stage: Stage, new_policy: Callable[[], LearningPolicy], *, seed: int, log_seed: int) -> float:
+    """How many times sooner a policy is at BACK of the oracle that begins with what the log of a cold run teaches.
+
+    Args:
+        stage: On which.
+        new_policy: Makes one that has learnt nothing.
+        seed: Of the traffic on which both are measured.
+        log_seed: Of the traffic that was logged.
+    """
+    log = log_of_cold_run(stage, new_policy(), seed=log_seed)
+    prior = taught(new_policy(), split_by_time(log).taught).state()
+    retrained = new_policy()
+    retrained.restore(prior)
+    cold = requests_to_learn(stage, new_policy(), seed=seed)
+    return cold / requests_to_learn(stage, retrained, seed=seed)
 
 
 def decision_us(stage: Stage, policy: Policy, *, seed: int) -> list[float]:

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from bench.router.costs import CostProfile, DraftCosts
@@ -13,7 +14,7 @@ from bench.router.recording import RecordedRequest, Recording, depths_of
 from bench.router.replay import ReplayedFleet
 from bench.router.report import write
 from bench.router.run import LONGEST_CHAIN
-from bench.router.scenarios import WINDOW, Stage, requests_until_back
+from bench.router.scenarios import WINDOW, Stage, log_of_cold_run, requests_until_back, retrain_speedup
 from bench.router.traffic import PLAIN, Arm, FixedChoices, own_voices, traffic
 from bench.speed import chain_of
 from forerun.models import model_folder
@@ -21,7 +22,9 @@ from forerun.workload import tasks
 from router_models.catalogue import all_policies
 from router_models.fixed import NonePolicy, StaticPolicy
 from router_models.menu import SHAPES
+from router_models.offline.training import taught
 from router_models.plan import Plan
+from router_models.planner import PlannerPolicy
 from router_models.policy import Policy, RoundContext, RoundOutcome, TextScores
 from speculation.errors import ConfigurationError
 from speculation.sampling import SamplingParameters
@@ -227,6 +230,19 @@ def test_every_policy_serves_every_recorded_request(recording: Recording, tmp_pa
     assert names >= {f"router.over_{name}" for name in all_policies() if name != "planner"}
     assert (tmp_path / "learning.svg").read_text().startswith("<?xml")
     assert "planner" in (tmp_path / "router.md").read_text()
+
+
+def test_the_log_of_a_cold_run_teaches_what_the_run_taught(recording: Recording) -> None:
+    choices = FixedChoices.replayed(recording, COSTS, STATIC_SHAPES, lambda: None)
+    stage = Stage(recording=recording, costs=COSTS, choices=choices, warm_up=2, measured=4)
+    served = PlannerPolicy()
+
+    log = log_of_cold_run(stage, served, seed=1)
+
+    ours, theirs = taught(PlannerPolicy(), log).state(), served.state()
+    assert ours.labels["acceptance"] == theirs.labels["acceptance"]
+    np.testing.assert_array_equal(ours.arrays["acceptance"], theirs.arrays["acceptance"])
+    assert retrain_speedup(stage, PlannerPolicy, seed=1, log_seed=2) == 1.0, "too few requests for a window"
 
 
 def test_no_fixed_choice_beats_the_oracle(recording: Recording) -> None:

@@ -115,11 +115,12 @@ class Commons:
 
 def sharing(url: str, *, interval_s: float = 30.0, lease_s: float = 30.0) -> SharedLearning:
     """A controller's part, with a policy that counts."""
+    policy = CountingPolicy()
     return SharedLearning(
         url,
         namespace=NAMESPACE,
-        policy=CountingPolicy(),
-        make_policy=CountingPolicy,
+        to_share=lambda: policy,
+        make_policy=lambda name: CountingPolicy(),
         interval_s=interval_s,
         lease_s=lease_s,
     )

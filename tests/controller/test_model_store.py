@@ -10,6 +10,7 @@ from controller import model_store
 from controller.model_store import Origin
 from controller.shared_learning import SharedLearning
 from router_models.model_state import ModelState
+from speculation.cancellation import heed_cancellation
 from speculation.errors import ConflictError, InvalidModelStateError, UnknownNameError
 from tests.controller.house import run
 from tests.controller.shared import FULL, Commons, commons, counted, stepped, times
@@ -147,6 +148,7 @@ async def learn_on(common: Commons, controller: SharedLearning) -> None:
     for number in count():
         await common.write("meanwhile", (number,))
         await controller.step()
+        heed_cancellation()
 
 
 def test_what_no_policy_here_can_take_up_is_not_put_in_charge(tmp_path: Path) -> None:

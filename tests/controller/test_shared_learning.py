@@ -18,12 +18,13 @@ from controller.event_log import EventLog
 from controller.model_store import ModelStore, Origin
 from controller.settings import RedisSettings
 from controller.shared_learning import policy_to_share
-from controller.snapshot import Keys, Snapshot, read_snapshot
+from controller.snapshot import Keys, Snapshot, read_snapshot, shared_key
 from controller.tasks import owned_tasks
 from router_models.catalogue import all_policies
 from router_models.model_state import ModelState
+from router_models.policy import LearningPolicy
 from speculation.errors import ConflictError
-from speculation.v1 import router_pb2
+from speculation.v1 import generation_pb2, router_pb2
 from tests.controller.house import DRAFT, VERIFY, House, eventually, house, plain, run
 from tests.controller.shared import (
     FULL,
@@ -422,6 +423,61 @@ def test_promotion_and_rollback_disturb_no_request(tmp_path: Path, monkeypatch: 
 
             assert answers == [plain()] * len(answers)
             assert len(answers) > 3
+
+    run(scenario())
+
+
+def test_a_policy_that_is_put_in_charge_later_is_shared_from_then_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was logged before is learnt as well; the policy before it learns for itself, and names no version."""
+    with_counting(monkeypatch)
+
+    async def scenario() -> None:
+        settings = RedisSettings(url=f"embedded://{tmp_path}/r", namespace=NAMESPACE)
+        async with (
+            house(VERIFY, DRAFT, policy="planner", redis=settings) as home,
+            Redis(unix_socket_path=str(tmp_path / "r" / "redis.sock")) as redis,
+        ):
+            planner = home.controller.steering.policies["planner"]
+            assert isinstance(planner, LearningPolicy)
+            await eventually(lambda: not planner.learns_across_requests)
+            assert shares(home).learns_across_requests
+            before = await home.answer(request_id="before")
+
+            await home.router.SetPolicy(router_pb2.SetPolicyRequest(policy="counting"))
+
+            rounds = len(before.summary.acceptance.per_step_drafted)
+            await eventually(lambda: served(home) == times(("before", range(rounds))))
+            assert planner.learns_across_requests
+            assert not shares(home).learns_across_requests
+            assert await redis.get(shared_key(NAMESPACE)) == b"counting"
+
+    run(scenario())
+
+
+def test_a_decision_names_the_promoted_version(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with_counting(monkeypatch)
+
+    async def scenario() -> None:
+        settings = RedisSettings(url=f"embedded://{tmp_path}/r", namespace=NAMESPACE)
+        async with (
+            house(VERIFY, DRAFT, policy="counting", redis=settings) as home,
+            Redis(unix_socket_path=str(tmp_path / "r" / "redis.sock")) as redis,
+        ):
+            await eventually(lambda: not shares(home).learns_across_requests)
+            assert (await home.answer()).summary.decision.model_version == ""
+            store = ModelStore(redis, namespace=NAMESPACE, make_policy=CountingPolicy)
+            version = (await store.publish(CountingPolicy().state(), origin=Origin.RETRAINED)).version
+
+            await store.promote(version, replacing=0)
+
+            steering = home.controller.steering
+            await eventually(lambda: steering.model_version("counting") == str(version))
+            assert steering.model_version("static") == ""
+            assert (await home.answer()).summary.decision.model_version == str(version)
+            other = await home.answer(speculation=generation_pb2.Speculation(policy="static"))
+            assert other.summary.decision.model_version == ""
 
     run(scenario())
 

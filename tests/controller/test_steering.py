@@ -178,6 +178,17 @@ def test_an_observed_plan_is_kept_beside_the_one_that_is_served() -> None:
     assert steered.proposal == WISH
 
 
+def test_a_plan_names_the_version_that_its_policy_goes_on_from() -> None:
+    """Nothing else changes by it: the choice stays a free one."""
+    steered = (hand := steering(Wilful())).for_request(Pins())
+    hand.model_version = {"wilful": "7"}.__getitem__
+
+    plan = one_round(steered)
+
+    assert plan == replace(WISH, model_version="7")
+    assert steered.mode is DecisionMode.ONLINE
+
+
 def test_a_frozen_policy_learns_nothing() -> None:
     policy = Wilful()
     hand = steering(policy, Terms(mode=Mode.FROZEN))

@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 from controller.embedded_redis import embedded_redis
 from controller.event_log import redis_client
 from controller.model_store import ModelStore, Origin
+from controller.snapshot import shared_key
 from forerun.__main__ import app, main
 from router_models import catalogue
 from tests.learners import CountingPolicy
@@ -79,6 +80,21 @@ def test_the_place_can_be_read_from_a_controllers_configuration(router: Router, 
 
     assert status == 0
     assert len(json.loads(told)["versions"]) == 2
+
+
+def test_without_a_name_the_versions_are_those_of_the_policy_that_is_shared(router: Router, url: str) -> None:
+    place = ("--redis", url, "--namespace", "ns")
+    _, told, _ = router("history", "--json", at=place)
+    assert json.loads(told)["versions"] == [], "nobody shares anything yet, so they are the planner's"
+
+    async def share() -> None:
+        async with embedded_redis(url) as socket, redis_client(socket) as redis:
+            await redis.set(shared_key("ns"), "counting")
+
+    asyncio.run(share())
+    _, told, _ = router("history", "--json", at=place)
+
+    assert [version["version"] for version in json.loads(told)["versions"]] == [2, 1]
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ import numpy as np
 from router_models.cost_model import levels_forwarded
 from router_models.plan import Plan
 from router_models.policy import Policy, RoundContext, RoundOutcome, RoundTimings
-from router_models.ranks import likeliest_nodes, rank_probabilities
+from router_models.ranks import likeliest_nodes, rank_probabilities, steps_of
 from speculation.calibration import UNCALIBRATED, Calibration
 from speculation.tree import EMPTY_TREE, ROOT, TokenTree, TreeShape
 from speculation.verdict import Verdict
@@ -113,7 +113,7 @@ class World:
             drafts=drafts,
             tree=tree,
             verdict=Verdict(
-                accepted=tuple(range(len(emitted) - 1)),
+                accepted=tuple(step.taken for step in steps_of(tree, emitted) if step.taken is not None),
                 token_ids=emitted,
                 logprobs=(-1.0,) * len(emitted),
                 node_probs=(0.5,) * len(tree),

@@ -22,6 +22,7 @@ EXAMPLES: tuple[ForerunError, ...] = (
     errors.CorruptModelError("here", "model.safetensors is cut short"),
     errors.UnservableModelError("bloom", "it does not use the attention interface"),
     errors.InvalidModelStateError("is cut short"),
+    errors.InvalidLogError("rounds.parquet, row 3, column propensity", "2.0 is not in (0, 1]"),
     errors.ConflictError("version 3 is active by now"),
     errors.IncompatibleWorkerError("another tokenizer"),
     errors.CapacityError("64 requests are running"),

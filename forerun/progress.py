@@ -1,4 +1,4 @@
-"""How far a bench is, on stderr."""
+"""How far something long is, on stderr."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager

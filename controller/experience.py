@@ -139,8 +139,8 @@ def _context(context: log_pb2.RoundContext, *, request_id: str, round_number: in
 def _plan(record: log_pb2.RoundRecord) -> Plan:
     if record.combination not in _COMBINATION_OF:
         raise InvalidRequestError("record.combination", f"{record.combination} is unknown to this release")
-    plain = not record.drafters
-    if not 0.0 <= record.propensity <= 1.0 or not (plain or record.propensity):
+    by_order = record.propensity == 0.0 and not record.drafters
+    if not (0.0 < record.propensity <= 1.0 or by_order):
         raise InvalidRequestError("record.propensity", f"{record.propensity} is not in (0, 1]")
     return Plan(
         drafters=tuple(record.drafters),

@@ -81,7 +81,11 @@ _PLAN = (
     Column("budget", Kind.COUNT, "most nodes drafted"),
     Column("least_confidence", Kind.NUMBER, "path confidence below which nothing is drafted"),
     Column("verify_budget", Kind.COUNT, "most nodes verified"),
-    Column("propensity", Kind.NUMBER, "chance in (0, 1] with which the policy made this choice"),
+    Column(
+        "propensity",
+        Kind.NUMBER,
+        "chance in (0, 1] of this choice of the policy; 0 for plain decoding by order",
+    ),
 )
 _TIMES = (
     Column("draft_ns", Kind.COUNT, "nanoseconds from the first draft call to the last reply"),

@@ -142,7 +142,8 @@ def _after(place: _Place, row: Row, last: tuple[int, int]) -> tuple[int, int]:
 
 
 def _decision(place: _Place, row: Row) -> Row:
-    if not 0.0 < row["propensity"] <= 1.0:
+    by_order = row["propensity"] == 0.0 and not row["drafters"]
+    if not (0.0 < row["propensity"] <= 1.0 or by_order):
         raise place.refuse("propensity", f"{row['propensity']} is not in (0, 1]")
     return row
 
@@ -160,7 +161,7 @@ def _logged_round(place: _Place, row: Row, decisions: Mapping[str, Row]) -> Logg
         outcome=lesson.outcome,
         tokens=row["tokens_emitted"],
         at_ms=row["ts_ms"],
-        weighed=decision is not None and decision["mode"] == ONLINE,
+        weighed=decision is not None and decision["mode"] == ONLINE and lesson.plan.propensity > 0.0,
         frozen=lesson.frozen,
     )
 

@@ -161,7 +161,7 @@ def observe(
     observed = np.zeros((len(shapes), 3))
     trunk = first_candidates(tree)
     chances = [tree.path_confidences[node] for node in trunk]
-    foreseen = _common(tree, trunk, token_ids)
+    right = _common(tree, trunk, token_ids)
     for place, shape in enumerate(shapes):
         if shape == drafted and shape.branching > 1:
             known[place] = True
@@ -169,7 +169,7 @@ def observe(
         elif shape.branching == 1 and _shows(drafted, len(trunk), shape):
             length = sum(chance >= shape.least_confidence for chance in chances[: shape.depth])
             known[place] = True
-            observed[place] = min(foreseen, length), min(length + 1, shape.depth), length
+            observed[place] = min(right, length), min(length + 1, shape.depth), length
     return known, observed
 
 

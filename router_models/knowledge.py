@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from router_models.acceptance_model import AcceptanceModel
+from router_models.ahead_model import AheadModel
 from router_models.calibration_model import BINS, CalibrationModel
 from router_models.contexts import Key, is_about, is_of_a_request, kind_of, path_of
 from router_models.cost_model import CostModel
@@ -37,12 +38,14 @@ class Knowledge:
         acceptance: At which of a drafter's candidates the target's token is found, by context.
         calibrations: What a drafter's confidence is worth.
         costs: What a round costs.
+        ahead: What of it drafting ahead saves.
     """
 
     def __init__(self, forecaster: Forecaster) -> None:
         self.acceptance = AcceptanceModel()
         self.calibrations = CalibrationModel()
         self.costs = CostModel()
+        self.ahead = AheadModel()
         self._forecaster = forecaster
         self._corrections: dict[Key, Corrections] = {}
         self._drifts: dict[Key, Drift] = {}
@@ -62,6 +65,7 @@ class Knowledge:
     def learn(self, context: RoundContext, plan: Plan, outcome: RoundOutcome, *, unread: int) -> None:
         """Take in a round; `unread` are the tokens that its drafter had to read first."""
         self.costs.learn(plan, outcome, unread=unread, beside=context.requests_in_flight - 1)
+        self.ahead.learn(context, plan, outcome)
         emitted = outcome.verdict.token_ids
         for drafter, tree in outcome.drafts.items():
             kind, path = kind_of(context, drafter), path_of(context, drafter)
@@ -98,6 +102,7 @@ class Knowledge:
             "acceptance": counts,
             "calibration": dict(self.calibrations.state()),
             "corrections": {key: learnt.sums for key, learnt in self._corrections.items() if learnt.sums.any()},
+            "ahead": dict(self.ahead.state()),
             "draft_costs": {name: cost.state for name, cost in self.costs.drafts.items() if cost.state.any()},
         }
         arrays = {name: np.array(list(table.values())) for name, table in tables.items() if table}
@@ -123,6 +128,7 @@ class Knowledge:
         knowledge = cls(forecaster)
         knowledge.acceptance.restore(_table(state, "acceptance", (2, NUM_CLASSES), _key))
         knowledge.calibrations.restore(_table(state, "calibration", (3, BINS), _key))
+        knowledge.ahead.restore(_table(state, "ahead", (2,), _key))
         shapes = [_shape_label(shape) for shape in forecaster.shapes]
         if state.labels["shapes"] == shapes:
             for key, sums in _table(state, "corrections", (2, len(shapes), 3), _key).items():
@@ -138,6 +144,7 @@ class Knowledge:
         of_requests = {key: value for key, value in other.acceptance.state().items() if is_of_a_request(key)}
         # Requests first: what is used longest ago is forgotten first, and most of them have ended.
         self.acceptance.restore({**of_requests, **self.acceptance.state()})
+        self.ahead.keep_requests_of(other.ahead)
 
 
 def _counts_of(ranks: Sequence[int]) -> Counts:

@@ -12,6 +12,7 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
+from router_models.ahead_model import Draft
 from router_models.chance import Chance
 from router_models.contexts import kind_of, path_of, paths_of
 from router_models.forecast import Forecast, Forecaster
@@ -116,7 +117,7 @@ class PlannerPolicy(Policy):
         shapes = offered(self._forecaster.shapes, context)
         forecaster = self._forecaster if shapes == self._forecaster.shapes else _forecaster_of(shapes)
         forecast, doubts = self._forecast(context, forecaster)
-        costs_ms, plain_ms = self._costs_ms(context, forecast)
+        costs_ms, plain_ms = self._costs_ms(context, forecast, shapes)
         chosen = self._draw(forecast.accepted, doubts, costs_ms, plain_ms, exploration=context.exploration)
         propensity = chosen.count(chosen[0]) / DRAWS  # the draws are alike in law: the first is as good as a random one
         if chosen[0] is None:
@@ -167,6 +168,7 @@ class PlannerPolicy(Policy):
     def follow(self, context: RoundContext, plan: Plan, outcome: RoundOutcome) -> None:
         """What a round says about its own request."""
         self._knowledge.learn_within_request(context, plan, outcome)
+        self._knowledge.ahead.follow(context, plan)
         self._reading.learn(context, outcome.drafts)
 
     def learn_scores(self, context: RoundContext, scores: Mapping[str, TextScores]) -> None:
@@ -214,15 +216,27 @@ class PlannerPolicy(Policy):
         by_shape = np.array([correction.doubts for correction in corrections])
         return likely, (np.hypot(by_rate, ALIKE * by_shape), UNALIKE * by_shape)
 
-    def _costs_ms(self, context: RoundContext, forecast: Forecast) -> tuple[Array, float]:
+    def _costs_ms(self, context: RoundContext, forecast: Forecast, shapes: Sequence[TreeShape]) -> tuple[Array, float]:
         """(drafters, shapes), and of plain decoding. Text that a drafter has not read is charged to the tokens still to
-        come."""
+        come; what may have been drafted ahead costs as much less as it is likely to be there."""
         rounds_left = max(context.remaining_tokens / TOKENS_A_ROUND, 1.0)
         unread = self._reading.unread(context, context.drafters) / rounds_left
         beside = context.requests_in_flight - 1
         costs = self._knowledge.costs
         drafting = costs.draft_ms(context.drafters, forecast.levels, forecast.nodes, unread, beside)
+        ready = self._knowledge.ahead.last(context)
+        if ready is not None and self._wanted_again(ready, context, shapes):
+            place = context.drafters.index(ready.drafter), shapes.index(ready.shape)
+            drafting[place] *= 1.0 - self._knowledge.ahead.share(kind_of(context, ready.drafter))
         return drafting + costs.verify_ms(forecast.nodes, beside), costs.plain_ms(beside)
+
+    def _wanted_again(self, ready: Draft, context: RoundContext, shapes: Sequence[TreeShape]) -> bool:
+        """Whether it is among the choices."""
+        return (
+            ready.drafter in context.drafters
+            and ready.shape in shapes
+            and ready.calibration == self._knowledge.calibrations.of(kind_of(context, ready.drafter))
+        )
 
 
 @lru_cache(maxsize=256)

@@ -17,7 +17,7 @@ from controller.event_log import redis_client
 from controller.generation import FleetSession, Round
 from controller.log_export import export_log
 from controller.log_folder import Manifest
-from controller.records import Origin, Outcome
+from controller.records import Author, Outcome
 from controller.request import GenerationRequest, Pins
 from controller.sequence import Sequence
 from controller.snapshot import Keys, written_key
@@ -68,7 +68,7 @@ class Scribe(Policy):
         self._policy = policy
         self._log = log
         self._steering = Steering({"planner": policy}, "planner")
-        self._chronicle = Chronicle(Origin(controller_id="one", code_version="1"), log)
+        self._chronicle = Chronicle(Author(controller_id="one", code_version="1"), log)
         self._session = cast(
             FleetSession, SimpleNamespace(model_revisions=dict(revisions), ineligible_drafters=(), failovers=0)
         )

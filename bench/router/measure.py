@@ -30,6 +30,8 @@ from router_models.planner import PlannerPolicy
 from router_models.policy import LearningPolicy
 
 PLANNER = "planner"
+GENERALIST = "mixed"
+"""The drafter that was trained on hybrids."""
 OTHER_SEEDS = 1000
 """Added to a seed for traffic that a prior is learnt from."""
 
@@ -113,7 +115,7 @@ def comparison_figures(comparison: Comparison, seed: int) -> tuple[Figure, ...]:
 def scenario_figures(stage: Stage, seeds: Sequence[int], seed: int) -> tuple[Figure, ...]:
     """What drift, hybrid prompts, a prior and a hurry do to the planner."""
     parts: Sequence[Callable[[], tuple[Figure, ...]]] = (
-        lambda: (_hybrid(stage, seeds, seed),),
+        lambda: _hybrid(stage, seeds, seed),
         lambda: _drift(stage, seeds, seed),
         lambda: (_floor(stage, seeds, seed),),
         lambda: _zero_shot(stage, seeds, seed),
@@ -128,11 +130,20 @@ def scenario_figures(stage: Stage, seeds: Sequence[int], seed: int) -> tuple[Fig
     return tuple(figures)
 
 
-def _hybrid(stage: Stage, seeds: Sequence[int], seed: int) -> Figure:
-    gains = [
-        hybrid_gain(stage, PlannerPolicy(), PlannerPolicy(adapt_within_request=False), seed=number) for number in seeds
-    ]
-    return figure("router.hybrid_gain", median(gains, seed=seed), "x", goal=1.05)
+def _hybrid(stage: Stage, seeds: Sequence[int], seed: int) -> tuple[Figure, ...]:
+    """Where every drafter is of one domain, and where one has read hybrids and serves both halves."""
+    everybody = own_voices(stage.recording)
+    specialists = {name: voice for name, voice in everybody.items() if name != GENERALIST}
+
+    def gain(voices: Mapping[str, str]) -> Spread:
+        twins = [(PlannerPolicy(), PlannerPolicy(adapt_within_request=False)) for _ in seeds]
+        gains = [hybrid_gain(stage, *pair, seed=of, voices=voices) for of, pair in zip(seeds, twins, strict=True)]
+        return median(gains, seed=seed)
+
+    return (
+        figure("router.hybrid_gain", gain(specialists), "x", goal=1.05),
+        figure(f"router.hybrid_gain.beside_{GENERALIST}", gain(everybody), "x"),
+    )
 
 
 def _drift(stage: Stage, seeds: Sequence[int], seed: int) -> tuple[Figure, ...]:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate, islice
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 import torch
@@ -52,6 +53,7 @@ def record(
     depths: Mapping[int, int],
     max_new_tokens: int,
     seed: int,
+    longer: Mapping[str, int] = MappingProxyType({}),
 ) -> Recording:
     """Let the models say everything that a replay may ask.
 
@@ -63,8 +65,10 @@ def record(
         depths: For each branching how deep to grow.
         max_new_tokens: Most tokens of an answer.
         seed: Of the first request; every further one takes the next.
+        longer: Most tokens of an answer of these prompt sets instead.
     """
-    prompts, requests = _answers(tasks, target, temperatures, max_new_tokens, seed)
+    most_tokens = {task.prompt_set: max_new_tokens for task in tasks} | dict(longer)
+    prompts, requests = _answers(tasks, target, temperatures, most_tokens, seed)
     read_by = {name: _read_by(name, model, prompts, requests, depths) for name, model in drafters.items()}
     sizes = [request.length * len(drafters) * len(depths) for request in requests]
     located = [
@@ -79,7 +83,6 @@ def record(
         drafters=tuple(drafters),
         depths=dict(depths),
         revisions=revisions_of(target, drafters),
-        max_new_tokens=max_new_tokens,
         requests=tuple(located),
         drafts=Drafts.joined([read_by[name][place][1] for place in range(len(requests)) for name in drafters]),
     )
@@ -103,7 +106,7 @@ def require_same_models(recording: Recording, revisions: Mapping[str, str]) -> N
 
 
 def _answers(
-    tasks: Sequence[Task], target: str, temperatures: Sequence[float], max_new_tokens: int, seed: int
+    tasks: Sequence[Task], target: str, temperatures: Sequence[float], most_tokens: Mapping[str, int], seed: int
 ) -> tuple[list[tuple[int, ...]], list[RecordedRequest]]:
     """Prompts and answers of all tasks at all temperatures."""
     folder = model_folder(target)
@@ -112,11 +115,16 @@ def _answers(
     asked = [
         (task, prompt, temperature) for temperature in temperatures for task, prompt in zip(tasks, prompts, strict=True)
     ]
-    engine = _engine(loaded, slots=ANSWERS_AT_ONCE, room=max(map(len, prompts)) + max_new_tokens + 1)
+    engine = _engine(loaded, slots=ANSWERS_AT_ONCE, room=max(map(len, prompts)) + max(most_tokens.values()) + 1)
     with steps("recording answers", len(asked)) as step:
         jobs = (
-            _answer(engine, prompt, SamplingParameters(temperature=temperature, seed=seed + place), max_new_tokens)
-            for place, (_, prompt, temperature) in enumerate(asked)
+            _answer(
+                engine,
+                prompt,
+                SamplingParameters(temperature=temperature, seed=seed + place),
+                most_tokens[task.prompt_set],
+            )
+            for place, (task, prompt, temperature) in enumerate(asked)
         )
         answers = _together(engine, jobs, at_once=ANSWERS_AT_ONCE, step=step)
     requests = [

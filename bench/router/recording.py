@@ -143,7 +143,6 @@ class Recording:
         drafters: Their names.
         depths: For each branching that was recorded how deep it was grown.
         revisions: Of the models, by drafter; the target's under "target".
-        max_new_tokens: Most tokens of an answer.
         requests: In the order of the prompts.
         drafts: All trees.
     """
@@ -151,7 +150,6 @@ class Recording:
     drafters: tuple[str, ...]
     depths: Mapping[int, int]
     revisions: Mapping[str, str]
-    max_new_tokens: int
     requests: tuple[RecordedRequest, ...]
     drafts: Drafts
     _places: Mapping[str, int] = field(init=False, repr=False, compare=False)
@@ -199,7 +197,6 @@ class Recording:
             "drafters": self.drafters,
             "depths": {str(branching): depth for branching, depth in self.depths.items()},
             "revisions": dict(self.revisions),
-            "max_new_tokens": self.max_new_tokens,
             "requests": [asdict(request) for request in self.requests],
         }
         arrays = {name: getattr(self.drafts, name) for name in _ARRAYS}
@@ -222,7 +219,6 @@ class Recording:
                 drafters=tuple(about["drafters"]),
                 depths={int(branching): int(depth) for branching, depth in about["depths"].items()},
                 revisions=dict(about["revisions"]),
-                max_new_tokens=int(about["max_new_tokens"]),
                 requests=tuple(_request(row) for row in about["requests"]),
                 drafts=drafts,
             ).checked(file)

@@ -1,7 +1,7 @@
 """The bench of routing policies, put together: record, measure costs, replay, and look at the real fleet."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,6 +29,9 @@ TEMPERATURES = (0.0, 1.0)
 LONGEST_CHAIN = chain_of(20)
 """The longest that any policy asks for: SpecDec++."""
 
+LONGER = {"hybrid": 160}
+"""Most tokens of an answer of these sets in a full run: the second domain of a hybrid answer begins after 40 to 60."""
+
 LIVE_TOKENS = 32
 """Most tokens of an answer on the real fleet: rounds cost alike, and there are many to see."""
 
@@ -40,6 +43,7 @@ class Extent:
     Attributes:
         prompts: Of each set, recorded.
         tokens: Most tokens of an answer.
+        longer: The same for some prompt sets.
         seeds: Orders of the requests that are replayed.
         warm_up: Requests before anything is measured.
         measured: Requests measured then.
@@ -49,6 +53,7 @@ class Extent:
 
     prompts: int
     tokens: int
+    longer: Mapping[str, int]
     seeds: int
     warm_up: int
     measured: int
@@ -56,8 +61,8 @@ class Extent:
     bursts: int
 
 
-FULL = Extent(prompts=10, tokens=64, seeds=5, warm_up=200, measured=120, cost_prompts=6, bursts=5)
-QUICK = Extent(prompts=1, tokens=16, seeds=2, warm_up=24, measured=24, cost_prompts=1, bursts=1)
+FULL = Extent(prompts=10, tokens=64, longer=LONGER, seeds=5, warm_up=200, measured=120, cost_prompts=6, bursts=5)
+QUICK = Extent(prompts=1, tokens=16, longer={}, seeds=2, warm_up=24, measured=24, cost_prompts=1, bursts=1)
 
 
 def measure_router(
@@ -111,6 +116,7 @@ def _recording(file: Path | None, extent: Extent, *, seed: int, skip: int) -> Re
         depths=depths_of((*SHAPES, LONGEST_CHAIN)),
         max_new_tokens=extent.tokens,
         seed=seed,
+        longer=extent.longer,
     )
     if file is not None:
         recording.save(file)

@@ -73,13 +73,23 @@ def cold_start(stage: Stage, policy: Policy, *, seed: int) -> list[Served]:
     )
 
 
-def hybrid_gain(stage: Stage, adaptive: Policy, frozen: Policy, *, seed: int) -> float:
-    """Tokens a second on hybrid prompts of a policy over those of its frozen twin; both have served mixed traffic."""
+def hybrid_gain(
+    stage: Stage, adaptive: Policy, frozen: Policy, *, seed: int, voices: Mapping[str, str] | None = None
+) -> float:
+    """Tokens a second on hybrid prompts of a policy over those of its frozen twin; both have served mixed traffic.
+
+    Args:
+        stage: On which.
+        adaptive: Plans every round anew.
+        frozen: Keeps to a request's first plan.
+        seed: Of orders and noise.
+        voices: Drafters on offer, if not all.
+    """
     before = traffic(stage.recording.requests, stage.warm_up, seed=seed)
     hybrid = traffic(stage.requests_of(("hybrid",)), max(stage.measured // 2, 1), seed=seed)
     took = []
     for policy in (adaptive, frozen):
-        fleet = stage.fleet(seed)
+        fleet = stage.fleet(seed, voices)
         serve(fleet, policy, before)
         took.append(sum(entry.ms for entry in serve(fleet, policy, hybrid, first_number=len(before))))
     return took[1] / took[0]

@@ -11,7 +11,7 @@ import pytest
 
 from controller.records import round_record
 from controller.settings import RedisSettings
-from forerun.client import ConfigView, LogView, RouterMode, RouterView, WorkerHealth, WorkerView
+from forerun.client import ConfigView, LogView, RouterMode, RouterView, ScoringView, WorkerHealth, WorkerView
 from forerun.commands.diagnose import HELD_BACK
 from forerun.decision_log import read_window
 from forerun.state_notes import notes_on
@@ -202,6 +202,7 @@ WELL = RouterView(
     arms=(),
     log=LogView(url="unix://r", connected=True, written=5, dropped=0),
     config=ConfigView(file="f", hash="h", problem="", waiting_for_restart=(), reloads=0),
+    scoring=ScoringView(share=0.1, scored=0, waiting=0, dropped=0),
 )
 """A controller of which nothing need be said."""
 

@@ -82,7 +82,7 @@ class _Job:
 
 
 class SpareProcessor:
-    """Whether this machine has a processor for work that nobody waits for.
+    """Whether this machine has a processor for work that nobody waits for, for as long as the work takes.
 
     Without one, such work slows whoever is waited for. It is tried now and then, less and less often while it is so.
     """
@@ -99,8 +99,9 @@ class SpareProcessor:
         return True
 
     def learn(self, share: float) -> None:
-        """What a piece of work had of a processor, 0 to 1."""
-        self._pause = 0 if share >= LEAST_SHARE else min(2 * self._pause + 1, LONGEST_PAUSE)
+        """What a piece of work had of a processor, 0 to 1; 0 if it could not be finished."""
+        # Slower back than away: a machine that is full every other moment is full.
+        self._pause = self._pause // 2 if share >= LEAST_SHARE else min(4 * self._pause + 1, LONGEST_PAUSE)
 
 
 class EngineThread:
@@ -279,6 +280,10 @@ class EngineThread:
         except Exception as error:  # a job's failure is its caller's to handle
             self._end(job, error)
 
+    def _share(self, job: _Job) -> float:
+        """What the job had of a processor; on a GPU this thread's time says nothing about it."""
+        return job.processor_ns / job.compute_ns if self._engine.device.type == "cpu" else 1.0
+
     def _drop(self, job: _Job) -> None:
         if job in self._jobs:
             self._jobs.remove(job)
@@ -287,8 +292,8 @@ class EngineThread:
     def _end(self, job: _Job, outcome: _Outcome | Exception) -> None:
         self._jobs.remove(job)
         job.steps.close()
-        if job.gives_way and job.compute_ns and self._engine.device.type == "cpu":
-            self._spare.learn(job.processor_ns / job.compute_ns)
+        if job.gives_way and job.forwards:
+            self._spare.learn(0.0 if isinstance(outcome, GaveWayError) else self._share(job))
         job.future.get_loop().call_soon_threadsafe(_settle, job.future, outcome)
 
 

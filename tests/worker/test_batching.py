@@ -365,7 +365,7 @@ def test_work_for_idle_time_is_not_counted_among_the_calls_that_wait(engine: Eng
 
 
 def test_where_no_processor_is_spare_idle_work_is_tried_less_and_less_often() -> None:
-    """And as before as soon as there is one."""
+    """And as before once there has been one for a while."""
     spare = SpareProcessor()
 
     def tried(pieces: int, share: float) -> int:
@@ -378,4 +378,5 @@ def test_where_no_processor_is_spare_idle_work_is_tried_less_and_less_often() ->
 
     assert tried(100, 1.0) == 100
     assert tried(2000, 0.5) <= 2000 // batching.LONGEST_PAUSE + 8
-    assert tried(batching.LONGEST_PAUSE + 100, 1.0) >= 100
+    assert tried(4 * batching.LONGEST_PAUSE + 100, 1.0) >= 100
+    assert tried(100, 1.0) == 100

@@ -5,7 +5,7 @@ import errno
 import socket
 import sys
 from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -16,12 +16,15 @@ from pydantic import Field, field_validator
 
 from controller.embedded_redis import SCHEME
 from controller.settings import Count, RedisSettings, Settings, WorkerEntry
+from forerun.client import RouterClient, WorkerHealth, WorkerView
 from forerun.models import model_folder
 from forerun.supervisor import LISTEN, Listener, ProcessSpec, ProcessStatus, Supervisor
 from speculation.errors import ConfigurationError
 
 FREE_PORT = "127.0.0.1:0"
 DRAIN_MARGIN_S = 10.0
+INTRODUCED_WITHIN_S = 5.0
+LOOK_AGAIN_S = 0.05
 EMBEDDED_REDIS = RedisSettings(url="embedded://redis")
 """A server of our own; the path is relative to the fleet's folder."""
 
@@ -136,7 +139,23 @@ async def local_fleet(
         (controller,) = await supervisor.start([_controller(file)])
         # Should it die, it comes back where its callers look for it.
         _write(file, for_controller.model_copy(update={"listen": controller.address}))
+        await _introduced(controller.address)
         yield LocalFleet(address=controller.address, target_folder=target, supervisor=supervisor)
+
+
+async def _introduced(address: str) -> None:
+    """Wait until the controller has met its workers: whom it does not know yet, nobody can ask for by name.
+
+    A worker that it refuses keeps nobody waiting for long; `forerun router show` says why.
+    """
+    with RouterClient(address) as router, suppress(TimeoutError):
+        async with asyncio.timeout(INTRODUCED_WITHIN_S):
+            while any(worker.health is not WorkerHealth.SERVING for worker in await _workers_known(router)):  # noqa: ASYNC110
+                await asyncio.sleep(LOOK_AGAIN_S)
+
+
+async def _workers_known(router: RouterClient) -> Sequence[WorkerView]:
+    return (await asyncio.to_thread(router.show)).workers
 
 
 def require_free(listen: str) -> None:

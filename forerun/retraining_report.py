@@ -35,7 +35,7 @@ def as_values(trial: Trial) -> Mapping[str, Any]:
 
 
 def tables(trial: Trial) -> Sequence[Table]:
-    """What would be gained, what is foreseen, and who drafts what."""
+    """What would be gained, what is predicted, and who drafts what."""
     return (_speeds(trial), _expectation(trial), _drafters(trial))
 
 
@@ -87,11 +87,11 @@ def _speed(estimate: Estimate) -> str:
 
 
 def _expectation(trial: Trial) -> Table:
-    table = Table(box=None, header_style="dim", title="what was foreseen of held-out rounds")
+    table = Table(box=None, header_style="dim", title="what was predicted of held-out rounds")
     for heading in ("", "log-likelihood a token", "error, accepted tokens", "error, time", "log-likelihood a node"):
         table.add_column(heading)
     for name, contender in _contenders(trial).items():
-        known = contender.foreseen
+        known = contender.predicted
         if known is not None:
             table.add_row(
                 name,
@@ -146,8 +146,8 @@ def _draw_estimates(trial: Trial, axes: Any) -> None:
 def _draw_calibration(trial: Trial, axes: Any) -> None:
     axes.plot((0, 1), (0, 1), color="grey", linestyle=":")
     for name, contender in _contenders(trial).items():
-        if contender.foreseen is not None:
-            _, chances, agreed = zip(*contender.foreseen.reliability, strict=True)
+        if contender.predicted is not None:
+            _, chances, agreed = zip(*contender.predicted.reliability, strict=True)
             axes.plot(chances, agreed, marker="o", label=name)
     axes.set_xlabel("chance that the drafter's node was given")
     axes.set_ylabel("share in which the target agreed")
@@ -157,7 +157,7 @@ def _draw_calibration(trial: Trial, axes: Any) -> None:
 
 def _draw_learning(trial: Trial, axes: Any) -> None:
     assert trial.curve is not None
-    axes.plot(trial.curve.requests, [point.accepted_log_likelihood for point in trial.curve.foreseen], marker="o")
+    axes.plot(trial.curve.requests, [point.accepted_log_likelihood for point in trial.curve.predicted], marker="o")
     axes.set_xscale("symlog")
     axes.set_xlabel("requests learnt from")
     axes.set_ylabel("log-likelihood a token, held out")

@@ -1,4 +1,4 @@
-"""How good a model is on rounds that it has not learnt from: what it foresees, and what it would bring."""
+"""How good a model is on rounds that it has not learnt from: what it predicts, and what it would bring."""
 
 from collections import Counter
 from collections.abc import Callable, Hashable, Mapping, Sequence
@@ -48,7 +48,7 @@ Step = Callable[[], None]
 
 
 @runtime_checkable
-class Foreseeing(Protocol):
+class Predicting(Protocol):
     """A policy that says beforehand what a round will bring."""
 
     def expectation(self, context: RoundContext, drafter: str, plan: Plan) -> Expectation:
@@ -75,14 +75,14 @@ class Estimate:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Foreseen:
+class Prediction:
     """How well a policy foresaw what the drafters that were asked would bring.
 
     Attributes:
         rounds: In which one drafter drafted.
         accepted_log_likelihood: Nats a token, of at which of the candidates it was found; the higher the better.
-        accepted_error: Mean of |accepted tokens - foreseen|, a round.
-        ms_error: Mean of |milliseconds - foreseen| over the mean of the milliseconds.
+        accepted_error: Mean of |accepted tokens - predicted|, a round.
+        ms_error: Mean of |milliseconds - predicted| over the mean of the milliseconds.
         confidence_log_likelihood: Nats a node, of whether the target agreed; the higher the better.
         reliability: For tenths of the chance that a node was given: nodes, mean chance, share in which the target
             agreed.
@@ -104,14 +104,14 @@ class Contender:
         estimates: By method: ips, snips, dm, dr.
         effective_rounds: That the weights leave; of `weighed_rounds`.
         mean_weight: 1 if the log holds every choice of this policy as often as it should.
-        foreseen: None for a policy that foresees nothing.
+        predicted: None for a policy that predicts nothing.
         choices: By task and kind of decoding, the share of each drafter (or "none"), the most frequent first.
     """
 
     estimates: Mapping[str, Estimate]
     effective_rounds: float
     mean_weight: float
-    foreseen: Foreseen | None
+    predicted: Prediction | None
     choices: Mapping[str, Mapping[str, float]]
 
 
@@ -211,7 +211,7 @@ def evaluate(
                 estimates={name: weighed.estimate(terms) for name, terms in methods.items()},
                 effective_rounds=effective_sample_size(weights),
                 mean_weight=float(weights.mean()) if len(weights) else 0.0,
-                foreseen=_foreseen(trial),
+                predicted=_prediction(trial),
                 choices=_choices(held_out, trial),
             )
         )
@@ -276,17 +276,17 @@ class _Weighed:
         return Estimate(tokens=tokens, ms=ms, tokens_per_ms=_ratio(tokens, ms), low=low, high=high)
 
 
-def foreseen(policy: LearningPolicy, rounds: Sequence[LoggedRound]) -> Foreseen | None:
-    """How well a policy foresees rounds, learning within their requests only; None if it foresees nothing."""
-    return _foreseen(_tried(policy, rounds, lambda: None, samples=0))
+def predicted(policy: LearningPolicy, rounds: Sequence[LoggedRound]) -> Prediction | None:
+    """How well a policy predicts rounds, learning within their requests only; None if it predicts nothing."""
+    return _prediction(_tried(policy, rounds, lambda: None, samples=0))
 
 
 def _tried(policy: LearningPolicy, rounds: Sequence[LoggedRound], step: Step, *, samples: int = SAMPLES) -> _Trial:
     trial = _Trial()
     learnt, policy.learns_across_requests = policy.learns_across_requests, False
     for entry in rounds:
-        if isinstance(policy, Foreseeing):
-            _foresee(policy, entry, trial)
+        if isinstance(policy, Predicting):
+            _predict(policy, entry, trial)
         trial.plans.append(
             tuple(policy.plan(entry.context).within(entry.context.remaining_tokens) for _ in range(samples))
         )
@@ -296,8 +296,8 @@ def _tried(policy: LearningPolicy, rounds: Sequence[LoggedRound], step: Step, *,
     return trial
 
 
-def _foresee(policy: Foreseeing, entry: LoggedRound, trial: _Trial) -> None:
-    """Note what is foreseen of a round, beside what came."""
+def _predict(policy: Predicting, entry: LoggedRound, trial: _Trial) -> None:
+    """Note what is predicted of a round, beside what came."""
     plan, outcome = entry.plan, entry.outcome
     if len(plan.drafters) != 1 or not outcome.drafts:
         return
@@ -318,13 +318,13 @@ def _given(chance: float, used: Calibration, ours: Calibration) -> float:
     return min(max(ours(used.undone(chance)), SMALLEST_CHANCE), 1.0 - SMALLEST_CHANCE)
 
 
-def _foreseen(trial: _Trial) -> Foreseen | None:
+def _prediction(trial: _Trial) -> Prediction | None:
     if not trial.accepted:
         return None
     accepted, ms = np.array(trial.accepted), np.array(trial.ms)
     chances, agreed = np.array(trial.nodes, dtype=np.float64).reshape(-1, 2).T
     likelihoods = np.where(agreed > 0, np.log(chances), np.log1p(-chances))
-    return Foreseen(
+    return Prediction(
         rounds=len(accepted),
         accepted_log_likelihood=float(sum(trial.hits) / (accepted[:, 1] + 1.0).sum()),
         accepted_error=float(np.abs(accepted[:, 0] - accepted[:, 1]).mean()),

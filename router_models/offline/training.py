@@ -2,7 +2,7 @@
 
 What an online policy learns offline is what it would have learnt online: the log's lessons, in their order. Batch fits
 in place of its counts (costs and calibrations by regression over all of the log, counts that do not forget, a second
-pass) foresee held-out rounds no better than to the third digit (docs/decisions/0012-retraining.md), so there are none.
+pass) predict held-out rounds no better than to the third digit (docs/decisions/0012-retraining.md), so there are none.
 A policy that learns nothing online is fitted as a whole.
 """
 
@@ -13,7 +13,7 @@ import numpy as np
 
 from router_models.baselines import task_classifier
 from router_models.model_state import ModelState
-from router_models.offline.evaluation import Foreseen, foreseen
+from router_models.offline.evaluation import Prediction, predicted
 from router_models.offline.logged import LoggedLesson, LoggedRound, rounds_of
 from router_models.offline.round_model import RoundModel, rewards_of
 from router_models.plan import CHAIN_OF_4, Plan, no_speculation
@@ -44,15 +44,15 @@ def taught(policy: LearningPolicy, lessons: Sequence[LoggedLesson], *, step: Ste
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LearningCurve:
-    """How well held-out rounds are foreseen after so many requests.
+    """How well held-out rounds are predicted after so many requests.
 
     Attributes:
         requests: Taught.
-        foreseen: After each number of them.
+        predicted: After each number of them.
     """
 
     requests: tuple[int, ...]
-    foreseen: tuple[Foreseen, ...]
+    predicted: tuple[Prediction, ...]
 
 
 POINTS = 6
@@ -64,22 +64,22 @@ def learning_curve(
 ) -> LearningCurve:
     """What more of the log brings: a policy that has learnt nothing is taught, and asked at about doubling distances.
 
-    Empty for a policy that foresees nothing.
+    Empty for a policy that predicts nothing.
     """
     places = np.unique(np.geomspace(1, max(len(lessons), 1), POINTS).astype(np.int64))
     requests: list[int] = []
-    points: list[Foreseen] = []
+    points: list[Prediction] = []
     done = 0
     for place in [0, *places.tolist()]:
         for lesson in lessons[done:place]:
             lesson.teach(policy)
         done = place
-        known = foreseen(policy, held_out)
+        known = predicted(policy, held_out)
         if known is not None:
             requests.append(len({lesson.request_id for lesson in lessons[:place]}))
             points.append(known)
         step()
-    return LearningCurve(requests=tuple(requests), foreseen=tuple(points))
+    return LearningCurve(requests=tuple(requests), predicted=tuple(points))
 
 
 def _task_classifier(rounds: Sequence[LoggedRound]) -> ModelState:

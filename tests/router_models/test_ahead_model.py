@@ -57,9 +57,7 @@ def test_the_share_is_of_the_rounds_that_asked_for_the_same_again() -> None:
         pytest.param(replace(PLAN, shape=chain_of(5)), id="another shape"),
         pytest.param(replace(PLAN, drafters=("docs",)), id="another drafter"),
         pytest.param(replace(PLAN, drafters=()), id="plain decoding"),
-        pytest.param(
-            replace(PLAN, calibrations={"code": Calibration(offset=1.0, slope=1.0)}), id="calibration"
-        ),
+        pytest.param(replace(PLAN, calibrations={"code": Calibration(offset=1.0, slope=1.0)}), id="calibration"),
     ],
 )
 def test_a_round_that_asks_for_something_else_tells_nothing(other: Plan) -> None:

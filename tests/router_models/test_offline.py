@@ -112,12 +112,12 @@ def test_a_model_from_the_log_beats_one_that_knows_nothing() -> None:
 
     assert trial.wins, trial.objection
     assert trial.gain_low <= trial.gain <= trial.gain_high
-    assert trial.candidate.foreseen is not None
-    assert trial.incumbent.foreseen is not None
-    assert trial.candidate.foreseen.accepted_log_likelihood > trial.incumbent.foreseen.accepted_log_likelihood, (
-        "it foresees better at which candidate the token is found"
+    assert trial.candidate.predicted is not None
+    assert trial.incumbent.predicted is not None
+    assert trial.candidate.predicted.accepted_log_likelihood > trial.incumbent.predicted.accepted_log_likelihood, (
+        "it predicts better at which candidate the token is found"
     )
-    assert trial.candidate.foreseen.accepted_error < trial.incumbent.foreseen.accepted_error
+    assert trial.candidate.predicted.accepted_error < trial.incumbent.predicted.accepted_error
     assert max(trial.candidate.choices["no task, greedy"], key=trial.candidate.choices["no task, greedy"].__getitem__)
 
 
@@ -158,7 +158,7 @@ def test_without_free_choices_nothing_is_decided() -> None:
 
     assert not trial.wins
     assert "chosen freely" in trial.objection
-    assert trial.candidate.foreseen is not None, "what was foreseen needs no propensities"
+    assert trial.candidate.predicted is not None, "what was predicted needs no propensities"
 
 
 def test_too_little_is_no_evidence() -> None:
@@ -203,7 +203,7 @@ def test_more_of_the_log_foresees_better() -> None:
 
     assert curve.requests[0] == 0
     assert list(curve.requests) == sorted(curve.requests)
-    assert curve.foreseen[-1].accepted_log_likelihood > curve.foreseen[0].accepted_log_likelihood
+    assert curve.predicted[-1].accepted_log_likelihood > curve.predicted[0].accepted_log_likelihood
 
 
 def test_the_same_log_gives_the_same_model() -> None:

@@ -32,6 +32,9 @@ LONGEST_CHAIN = chain_of(20)
 LONGER = {"hybrid": 160}
 """Most tokens of an answer of these sets in a full run: the second domain of a hybrid answer begins after 40 to 60."""
 
+LIVE_PROMPTS = 3
+"""Of each set, asked at each number of streams by each policy in turn: five bursts take a quarter of an hour."""
+
 LIVE_TOKENS = 32
 """Most tokens of an answer on the real fleet: rounds cost alike, and there are many to see."""
 
@@ -87,10 +90,7 @@ def measure_router(
         report_folder: Where tables and curves go.
     """
     recording = _recording(recording_file, extent, seed=seed, skip=skip)
-    known = CostProfile.load(costs_file) if costs_file is not None and costs_file.exists() else None
-    costs, load = asyncio.run(_on_a_fleet(extent, known, profile=profile, seed=seed, skip=skip))
-    if known is None and costs_file is not None:
-        costs.save(costs_file)
+    costs, load = asyncio.run(_on_a_fleet(extent, costs_file, profile=profile, seed=seed, skip=skip))
     with steps("fixed choices", 1 + len(SHAPES) * len(recording.drafters)) as step:
         choices = FixedChoices.replayed(recording, costs, SHAPES, step)
     stage = Stage(recording=recording, costs=costs, choices=choices, warm_up=extent.warm_up, measured=extent.measured)
@@ -123,18 +123,25 @@ def _recording(file: Path | None, extent: Extent, *, seed: int, skip: int) -> Re
     return recording
 
 
+def _kept_costs(file: Path | None) -> CostProfile | None:
+    return CostProfile.load(file) if file is not None and file.exists() else None
+
+
 async def _on_a_fleet(
-    extent: Extent, known: CostProfile | None, *, profile: Profile, seed: int, skip: int
+    extent: Extent, costs_file: Path | None, *, profile: Profile, seed: int, skip: int
 ) -> tuple[CostProfile, Sequence[Figure]]:
-    """The cost profile, unless it is known, and the figures of the live fleet."""
+    """The cost profile, unless its file is there, and the figures of the live fleet."""
+    known = _kept_costs(costs_file)
     if known is not None and not extent.bursts:
         return known, ()
     tokens = min(extent.tokens, LIVE_TOKENS)
     async with bench_fleet(profile) as bench:
         asked = tasks(PROMPT_SETS, extent.cost_prompts, skip=skip)[: extent.cost_prompts]
         costs = known or await measure_costs(bench, asked, shapes=SHAPES, max_new_tokens=tokens, seed=seed)
+        if known is None and costs_file is not None:
+            costs.save(costs_file)
         if not extent.bursts:
             return costs, ()
-        everything = tasks(PROMPT_SETS, extent.prompts, skip=skip)
-        load = await measure_load(bench, everything, max_new_tokens=tokens, seed=seed, repeats=extent.bursts)
+        some = tasks(PROMPT_SETS, min(extent.prompts, LIVE_PROMPTS), skip=skip)
+        load = await measure_load(bench, some, max_new_tokens=tokens, seed=seed, repeats=extent.bursts)
     return costs, load

@@ -12,7 +12,7 @@ from typing import Protocol
 from google.protobuf.message import DecodeError
 
 from controller.records import COMBINATIONS
-from router_models.plan import Plan
+from router_models.plan import Plan, is_propensity
 from router_models.policy import Policy, RoundContext, RoundOutcome, RoundTimings, TextScores
 from speculation.errors import InvalidRequestError
 from speculation.tree import TokenTree
@@ -139,8 +139,7 @@ def _context(context: log_pb2.RoundContext, *, request_id: str, round_number: in
 def _plan(record: log_pb2.RoundRecord) -> Plan:
     if record.combination not in _COMBINATION_OF:
         raise InvalidRequestError("record.combination", f"{record.combination} is unknown to this release")
-    by_order = record.propensity == 0.0 and not record.drafters
-    if not (0.0 < record.propensity <= 1.0 or by_order):
+    if not is_propensity(record.propensity, speculates=bool(record.drafters)):
         raise InvalidRequestError("record.propensity", f"{record.propensity} is not in (0, 1]")
     return Plan(
         drafters=tuple(record.drafters),

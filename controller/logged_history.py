@@ -8,6 +8,7 @@ from controller.experience import RoundLesson, round_lesson
 from controller.log_columns import ENTRY_ID, ONLINE, RECORD, TABLES, Row
 from controller.log_folder import Manifest, Part, file_of, read_rows, table_of
 from router_models.offline.logged import LoggedLesson, LoggedRound
+from router_models.plan import is_propensity
 from speculation.errors import InvalidLogError, InvalidRequestError
 from speculation.tree import ROOT
 
@@ -142,8 +143,7 @@ def _after(place: _Place, row: Row, last: tuple[int, int]) -> tuple[int, int]:
 
 
 def _decision(place: _Place, row: Row) -> Row:
-    by_order = row["propensity"] == 0.0 and not row["drafters"]
-    if not (0.0 < row["propensity"] <= 1.0 or by_order):
+    if not is_propensity(row["propensity"], speculates=bool(row["drafters"])):
         raise place.refuse("propensity", f"{row['propensity']} is not in (0, 1]")
     return row
 

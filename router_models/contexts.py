@@ -1,7 +1,7 @@
 """In which company an observation is kept: from all drafters that read the prompt alike down to one request."""
 
 from bisect import bisect_left
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 
 from router_models.policy import RoundContext
 
@@ -18,20 +18,17 @@ LEVELS = 4
 
 def path_of(context: RoundContext, drafter: str) -> Path:
     """How surprised a drafter is (a new one starts there), which one it is, the task, the request."""
-    return _path(context, drafter, surprise(context, drafter))
+    return _path(context, drafter, excess_surprisal(context))
 
 
 def paths_of(context: RoundContext) -> Sequence[Path]:
     """Of every drafter on offer."""
-    known = context.prompt_surprisal
-    least = min(known.values(), default=0.0)
-    return [
-        _path(context, drafter, bisect_left(SURPRISAL_STEPS, known[drafter] - least) if drafter in known else None)
-        for drafter in context.drafters
-    ]
+    excess = excess_surprisal(context)
+    return [_path(context, drafter, excess) for drafter in context.drafters]
 
 
-def _path(context: RoundContext, drafter: str, surprised: int | None) -> Path:
+def _path(context: RoundContext, drafter: str, excess: Mapping[str, float]) -> Path:
+    surprised = bisect_left(SURPRISAL_STEPS, excess[drafter]) if drafter in excess else None
     alike = (context.temperature > 0, surprised)
     of_task = (*alike, drafter, context.task)
     return (alike, (*alike, drafter), of_task, (*of_task, context.request_id))
@@ -52,13 +49,8 @@ def kind_of(context: RoundContext, drafter: str) -> Key:
     return (drafter, context.temperature > 0)
 
 
-def surprise(context: RoundContext, drafter: str) -> int | None:
-    """By how many steps the prompt surprised a drafter more than the least surprised one; None if that is unknown."""
-    excess = excess_surprisal(context, drafter)
-    return None if excess is None else bisect_left(SURPRISAL_STEPS, excess)
-
-
-def excess_surprisal(context: RoundContext, drafter: str) -> float | None:
-    """Nats per token by which the prompt surprised a drafter more than the least surprised one, if it has read it."""
+def excess_surprisal(context: RoundContext) -> Mapping[str, float]:
+    """Nats per token by which the prompt surprised each drafter that has read it more than the least surprised one."""
     known = context.prompt_surprisal
-    return known[drafter] - min(known.values()) if drafter in known else None
+    least = min(known.values(), default=0.0)
+    return {drafter: surprisal - least for drafter, surprisal in known.items()}

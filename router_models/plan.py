@@ -74,6 +74,11 @@ class Plan:
         return replace(self, shape=replace(self.shape, depth=useful_depth))
 
 
+def is_propensity(chance: float, *, speculates: bool) -> bool:
+    """Whether a plan may state this: a probability in (0, 1], or 0 where nobody chose (`plain_by_order`)."""
+    return 0.0 < chance <= 1.0 or (chance == 0.0 and not speculates)
+
+
 def no_speculation(explanation: str) -> Plan:
     """Plain decoding."""
     return Plan(drafters=(), explanation=explanation)

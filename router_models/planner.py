@@ -13,13 +13,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from router_models.ahead_model import Draft
-from router_models.chance import Chance
 from router_models.contexts import kind_of, path_of, paths_of
 from router_models.forecast import Forecast, Forecaster
 from router_models.knowledge import Knowledge
 from router_models.limits import offered
 from router_models.menu import SHAPES
 from router_models.model_state import ModelState
+from router_models.normals import Normals
 from router_models.plan import Plan, no_speculation
 from router_models.policy import Policy, RoundContext, RoundOutcome, TextScores
 from router_models.reading import MOST_REQUESTS, Reading
@@ -88,7 +88,7 @@ class PlannerPolicy(Policy):
         self.learns_across_requests = True
         self._forecaster = Forecaster(shapes)
         self._adapts = adapt_within_request
-        self._chance = Chance(seed)
+        self._normals = Normals(seed)
         self._knowledge = Knowledge(self._forecaster)
         self._reading = Reading()
         self._first_plans: Recent[str, Plan] = Recent(MOST_REQUESTS)
@@ -147,7 +147,7 @@ class PlannerPolicy(Policy):
         """
         drafters, shapes = accepted.shape
         shared, own = doubts
-        common, each = self._chance.normal(DRAWS, drafters, 1), self._chance.normal(DRAWS, drafters, shapes)
+        common, each = self._normals.draw(DRAWS, drafters, 1), self._normals.draw(DRAWS, drafters, shapes)
         drawn = accepted * np.maximum(1.0 + exploration * (shared * common + own * each), 0.0)
         speeds = ((1.0 + drawn) / costs_ms).reshape(DRAWS, -1)
         best = speeds.argmax(axis=-1)

@@ -33,7 +33,7 @@ LONGER = {"hybrid": 160}
 """Most tokens of an answer of these sets in a full run: the second domain of a hybrid answer begins after 40 to 60."""
 
 LIVE_PROMPTS = 3
-"""Of each set, asked at each number of streams by each policy in turn: five bursts take a quarter of an hour."""
+"""Of each set, asked at each number of streams by each policy in turn: five bursts take more than twenty minutes."""
 
 LIVE_TOKENS = 32
 """Most tokens of an answer on the real fleet: rounds cost alike, and there are many to see."""

@@ -33,7 +33,7 @@ def features(
     form = np.broadcast_to(_form(shapes), (len(drafters), len(shapes), 4))
     sampled = np.full((len(drafters), 1, 1), float(context.temperature > 0))
     load = np.full((len(drafters), 1, 1), np.log2(context.requests_in_flight) / 4)
-    surprisal = _capped_surprisal(context, drafters)[:, None, None]
+    surprisal = capped_surprisal(context, drafters, MOST_SURPRISAL)[:, None, None]
     moving = np.concatenate((sampled, surprisal, load), axis=-1)
     of_request = np.concatenate(
         (np.log1p(unread)[:, None, None] / 8, np.broadcast_to(_task(context.task), (len(drafters), 1, TASK_BUCKETS))),
@@ -57,9 +57,10 @@ def _form(shapes: tuple[TreeShape, ...]) -> Features:
     return np.stack((np.ones_like(depth), depth, depth**2, breadth), axis=-1)
 
 
-def _capped_surprisal(context: RoundContext, drafters: Sequence[str]) -> NDArray[np.float64]:
-    """(drafters,) nats above the least surprised drafter; 0 for one that has not read the prompt."""
-    return np.array([min(excess_surprisal(context, name) or 0.0, MOST_SURPRISAL) for name in drafters])
+def capped_surprisal(context: RoundContext, drafters: Sequence[str], most: float) -> NDArray[np.float64]:
+    """(drafters,) nats above the least surprised drafter, at most so many; 0 for one that has not read the prompt."""
+    excess = excess_surprisal(context)
+    return np.array([min(excess.get(name, 0.0), most) for name in drafters])
 
 
 @lru_cache(maxsize=256)

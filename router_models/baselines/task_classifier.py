@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from router_models.baselines.arms import nothing_on_offer
-from router_models.contexts import excess_surprisal
+from router_models.baselines.features import capped_surprisal
 from router_models.model_state import ModelState
 from router_models.plan import CHAIN_OF_4, Plan, no_speculation
 from router_models.policy import LearningPolicy, RoundContext
@@ -35,7 +35,7 @@ def prompt_features(context: RoundContext, drafters: Sequence[str]) -> Array:
     For each drafter its surprisal above the least surprised one and whether it is known, then the task's and the
     tenant's bucket, the logarithm of the prompt's length, and the temperature.
     """
-    excess = [min(excess_surprisal(context, name) or 0.0, MOST_SURPRISAL) for name in drafters]
+    excess = capped_surprisal(context, drafters, MOST_SURPRISAL)
     known = [float(name in context.prompt_surprisal) for name in drafters]
     labels = np.zeros((2, LABEL_BUCKETS))
     for row, label in enumerate((context.task, context.tenant)):

@@ -90,7 +90,8 @@ class RoundModel:
 def _features(context: RoundContext, plan: Plan, names: Mapping[tuple[str, ...], int]) -> list[float]:
     shape = plan.shape
     tree = [shape.depth, shape.branching, min(shape.budget, plan.verify_budget), shape.least_confidence]
-    excess = [known for name in plan.drafters if (known := excess_surprisal(context, name)) is not None]
+    known = excess_surprisal(context)
+    excess = [known[name] for name in plan.drafters if name in known]
     return [
         float(names.get(plan.drafters, len(names))),
         *(map(float, tree) if plan.speculates else (0.0, 0.0, 0.0, 0.0)),

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 BLOCK = 1 << 16
 
 
-class Chance:
+class Normals:
     """Independent standard normal numbers; the same seed gives the same ones."""
 
     def __init__(self, seed: int) -> None:
@@ -16,7 +16,7 @@ class Chance:
         self._block = self._rng.standard_normal(BLOCK)
         self._used = 0
 
-    def normal(self, *shape: int) -> NDArray[np.float64]:
+    def draw(self, *shape: int) -> NDArray[np.float64]:
         """As many as the shape holds, at most BLOCK."""
         count = prod(shape)
         if self._used + count > BLOCK:

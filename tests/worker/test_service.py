@@ -35,6 +35,7 @@ from tests.worker.grpc_session import (
 )
 from tests.worker.tiny_worker import MAX_LENGTH, PROMPT, SAMPLINGS, reference_text, run
 from worker import batching, foresight
+from worker.serve import Ready
 from worker.settings import Role
 
 OK = common_pb2.SESSION_STATUS_OK
@@ -65,6 +66,13 @@ async def eventually(holds: Callable[[], Awaitable[bool] | bool]) -> None:
     """Wait until something that nobody announces has happened."""
     while not (await outcome if inspect.isawaitable(outcome := holds()) else outcome):  # noqa: ASYNC110
         await asyncio.sleep(0.005)
+
+
+def hold_engine(ready: Ready) -> asyncio.Event:
+    """What is called until this is set stays under way."""
+    held, loop = asyncio.Event(), asyncio.get_running_loop()
+    ready.host._thread.post(lambda: asyncio.run_coroutine_threadsafe(held.wait(), loop).result(10) and None)
+    return held
 
 
 async def ask_all(talk: Any, *messages: Any) -> list[Any]:
@@ -511,9 +519,7 @@ def test_a_worker_without_room_says_busy_and_serves_the_rest(folder: Path) -> No
             talks = [VerifyTalk(channel) for _ in range(5)]
             for talk in talks:
                 await talk.ask(open_verify())
-            held = asyncio.Event()
-            loop = asyncio.get_running_loop()
-            ready.host._thread.post(lambda: asyncio.run_coroutine_threadsafe(held.wait(), loop).result(10) and None)
+            held = hold_engine(ready)
             reads = [asyncio.create_task(talk.ask(verify(PROMPT))) for talk in talks]
             await eventually(lambda: sum(read.done() for read in reads) == 3)
             assert all(read.result().status == BUSY for read in reads if read.done())
@@ -595,9 +601,11 @@ def test_a_draining_worker_finishes_what_runs_and_takes_nothing_new(folder: Path
         async with worker_and_channel("verify", folder, grace_s=5.0) as (ready, channel):
             talk, late = VerifyTalk(channel), VerifyTalk(channel)
             await talk.ask(open_verify())
+            held = hold_engine(ready)
             await talk.call.write(verify([5] * MAX_LENGTH))
             await eventually(lambda: ready.host._thread._num_jobs > 0)
             draining = asyncio.create_task(ready.host.drain(5.0))
+            held.set()
             under_way = await talk.call.read()
             after = await talk.ask(verify(PROMPT))
             elsewhere = await late.ask(open_verify())

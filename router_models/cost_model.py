@@ -1,4 +1,5 @@
-"""What a round costs: drafting by drafter, levels and nodes, verifying by nodes, both by load; learnt from timings."""
+"""What a round costs: drafting by drafter, levels and nodes, verifying by nodes, both by how many are served at once;
+learnt from timings."""
 
 from collections.abc import Sequence
 
@@ -22,11 +23,11 @@ PRIOR_WEIGHT = 0.5
 SURPRISING = 3.0
 """A measurement this many times the expected one counts as if it were this many: machines stall."""
 
-PRIOR_DRAFT_MS = (2.0, 2.0, 0.1, 0.02, 0.0)
-"""Per round, level, node, token to be read first, and level and request beside this one."""
+PRIOR_DRAFT_MS = (2.0, 2.0, 0.1, 0.02)
+"""Per round, level, node and token to be read first."""
 
-PRIOR_VERIFY_MS = (25.0, 0.5, 0.0, 0.0)
-"""Per round, node, request beside this one, and node and request beside this one."""
+PRIOR_VERIFY_MS = (25.0, 0.5)
+"""Per round and node."""
 
 PRIOR_REST_MS = (0.5,)
 
@@ -63,11 +64,6 @@ class LinearCost:
         self._sums[:, -1] += x * (cost_ms - x @ self._prior)
         self._solve()
 
-    def predict(self, features: Array) -> Array:
-        """(..., features) to (...) milliseconds, never less than a microsecond."""
-        cost: Array = np.maximum(features @ self.weights, 1e-3)
-        return cost
-
     @property
     def state(self) -> Array:
         """(features, features + 1) sums of the normal equations."""
@@ -83,8 +79,42 @@ class LinearCost:
         self.weights = self._prior + np.linalg.solve(self._sums[:, :-1] + self._ridge, self._sums[:, -1])
 
 
+def crowd_of(beside: int) -> int:
+    """Requests served beside this one, in classes: none, one, two or three, four to seven, and so on."""
+    return beside.bit_length()
+
+
+class CrowdCost:
+    """The cost of the same work in every crowd, each learnt by itself: what a rush teaches is not believed of a quiet
+    hour, and what a quiet hour taught is still known after the rush.
+
+    Attributes:
+        learnt: By crowd.
+    """
+
+    def __init__(self, prior_ms: Sequence[float]) -> None:
+        self._prior_ms = prior_ms
+        self.learnt: dict[int, LinearCost] = {}
+
+    def learn(self, crowd: int, features: Sequence[float], cost_ms: float) -> None:
+        """One measurement."""
+        self.of(crowd).learn(features, cost_ms)
+
+    def of(self, crowd: int) -> LinearCost:
+        """To be taught."""
+        return self.learnt.setdefault(crowd, LinearCost(self._prior_ms))
+
+    def weights(self, crowd: int) -> Array:
+        """(features,) milliseconds per unit: as learnt in this crowd, else in the nearest there was, else the prior."""
+        if crowd in self.learnt:
+            return self.learnt[crowd].weights
+        if not self.learnt:
+            return np.array(self._prior_ms)
+        return self.learnt[min(self.learnt, key=lambda other: (abs(other - crowd), other))].weights
+
+
 class CostModel:
-    """All costs of a round, as the controller sees them: the wire is in them.
+    """All costs of a round, as the controller sees them: the wire and the waiting for others are in them.
 
     Attributes:
         drafts: Of each drafter.
@@ -93,8 +123,8 @@ class CostModel:
     """
 
     def __init__(self) -> None:
-        self.drafts: dict[str, LinearCost] = {}
-        self.verify = LinearCost(PRIOR_VERIFY_MS)
+        self.drafts: dict[str, CrowdCost] = {}
+        self.verify = CrowdCost(PRIOR_VERIFY_MS)
         self.rest = LinearCost(PRIOR_REST_MS)
 
     def learn(self, plan: Plan, outcome: RoundOutcome, *, unread: int, beside: int) -> None:
@@ -109,46 +139,45 @@ class CostModel:
             unread: Tokens that its drafter had to read first.
             beside: Requests served at the same time.
         """
-        timings = outcome.timings
+        timings, crowd = outcome.timings, crowd_of(beside)
         if len(plan.drafters) == 1 and outcome.drafts and not outcome.foreseen:
             (name,) = plan.drafters
             tree = outcome.drafts[name]
-            levels = levels_forwarded(plan.shape, tree)
-            features = (1.0, levels, len(tree), unread, beside * levels)
-            self.of_drafter(name).learn(features, timings.draft_ns / NS_PER_MS)
-        nodes = len(outcome.tree)
-        self.verify.learn((1.0, nodes, beside, beside * nodes), timings.verify_ns / NS_PER_MS)
+            features = (1.0, levels_forwarded(plan.shape, tree), len(tree), unread)
+            self.of_drafter(name).learn(crowd, features, timings.draft_ns / NS_PER_MS)
+        self.verify.learn(crowd, (1.0, len(outcome.tree)), timings.verify_ns / NS_PER_MS)
         rest_ns = max(timings.round_ns - timings.draft_ns - timings.verify_ns, 0)
         self.rest.learn((1.0,), rest_ns / NS_PER_MS)
 
     def draft_ms(self, drafters: Sequence[str], levels: Array, nodes: Array, unread: Array, beside: int) -> Array:
         """(..., drafters, shapes) levels and nodes, (drafters,) tokens to be read, to (..., drafters, shapes)."""
-        fixed, level, node, token, level_beside = self._draft_weights(drafters)
-        cost = (fixed + token * unread[:, None]) + (level + beside * level_beside) * levels + node * nodes
+        crowd = crowd_of(beside)
+        weights = np.array([self.of_drafter(name).weights(crowd) for name in drafters])
+        fixed, level, node, token = weights.T[:, :, None]
+        cost = (fixed + token * unread[:, None]) + level * levels + node * nodes
         positive: Array = np.maximum(cost, 1e-3)
         return positive
 
     def verify_ms(self, nodes: Array, beside: int) -> Array:
         """(...) nodes to (...): the target's part of a round and all that is neither draft nor verification."""
-        fixed, node, request, node_beside = self.verify.weights
-        cost = (fixed + beside * request) + (node + beside * node_beside) * nodes
-        positive: Array = np.maximum(cost + max(self.rest.weights[0], 0.0), 1e-3)
+        fixed, node = self.verify.weights(crowd_of(beside)).tolist()
+        positive: Array = np.maximum(node * nodes + (fixed + self._rest_ms), 1e-3)
         return positive
 
     def plain_ms(self, beside: int) -> float:
         """The same without nodes: plain decoding."""
-        fixed, _, request, _ = self.verify.weights.tolist()
-        return float(max(fixed + beside * request + max(self.rest.weights[0], 0.0), 1e-3))
+        fixed = float(self.verify.weights(crowd_of(beside))[0])
+        return max(fixed + self._rest_ms, 1e-3)
 
-    def of_drafter(self, name: str) -> LinearCost:
+    def of_drafter(self, name: str) -> CrowdCost:
         """What drafting with it costs."""
         if name not in self.drafts:
-            self.drafts[name] = LinearCost(PRIOR_DRAFT_MS)
+            self.drafts[name] = CrowdCost(PRIOR_DRAFT_MS)
         return self.drafts[name]
 
-    def _draft_weights(self, drafters: Sequence[str]) -> Array:
-        """(features, drafters, 1)."""
-        return np.array([self.of_drafter(name).weights for name in drafters]).T[:, :, None]
+    @property
+    def _rest_ms(self) -> float:
+        return max(float(self.rest.weights[0]), 0.0)
 
 
 def levels_forwarded(shape: TreeShape, tree: TokenTree) -> int:

@@ -103,13 +103,18 @@ class Knowledge:
             "calibration": dict(self.calibrations.state()),
             "corrections": {key: learnt.sums for key, learnt in self._corrections.items() if learnt.sums.any()},
             "ahead": dict(self.ahead.state()),
-            "draft_costs": {name: cost.state for name, cost in self.costs.drafts.items() if cost.state.any()},
+            "draft_costs": {
+                (name, crowd): cost.state
+                for name, by_crowd in self.costs.drafts.items()
+                for crowd, cost in by_crowd.learnt.items()
+            },
+            "verify_costs": {crowd: cost.state for crowd, cost in self.costs.verify.learnt.items()},
         }
         arrays = {name: np.array(list(table.values())) for name, table in tables.items() if table}
         labels = {name: [_label(key) for key in table] for name, table in tables.items()}
-        costs = {"verify_costs": self.costs.verify.state, "other_costs": self.costs.rest.state}
+        arrays["other_costs"] = self.costs.rest.state
         shapes = [_shape_label(shape) for shape in self._forecaster.shapes]
-        return ModelState(policy=policy, arrays={**arrays, **costs}, labels={**labels, "shapes": shapes})
+        return ModelState(policy=policy, arrays=arrays, labels={**labels, "shapes": shapes})
 
     @classmethod
     def of(cls, state: ModelState, forecaster: Forecaster) -> "Knowledge":
@@ -133,9 +138,10 @@ class Knowledge:
         if state.labels["shapes"] == shapes:
             for key, sums in _table(state, "corrections", (2, len(shapes), 3), _key).items():
                 knowledge.corrections(key).restore(sums)
-        for name, sums in _table(state, "draft_costs", (5, 6), str).items():
-            knowledge.costs.of_drafter(name).restore(sums)
-        knowledge.costs.verify.restore(state.arrays["verify_costs"])
+        for (name, crowd), sums in _table(state, "draft_costs", (4, 5), _key).items():
+            knowledge.costs.of_drafter(str(name)).of(int(str(crowd))).restore(sums)
+        for crowd, sums in _table(state, "verify_costs", (2, 3), int).items():
+            knowledge.costs.verify.of(crowd).restore(sums)
         knowledge.costs.rest.restore(state.arrays["other_costs"])
         return knowledge
 

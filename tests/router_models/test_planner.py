@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from router_models.acceptance_model import AcceptanceModel
-from router_models.cost_model import CostModel, LinearCost
+from router_models.cost_model import CostModel, CrowdCost, LinearCost, crowd_of
 from router_models.fixed import NonePolicy, StaticPolicy
 from router_models.menu import SHAPES
 from router_models.plan import Plan
@@ -97,34 +97,45 @@ def test_a_cost_is_learnt_from_few_measurements_and_followed() -> None:
     cost = LinearCost((1.0, 1.0))
     for depth in (1, 2, 4, 6) * 5:
         cost.learn((1.0, depth), 5 + 3 * depth)
-    assert cost.predict(np.array([[1.0, 8.0]])) == pytest.approx([29.0], rel=0.05)
+    assert cost.weights @ (1.0, 8.0) == pytest.approx(29.0, rel=0.05)
 
     for depth in (1, 2, 4, 6) * 100:
         cost.learn((1.0, depth), 50 + depth)
-    assert cost.predict(np.array([[1.0, 8.0]])) == pytest.approx([58.0], rel=0.05)
+    assert cost.weights @ (1.0, 8.0) == pytest.approx(58.0, rel=0.05)
+
+
+def test_what_a_rush_teaches_is_not_believed_of_a_quiet_hour() -> None:
+    cost = CrowdCost((1.0, 1.0))
+    for depth in (1, 2, 4, 6) * 25:
+        cost.learn(crowd_of(0), (1.0, depth), 5 + 3 * depth)
+    assert cost.weights(crowd_of(31)) @ (1.0, 8.0) == pytest.approx(29.0, rel=0.05), "the best guess there is"
+
+    for depth in (1, 2, 4, 6) * 500:
+        cost.learn(crowd_of(31), (1.0, depth), 400 + 20 * depth)
+
+    assert cost.weights(crowd_of(31)) @ (1.0, 8.0) == pytest.approx(560.0, rel=0.05)
+    assert cost.weights(crowd_of(14)) is cost.weights(crowd_of(31)), "the nearest that was measured"
+    assert cost.weights(crowd_of(0)) @ (1.0, 8.0) == pytest.approx(29.0, rel=0.05)
 
 
 def test_two_drafters_at_once_say_nothing_about_the_cost_of_either() -> None:
     costs, world = CostModel(), World({"code": GOOD, "docs": GOOD})
     shape = TreeShape(depth=4, branching=1, budget=4)
-    before = costs.of_drafter("code").weights
-
     outcome = world.play(Plan(drafters=("code",), shape=shape, explanation=""))
     costs.learn(Plan(drafters=("code", "docs"), shape=shape, explanation=""), outcome, unread=0, beside=0)
 
-    assert costs.of_drafter("code").weights is before
+    assert not costs.of_drafter("code").learnt
 
 
 def test_a_tree_that_was_there_already_says_nothing_about_the_cost_of_drafting() -> None:
     """Else drafting would look free, and a plan that nobody foresees would be chosen for it."""
     costs, world = CostModel(), World({"code": GOOD})
     plan = Plan(drafters=("code",), shape=TreeShape(depth=4, branching=1, budget=4), explanation="")
-    drafting, verifying = costs.of_drafter("code").weights, costs.verify.weights
 
     costs.learn(plan, replace(world.play(plan), foreseen=("code",)), unread=0, beside=0)
 
-    assert costs.of_drafter("code").weights is drafting
-    assert costs.verify.weights is not verifying
+    assert not costs.of_drafter("code").learnt
+    assert costs.verify.learnt
 
 
 @pytest.mark.parametrize("seed", range(2))

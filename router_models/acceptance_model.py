@@ -57,6 +57,7 @@ class AcceptanceModel:
         self._most_contexts = most_contexts
         self._rows: Recent[Key, int] = Recent(most_contexts)
         self._counts = np.zeros((1 + most_contexts, *no_counts().shape))  # row 0 is of contexts that were never seen
+        self._strength = strength
         by_level = [*[strength] * (LEVELS - 1), STRENGTH_IN_REQUEST]
         self._strengths = {levels: np.array(by_level[:levels])[:, None] for levels in range(1, LEVELS + 1)}
         self._memories = memory, MEMORY_IN_REQUEST
@@ -85,11 +86,15 @@ class AcceptanceModel:
         rates: NDArray[np.float64] = self.rates([path]).mean[0]
         return rates
 
-    def start_again(self, concerns: Callable[[Key], bool], *, kept: float, request: Key) -> None:
-        """Let what was seen in some contexts count for less, beside what was seen in one request."""
+    def start_again(self, concerns: Callable[[Key], bool], *, request: Key) -> None:
+        """Put what was seen in one request in the place of what was seen in some contexts.
+
+        However little that is, it counts as much as the level above: else a bad drafter would be believed for the
+        company it keeps, and tried again in every request (docs/log.md, "A drafter that turns bad").
+        """
         latest = self._counts[self._rows.get(request, _NEVER_SEEN)]
         rows = [row for key, row in self._rows.items() if concerns(key) and not is_of_a_request(key)]
-        self._counts[rows] = self._counts[rows] * kept + latest
+        self._counts[rows] = latest * max(self._strength / max(latest[1, 0], 1.0), 1.0)
 
     def state(self) -> Mapping[Key, Counts]:
         """All counts, the context used longest ago first."""

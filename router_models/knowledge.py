@@ -21,9 +21,6 @@ from speculation.calibration import UNCALIBRATED
 from speculation.errors import InvalidModelStateError
 from speculation.tree import TreeShape
 
-KEPT_AFTER_DRIFT = 0.05
-"""What is still believed of a drafter that turned out to be much worse."""
-
 SCORE_WEIGHT = 0.25
 """Of a scored token against one that was drafted for: the tokens of one answer are alike, and a whole answer at once
 would push aside what others have said (docs/log.md, "Scores of idle drafters")."""
@@ -79,15 +76,13 @@ class Knowledge:
             self.acceptance.learn(path, counts)
 
     def _watch(self, context: RoundContext, drafter: str, counts: Counts) -> None:
-        """Go by the request under way where a drafter does much worse than was believed of it."""
+        """Go by the request under way where a drafter does much worse or better than was believed of it."""
         kind, path = kind_of(context, drafter), path_of(context, drafter)
         believed = self.acceptance.mean(path[:-1])[0]
         drift = self._drifts.setdefault(kind, Drift())
         if drift.noticed(float(counts[0, 0]), float(counts[1, 0]), float(believed)):
             sampled = context.temperature > 0
-            self.acceptance.start_again(
-                lambda key: is_about(key, drafter, sampled=sampled), kept=KEPT_AFTER_DRIFT, request=path[-1]
-            )
+            self.acceptance.start_again(lambda key: is_about(key, drafter, sampled=sampled), request=path[-1])
             self._corrections.pop(kind, None)
 
     def learn_scores(self, context: RoundContext, scores: Mapping[str, TextScores]) -> None:

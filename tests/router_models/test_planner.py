@@ -14,7 +14,7 @@ from router_models.plan import Plan
 from router_models.planner import DRAWS, PlannerPolicy
 from router_models.ranks import NOMINAL_HAZARDS, no_counts
 from speculation.tree import TreeShape
-from tests.router_models.world import World
+from tests.router_models.world import Tally, World
 
 GOOD = np.array([0.85, 0.4, 0.2, 0.1])
 FAIR = np.array([0.5, 0.3, 0.2, 0.1])
@@ -31,6 +31,11 @@ def counts(*, hits: float, trials: float) -> np.ndarray:
 def path(*steps: str) -> list[tuple[str, ...]]:
     """From the first step to all of them."""
     return [steps[: length + 1] for length in range(len(steps))]
+
+
+def plain_share(served: Tally) -> float:
+    """Of the rounds."""
+    return served.plain_rounds / served.rounds
 
 
 def mean_rate(model: AcceptanceModel, *steps: str) -> float:
@@ -171,6 +176,22 @@ def test_it_follows_when_the_good_drafter_turns_bad() -> None:
     settled = world.serve(planner, requests=30, first=90)
 
     assert settled.tokens_per_ms > 0.88 * best_fixed(world, requests=10)
+
+
+def test_a_drafter_that_turns_bad_is_left_within_a_request_and_taken_up_again_when_it_is_good() -> None:
+    found_out, back = [], []
+    for seed in range(4):
+        world, planner = World({"one": GOOD}, seed=seed), PlannerPolicy(seed=seed)
+        world.serve(planner, requests=30)
+        world.hazards = {"one": BAD}
+        found_out.append(plain_share(world.serve(planner, requests=5, first=30)))
+        world.serve(planner, requests=15, first=35)
+        world.hazards = {"one": GOOD}
+        world.serve(planner, requests=15, first=50)
+        back.append(plain_share(world.serve(planner, requests=5, first=65)))
+
+    assert np.mean(found_out) > 0.72
+    assert np.mean(back) < 0.1
 
 
 def test_tasks_get_the_drafters_that_serve_them() -> None:

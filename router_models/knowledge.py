@@ -21,6 +21,10 @@ from speculation.calibration import UNCALIBRATED
 from speculation.errors import InvalidModelStateError
 from speculation.tree import TreeShape
 
+OPENING = 32
+"""Tokens of an answer by which drift is judged: further on an answer may turn to something that its drafter never was
+good at, which is no news about the drafter (docs/log.md, "A drafter that turns bad")."""
+
 SCORE_WEIGHT = 0.25
 """Of a scored token against one that was drafted for: the tokens of one answer are alike, and a whole answer at once
 would push aside what others have said (docs/log.md, "Scores of idle drafters")."""
@@ -77,6 +81,8 @@ class Knowledge:
 
     def _watch(self, context: RoundContext, drafter: str, counts: Counts) -> None:
         """Go by the request under way where a drafter does much worse or better than was believed of it."""
+        if context.emitted_tokens >= OPENING:
+            return
         kind, path = kind_of(context, drafter), path_of(context, drafter)
         believed = self.acceptance.mean(path[:-1])[0]
         drift = self._drifts.setdefault(kind, Drift())

@@ -9,6 +9,7 @@ import pytest
 
 import bench.exactness
 from bench.ahead import SHAPES, measure_ahead
+from bench.changes import LEARNERS, learner_beside
 from bench.exactness import SAMPLED_VARIANTS, VARIANTS, measure_exactness
 from bench.figures import Figure
 from bench.fleet import Bench
@@ -126,6 +127,10 @@ def test_exactness_finds_one_wrong_token(exactness: Any, wrong: dict[str, Any], 
 
 def test_exactness_asks_every_policy() -> None:
     assert {variant.options["policy"] for variant in VARIANTS} == set(all_policies())
+
+
+def test_exactness_puts_every_policy_that_learns_in_charge() -> None:
+    assert {learner_beside(variant.options["policy"]) for variant in VARIANTS} == set(LEARNERS)
 
 
 def test_exactness_samples_with_every_filter(exactness: Any) -> None:

@@ -1,13 +1,13 @@
 """An operator at work while requests run: models promoted and taken back, the configuration changed, and got wrong.
 
 Nothing of it may change a token or cost a request. Whatever is done is waited for until the controller says that it
-obeys, so that what is counted has taken effect.
+obeys, and a version until answers come that were decided by it, so that what is counted has taken effect.
 """
 
 import asyncio
 import itertools
 import os
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Set
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -22,7 +22,7 @@ from bench.figures import Figure, count
 from controller.log_export import export_log
 from controller.model_store import ModelStore, Origin
 from controller.settings import Settings
-from controller.shared_learning import DEFAULT_LEARNER, learners
+from controller.shared_learning import learners
 from forerun import retraining
 from forerun.client import ConfigView, RouterClient, RouterView
 from forerun.commands.redis_place import connected, place_of, policy_named
@@ -48,11 +48,6 @@ WRONG: Mapping[str, Any] = {"exploration": 7}
 HOLD_OUT = 0.2
 SEEN_WITHIN_S = 60.0
 LOOK_AGAIN_S = 0.05
-
-
-def learner_beside(policy: str) -> str:
-    """Whose versions serve, and are put in charge, while requests are served by a policy."""
-    return policy if policy in LEARNERS else DEFAULT_LEARNER
 
 
 @dataclass(slots=True)
@@ -83,10 +78,18 @@ class Operator:
 
     Attributes:
         deeds: What was done so far.
+
+    Args:
+        file: The configuration.
+        redis: Where the versions are.
+        router: Of the controller.
+        namespace: Of the fleet.
+        decided_by: Versions by which answers were decided, as they come in.
     """
 
-    def __init__(self, file: Path, redis: Redis, router: RouterClient, *, namespace: str) -> None:
+    def __init__(self, file: Path, redis: Redis, router: RouterClient, *, namespace: str, decided_by: Set[str]) -> None:
         self.deeds = Deeds()
+        self._decided_by = decided_by
         self._file, self._as_found = file, file.read_text()
         self._redis, self._namespace, self._router = redis, namespace, router
         self._retrained: dict[str, ModelState] = {}
@@ -120,28 +123,33 @@ class Operator:
         )
         self.deeds.policies += 1
 
-    async def work(self, policy: str, *, until: asyncio.Event) -> None:
-        """Turn after turn with a policy in charge, at least one."""
-        await self._turn(policy)
+    async def work(self, policy: str, *, decides: bool, until: asyncio.Event) -> None:
+        """Turn after turn with a policy in charge, at least one; `decides`: answers are asked of it meanwhile."""
+        await self._turn(policy, decides=decides)
         while not until.is_set():
-            await self._turn(policy)
+            await self._turn(policy, decides=decides)
 
-    async def _turn(self, policy: str) -> None:
+    async def _turn(self, policy: str, *, decides: bool) -> None:
         """Promote the retrained model, change the configuration, get it wrong, and take back both."""
         store = ModelStore(self._redis, namespace=self._namespace, make_policy=partial(policy_named, policy))
         model = await store.publish(self._retrained[policy], origin=Origin.RETRAINED)
         await store.promote(model.version, replacing=(await store.history()).active)
-        await self._change(next(self._changes))
-        await self._served_by(model.version)
+        await self._in_force(model.version, decides=decides)
         self.deeds.promotions += 1
+        await self._change(next(self._changes))
         await self._get_it_wrong()
         before = await store.rollback(replacing=model.version)
+        await self._in_force(before, decides=False)
         await self._change({})
-        await self._served_by(before)
+        await self._in_force(before, decides=decides)
         self.deeds.rollbacks += 1
 
-    async def _served_by(self, version: int) -> None:
-        await self._seen(lambda view: view.learning.base_version == version, f"that version {version} serves")
+    async def _in_force(self, version: int, *, decides: bool) -> None:
+        """Wait until the controller serves by a version; `decides`: and an answer came that was decided by it."""
+        await self._seen(
+            lambda view: view.learning.base_version == version and (not decides or str(version) in self._decided_by),
+            f"that version {version} is in force",
+        )
 
     async def _change(self, router: Mapping[str, Any]) -> None:
         """Have the controller obey the file as it was found, but for these settings of its router."""
@@ -196,8 +204,12 @@ class Operator:
 
 
 @asynccontextmanager
-async def operator_of(file: Path) -> AsyncIterator[Operator]:
+async def operator_of(file: Path, decided_by: Set[str]) -> AsyncIterator[Operator]:
     """An operator of the controller that was started with a file; it is left as it was found.
+
+    Args:
+        file: Its configuration.
+        decided_by: Versions by which answers were decided, as they come in.
 
     Raises:
         ConfigurationError: Without Redis there are no versions to be put in charge.
@@ -206,7 +218,7 @@ async def operator_of(file: Path) -> AsyncIterator[Operator]:
     async with connected(place) as redis:
         with RouterClient(Settings.load(file).listen) as router:
             in_charge = router.show().policy
-            operator = Operator(file, redis, router, namespace=place.namespace)
+            operator = Operator(file, redis, router, namespace=place.namespace, decided_by=decided_by)
             try:
                 yield operator
             finally:

@@ -4,21 +4,22 @@ Greedy answers are held against transformers' `generate`. Sampled ones have no s
 other means: they are held against plain decoding with the same seed, whose distribution the suite tests.
 
 All that is asked eight at a time is asked once more while an operator promotes models, takes them back and changes the
-configuration (bench/changes.py), with each policy that learns in charge in turn.
+configuration (bench/changes.py): of each policy that learns while it is in charge, and of the others.
 """
 
 import asyncio
 import itertools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Protocol
 
 from rich.text import Text
 
-from bench.changes import Operator, learner_beside, operator_of
+from bench.changes import LEARNERS, operator_of
 from bench.figures import Figure, count
 from bench.fleet import Bench
 from forerun.client import Generation
@@ -132,7 +133,7 @@ class Tally:
     requests: int = 0
     tokens: int = 0
     near_ties: int = 0
-    versions: set[str] = field(default_factory=set)
+    decided_by: set[str] = field(default_factory=set)
     differences: list[str] = field(default_factory=list)
 
     def add(self, case: Case, answer: Generation) -> None:
@@ -141,7 +142,7 @@ class Tally:
         self.tokens += len(answer.token_ids)
         self.near_ties += answer.near_ties
         if answer.decision is not None and answer.decision.model_version:
-            self.versions.add(answer.decision.model_version)
+            self.decided_by.add(answer.decision.model_version)
         if answer.token_ids != case.expected:
             place = first_difference(answer.token_ids, case.expected)
             self.differences.append(
@@ -156,7 +157,7 @@ class Tally:
             count("exactness.requests", self.requests, "requests"),
             count("exactness.tokens", self.tokens, "tokens"),
             count("exactness.near_ties", self.near_ties, "tokens"),
-            count("exactness.versions_served", len(self.versions), "versions"),
+            count("exactness.versions_served", len(self.decided_by), "versions"),
         )
 
 
@@ -261,30 +262,37 @@ async def _while_changing(
     bench: Bench, cases: Sequence[Case], tally: Tally, max_new_tokens: int, file: Path
 ) -> tuple[Figure, ...]:
     """Every case at least once more, while an operator changes whatever he can."""
-    by_learner = sorted(cases, key=_learner_beside)
     before = tally.requests
-    async with operator_of(file) as operator:
+    async with operator_of(file, tally.decided_by) as operator:
         await operator.retrain()
-        for learner, theirs in itertools.groupby(by_learner, key=_learner_beside):
+        for learner in LEARNERS:
             await operator.put_in_charge(learner)
-            await _ask_beside(bench, list(theirs), tally, max_new_tokens, operator, learner)
+            of_it = [case for case in cases if case.variant.options["policy"] == learner]
+            work = partial(operator.work, learner, decides=True)
+            await _ask_beside(bench, of_it, tally, max_new_tokens, f"{learner}, while it changes", work)
+        others = [case for case in cases if case.variant.options["policy"] not in LEARNERS]
+        work = partial(operator.work, LEARNERS[-1], decides=False)
+        await _ask_beside(bench, others, tally, max_new_tokens, "the others, while things change", work)
     asked = count("exactness.requests_while_changing", tally.requests - before, "requests")
     return asked, *operator.deeds.figures()
 
 
-def _learner_beside(case: Case) -> str:
-    return learner_beside(case.variant.options["policy"])
+class Work(Protocol):
+    """What goes on beside requests."""
+
+    def __call__(self, *, until: asyncio.Event) -> Coroutine[Any, Any, None]:
+        """Go on until the event, at least."""
 
 
 async def _ask_beside(
-    bench: Bench, cases: Sequence[Case], tally: Tally, max_new_tokens: int, operator: Operator, learner: str
+    bench: Bench, cases: Sequence[Case], tally: Tally, max_new_tokens: int, what: str, work: Work
 ) -> None:
-    """The cases again and again, until the operator has done his least; he goes on until each was asked."""
+    """The cases again and again, until the work beside them is done; it goes on until each was asked."""
     all_asked, places = asyncio.Event(), asyncio.Semaphore(cases[0].concurrency)
     endless = enumerate(itertools.cycle(cases))
-    with steps(f"while changing, {learner} in charge", len(cases)) as step:
+    with steps(what, len(cases)) as step:
         async with asyncio.TaskGroup() as group:
-            working = group.create_task(operator.work(learner, until=all_asked))
+            working = group.create_task(work(until=all_asked))
 
             async def ask() -> None:
                 for number, case in endless:

@@ -85,7 +85,7 @@ def test_greedy_and_sampled_answers_are_exact(up: Up) -> None:
     async def measure() -> dict[str, float]:
         async with AsyncClient(up.address) as client:
             bench = Bench(client, up.ready["target"], DRAFTERS, up.folder / CONTROLLER_FILE)
-            figures = await measure_exactness(bench, work, max_new_tokens=12, seed=3)
+            figures = await measure_exactness(bench, work, max_new_tokens=8, seed=3)
         return {figure.name: figure.value for figure in figures}
 
     counted = asyncio.run(measure())

@@ -193,14 +193,14 @@ class Operator:
         """Wait until the controller shows something.
 
         Raises:
-            TimeoutError: It did not in time.
+            RuntimeError: It did not in time.
         """
         try:
             async with asyncio.timeout(SEEN_WITHIN_S):
                 while not holds(await asyncio.to_thread(self._router.show)):  # noqa: ASYNC110
                     await asyncio.sleep(LOOK_AGAIN_S)
         except TimeoutError as error:
-            raise TimeoutError(f"the controller did not show within {SEEN_WITHIN_S:g} s {what}") from error
+            raise RuntimeError(f"the controller did not show within {SEEN_WITHIN_S:g} s {what}") from error
 
 
 @asynccontextmanager

@@ -90,8 +90,8 @@ def workers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mapping[str, P
 def delayed(folder: Path) -> Path:
     """The drafter `mixed` with idle layers, until its forward costs about as much as the target's.
 
-    A lone drafter is called slow from half of that on: with as many layers as the target, which is wider, it was neither
-    clearly slow nor clearly quick. And what it drafts ahead while the target judges is now never there in time.
+    A lone drafter is called slow from half of that on: with as many layers as the target, which is wider, it was
+    neither clearly slow nor clearly quick. What it drafts ahead while the target judges is now never there in time.
     """
     deep = PROFILES["deep"]
     write_inflated(folder, model_folder("mixed"), "delayed", replace(deep, layers=2 * deep.layers))

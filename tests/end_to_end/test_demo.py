@@ -33,7 +33,7 @@ def test_answers_stay_exact_while_models_and_configuration_change() -> None:
 
     assert counted["exactness.differences"] == 0
     assert counted["exactness.policies_in_charge"] == counted["exactness.retrained_models"] == len(LEARNERS)
-    assert counted["exactness.promotions"] == counted["exactness.rollbacks"] >= 2 * len(LEARNERS)
+    assert counted["exactness.promotions"] == counted["exactness.rollbacks"] > len(LEARNERS)
     assert counted["exactness.reloads"] == 2 * counted["exactness.promotions"]
     assert counted["exactness.refused_configurations"] == counted["exactness.promotions"]
     assert counted["exactness.versions_served"] >= 2 * len(LEARNERS)

@@ -60,8 +60,9 @@ def exactness(
 ) -> None:
     """Compare answers, token for token, with transformers and with plain decoding.
 
-    Every prompt set under every policy, greedily and sampled, one request and eight at a time. The exit status is 1 if
-    any answer differs.
+    Every prompt set under every policy, greedily and sampled, one request and eight at a time; and eight at a time
+    while models are promoted and taken back and the configuration is changed. The exit status is 1 if any answer
+    differs.
 
     [cyan]forerun bench exactness --prompts 20 --tokens 96 --json[/cyan]
     """

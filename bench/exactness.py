@@ -2,17 +2,24 @@
 
 Greedy answers are held against transformers' `generate`. Sampled ones have no such judge, because transformers draws by
 other means: they are held against plain decoding with the same seed, whose distribution the suite tests.
+
+All that is asked eight at a time is asked once more while an operator promotes models, takes them back and changes the
+configuration (bench/changes.py): of each policy that learns while it is in charge, and of the others.
 """
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+import itertools
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
+from functools import partial
+from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Protocol
 
 from rich.text import Text
 
+from bench.changes import LEARNERS, operator_of
 from bench.figures import Figure, count
 from bench.fleet import Bench
 from forerun.client import Generation
@@ -126,6 +133,7 @@ class Tally:
     requests: int = 0
     tokens: int = 0
     near_ties: int = 0
+    decided_by: set[str] = field(default_factory=set)
     differences: list[str] = field(default_factory=list)
 
     def add(self, case: Case, answer: Generation) -> None:
@@ -133,6 +141,8 @@ class Tally:
         self.requests += 1
         self.tokens += len(answer.token_ids)
         self.near_ties += answer.near_ties
+        if answer.decision is not None and answer.decision.model_version:
+            self.decided_by.add(answer.decision.model_version)
         if answer.token_ids != case.expected:
             place = first_difference(answer.token_ids, case.expected)
             self.differences.append(
@@ -147,6 +157,7 @@ class Tally:
             count("exactness.requests", self.requests, "requests"),
             count("exactness.tokens", self.tokens, "tokens"),
             count("exactness.near_ties", self.near_ties, "tokens"),
+            count("exactness.versions_served", len(self.decided_by), "versions"),
         )
 
 
@@ -155,18 +166,22 @@ async def measure_exactness(
 ) -> tuple[Figure, ...]:
     """Ask every task in every variant, greedily and sampled, one at a time and eight at once."""
     tally = Tally()
-    greedy = await _expected_by_transformers(bench, tasks, max_new_tokens)
+    expected = await _expected_by_transformers(bench, tasks, max_new_tokens)
     for concurrency in CONCURRENCIES:
-        cases = [
-            _case(task, variant, concurrency=concurrency, expected=greedy[task], name="greedy")
+        greedy = [
+            _case(task, variant, concurrency=concurrency, expected=expected[task], name="greedy")
             for variant in VARIANTS
             for task in tasks
         ]
-        await _ask(bench, cases, tally, max_new_tokens, f"greedy, {concurrency} at once")
-    await _sampled(bench, tasks, tally, max_new_tokens, seed)
+        await _ask(bench, greedy, tally, max_new_tokens, f"greedy, {concurrency} at once")
+    sampled = await _sampled(bench, tasks, max_new_tokens, seed)
+    await _ask(bench, sampled, tally, max_new_tokens, "sampled, 8 at once")
+    changes: tuple[Figure, ...] = ()
+    if bench.file is not None:
+        changes = await _while_changing(bench, [*greedy, *sampled], tally, max_new_tokens, bench.file)
     for difference in tally.differences:
         PEOPLE.print(Text(difference, style="red"))
-    return tally.figures()
+    return (*tally.figures(), *changes)
 
 
 async def _expected_by_transformers(
@@ -181,7 +196,7 @@ async def _expected_by_transformers(
     return expected
 
 
-async def _sampled(bench: Bench, tasks: Sequence[Task], tally: Tally, max_new_tokens: int, seed: int) -> None:
+async def _sampled(bench: Bench, tasks: Sequence[Task], max_new_tokens: int, seed: int) -> list[Case]:
     """Each task with one of the samplings in turn, so that all sets and all samplings meet all variants."""
     cases: list[Case] = []
     samplings = list(SAMPLINGS.items())
@@ -198,7 +213,7 @@ async def _sampled(bench: Bench, tasks: Sequence[Task], tally: Tally, max_new_to
                 for variant in SAMPLED_VARIANTS
             ]
             step()
-    await _ask(bench, cases, tally, max_new_tokens, "sampled, 8 at once")
+    return cases
 
 
 def _case(
@@ -241,3 +256,51 @@ async def _ask_one(
         options = {**case.sampling, **case.variant.options_for(case.task, bench.drafters)}
         tally.add(case, await bench.client.generate(case.task.prompt, max_new_tokens=max_new_tokens, **options))
     step()
+
+
+async def _while_changing(
+    bench: Bench, cases: Sequence[Case], tally: Tally, max_new_tokens: int, file: Path
+) -> tuple[Figure, ...]:
+    """Every case at least once more, while an operator changes whatever he can."""
+    before = tally.requests
+    async with operator_of(file, tally.decided_by) as operator:
+        await operator.retrain()
+        for learner in LEARNERS:
+            await operator.put_in_charge(learner)
+            of_it = [case for case in cases if case.variant.options["policy"] == learner]
+            work = partial(operator.work, learner, decides=True)
+            await _ask_beside(bench, of_it, tally, max_new_tokens, f"{learner}, while it changes", work)
+        others = [case for case in cases if case.variant.options["policy"] not in LEARNERS]
+        work = partial(operator.work, LEARNERS[-1], decides=False)
+        await _ask_beside(bench, others, tally, max_new_tokens, "the others, while things change", work)
+    asked = count("exactness.requests_while_changing", tally.requests - before, "requests")
+    return asked, *operator.deeds.figures()
+
+
+class Work(Protocol):
+    """What goes on beside requests."""
+
+    def __call__(self, *, until: asyncio.Event) -> Coroutine[Any, Any, None]:
+        """Go on until the event, at least."""
+
+
+async def _ask_beside(
+    bench: Bench, cases: Sequence[Case], tally: Tally, max_new_tokens: int, what: str, work: Work
+) -> None:
+    """The cases again and again, until the work beside them is done; it goes on until each was asked."""
+    all_asked, places = asyncio.Event(), asyncio.Semaphore(cases[0].concurrency)
+    endless = enumerate(itertools.cycle(cases))
+    with steps(what, len(cases)) as step:
+        async with asyncio.TaskGroup() as group:
+            working = group.create_task(work(until=all_asked))
+
+            async def ask() -> None:
+                for number, case in endless:
+                    if number >= len(cases):
+                        all_asked.set()
+                        if working.done():
+                            return
+                    await _ask_one(bench, case, tally, max_new_tokens, places, step)
+
+            for _ in range(cases[0].concurrency):
+                group.create_task(ask())

@@ -11,7 +11,7 @@ from controller.settings import RouterSettings
 from forerun.client import AsyncClient
 from forerun.commands.profile import Profile, target_of
 from forerun.fleet_screen import shown_fleet
-from forerun.local_fleet import FREE_PORT, ZOO_DRAFTERS, FleetSettings
+from forerun.local_fleet import CONTROLLER_FILE, FREE_PORT, ZOO_DRAFTERS, FleetSettings
 
 PATIENCE_S = 600.0
 
@@ -24,11 +24,13 @@ class Bench:
         client: Of its controller.
         target_folder: The model that its verify workers run.
         drafters: Names of its drafters.
+        file: Its controller's configuration; None if nobody may change it.
     """
 
     client: AsyncClient
     target_folder: str
     drafters: tuple[str, ...]
+    file: Path | None = None
 
 
 @asynccontextmanager
@@ -39,5 +41,5 @@ async def bench_fleet(profile: Profile, drafters: Mapping[str, str] = ZOO_DRAFTE
     router = RouterSettings(scoring_share=0.0)
     settings = FleetSettings(target=target_of(profile), drafters=dict(drafters), listen=FREE_PORT, router=router)
     async with shown_fleet(settings, folder) as fleet, AsyncClient(fleet.address, timeout_s=PATIENCE_S) as client:
-        yield Bench(client, fleet.target_folder, tuple(drafters))
+        yield Bench(client, fleet.target_folder, tuple(drafters), folder / CONTROLLER_FILE)
     shutil.rmtree(folder, ignore_errors=True)

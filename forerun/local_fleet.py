@@ -36,6 +36,8 @@ Role = Literal["draft", "verify"]
 Name = Annotated[str, Field(min_length=1)]
 ProcessName = Annotated[str, Field(pattern=r"^[\w.-]{1,64}$")]
 TARGET, CONTROLLER = "target", "controller"
+CONTROLLER_FILE = "controller.yaml"
+"""The controller's configuration, in the fleet's folder: it follows changes of the file."""
 
 ONE_THREAD: Mapping[str, str] = MappingProxyType(
     {
@@ -135,7 +137,7 @@ async def local_fleet(
             for place, process in enumerate(started)
         ]
         for_controller = settings.for_controller(tokenizer=target, workers=workers, folder=folder)
-        file = _write(folder / "controller.yaml", for_controller)
+        file = _write(folder / CONTROLLER_FILE, for_controller)
         (controller,) = await supervisor.start([_controller(file)])
         # Should it die, it comes back where its callers look for it.
         _write(file, for_controller.model_copy(update={"listen": controller.address}))

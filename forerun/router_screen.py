@@ -6,7 +6,16 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from forerun.client import ArmView, ConfigView, LogView, RouterView, ScoringView, WorkerHealth, WorkerView
+from forerun.client import (
+    ArmView,
+    ConfigView,
+    LearningView,
+    LogView,
+    RouterView,
+    ScoringView,
+    WorkerHealth,
+    WorkerView,
+)
 from forerun.explanation import shape_in_words
 
 TOP_ARMS = 5
@@ -63,6 +72,7 @@ def _summary(view: RouterView) -> Table:
     if view.config.waiting_for_restart:
         rows.add_row("", Text(f"waiting for a restart: {', '.join(view.config.waiting_for_restart)}", WARNING))
     rows.add_row("log", _log(view.log))
+    rows.add_row("learning", _learning(view.learning))
     rows.add_row("scoring", _scoring(view.scoring))
     return rows
 
@@ -84,6 +94,16 @@ def _log(log: LogView) -> Text:
     lost = f", {log.dropped} dropped" if log.dropped else ""
     state = "connected" if log.connected else "OUT OF REACH"
     return Text(f"{state}, {log.written} records written{lost}", WARNING if lost or not log.connected else "")
+
+
+def _learning(learning: LearningView) -> Text:
+    if not learning.policy:
+        return Text("nothing is shared: each policy that learns does so for itself")
+    if not learning.follows:
+        return Text(f"{learning.policy} learns alone: {learning.problem}", WARNING)
+    since = f" since version {learning.base_version}" if learning.base_version else ""
+    who = "; this controller learns for all" if learning.leads else ""
+    return Text(f"{learning.policy}, from {learning.folded} records{since}{who}")
 
 
 def _scoring(scoring: ScoringView) -> str:

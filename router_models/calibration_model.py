@@ -5,6 +5,7 @@ bins follows a straight line of log-odds (speculation/calibration.py), fitted an
 """
 
 from collections.abc import Hashable
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -28,6 +29,10 @@ PRIOR_WEIGHT = 8.0
 
 STEPS = 8
 """Of Newton's method; the problem is convex and its start is near."""
+
+REMEMBERED_FITS = 256
+"""A controller takes up a snapshot twice a second, between the rounds of its requests, and most bins are as they were:
+fitting them anew was four fifths of its work."""
 
 OFFSET_GRID, SLOPE_GRID = 0.25, 0.125
 """Calibrations are rounded to these, so that a plan does not change with every round."""
@@ -73,7 +78,12 @@ class CalibrationModel:
 
 def fit(bins: NDArray[np.float64]) -> Calibration:
     """The line of log-odds that explains the bins best, held to the drafter's own word by PRIOR_WEIGHT nodes."""
-    nodes, agreed, total = bins
+    return _fit(bins.tobytes())
+
+
+@lru_cache(maxsize=REMEMBERED_FITS)
+def _fit(bins: bytes) -> Calibration:
+    nodes, agreed, total = np.frombuffer(bins).reshape(3, BINS)
     filled = nodes > 1e-9
     x = np.stack((np.ones(filled.sum()), total[filled] / nodes[filled]), axis=1)
     n, hits = nodes[filled], agreed[filled]

@@ -16,6 +16,7 @@ from forerun.client.messages import GenerateOptions
 from forerun.client.router import (
     ArmView,
     ConfigView,
+    LearningView,
     LogView,
     RouterClient,
     RouterMode,
@@ -38,6 +39,7 @@ __all__ = [
     "FinishReason",
     "GenerateOptions",
     "Generation",
+    "LearningView",
     "LogView",
     "RequestTimings",
     "Retry",

@@ -113,6 +113,29 @@ class ScoringView:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class LearningView:
+    """What this controller shares with the others of its namespace.
+
+    Attributes:
+        policy: Whose learning is shared; empty if none is.
+        leads: Whether this controller learns for all.
+        follows: Whether it serves by what is shared; if not, it learns for itself until it can.
+        problem: Why it does not, in words.
+        base_version: The promoted version that the learning went on from; 0 if it began with nothing.
+        folded: Records that were learnt from since then.
+        written_ms: When that was last written down, Unix time; 0 if it never was.
+    """
+
+    policy: str
+    leads: bool
+    follows: bool
+    problem: str
+    base_version: int
+    folded: int
+    written_ms: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ConfigView:
     """The configuration in force.
 
@@ -144,6 +167,7 @@ class RouterView:
     arms: tuple[ArmView, ...]
     log: LogView
     scoring: ScoringView
+    learning: LearningView
     config: ConfigView
 
 
@@ -245,6 +269,7 @@ def _router_view(shown: router_pb2.ShowResponse) -> RouterView:
             waiting=shown.scoring.waiting,
             dropped=shown.scoring.dropped,
         ),
+        learning=_learning_view(shown.learning),
         config=_config_view(shown.config),
     )
 
@@ -268,6 +293,18 @@ def _arm_view(arm: router_pb2.ArmCount) -> ArmView:
         rounds=arm.rounds,
         drafted_tokens=arm.drafted_tokens,
         accepted_tokens=arm.accepted_tokens,
+    )
+
+
+def _learning_view(state: router_pb2.LearningState) -> LearningView:
+    return LearningView(
+        policy=state.policy,
+        leads=state.leads,
+        follows=state.follows,
+        problem=state.problem,
+        base_version=state.base_version,
+        folded=state.folded,
+        written_ms=state.written_ms,
     )
 
 

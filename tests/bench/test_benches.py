@@ -9,11 +9,13 @@ import pytest
 
 import bench.exactness
 from bench.ahead import SHAPES, measure_ahead
+from bench.changes import LEARNERS
 from bench.exactness import SAMPLED_VARIANTS, VARIANTS, measure_exactness
 from bench.figures import Figure
 from bench.fleet import Bench
 from bench.overhead import measure_overhead
 from bench.speed import CHAIN_LENGTHS, measure_chains, measure_speed
+from controller.shared_learning import learners
 from forerun.client import (
     AcceptanceRecord,
     Decision,
@@ -126,6 +128,10 @@ def test_exactness_finds_one_wrong_token(exactness: Any, wrong: dict[str, Any], 
 
 def test_exactness_asks_every_policy() -> None:
     assert {variant.options["policy"] for variant in VARIANTS} == set(all_policies())
+
+
+def test_exactness_puts_every_policy_that_learns_in_charge() -> None:
+    assert {variant.options["policy"] for variant in VARIANTS} >= set(LEARNERS) == set(learners(all_policies()))
 
 
 def test_exactness_samples_with_every_filter(exactness: Any) -> None:

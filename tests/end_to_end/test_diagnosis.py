@@ -7,7 +7,7 @@ import subprocess
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,8 @@ from forerun.workload import tasks
 from tests.end_to_end.processes import Process, eventually, redis_server, worker, worker_of
 from tests.proxy import delaying_proxy
 from zoo.catalog import model_folder, resolve
+from zoo.inflation import write_inflated
+from zoo.profiles import PROFILES
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
@@ -73,7 +75,7 @@ def workers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mapping[str, P
     started = {
         "target": worker_of("verify", resolve("zoo:target@deep"), name="target", slots=SLOTS),
         "mixed": worker("draft", "mixed"),
-        "delayed": worker_of("draft", resolve("zoo:mixed@deep"), name="delayed"),
+        "delayed": worker_of("draft", delayed(tmp_path_factory.mktemp("delayed") / "model"), name="delayed"),
         "mismatched": worker_of("draft", stranger(tmp_path_factory.mktemp("stranger")), name="mismatched"),
     }
     try:
@@ -83,6 +85,17 @@ def workers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mapping[str, P
     finally:
         for process in started.values():
             process.end()
+
+
+def delayed(folder: Path) -> Path:
+    """The drafter `mixed` with idle layers, until its forward costs about as much as the target's.
+
+    A lone drafter is called slow from half of that on: with as many layers as the target, which is wider, it was
+    neither clearly slow nor clearly quick. What it drafts ahead while the target judges is now never there in time.
+    """
+    deep = PROFILES["deep"]
+    write_inflated(folder, model_folder("mixed"), "delayed", replace(deep, layers=2 * deep.layers))
+    return folder
 
 
 def stranger(folder: Path) -> Path:

@@ -9,14 +9,17 @@ import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
 
+from bench.changes import LEARNERS
 from bench.exactness import SAMPLED_VARIANTS, VARIANTS, measure_exactness
 from bench.fleet import Bench
-from forerun.client import AsyncClient, Client
+from forerun.client import AsyncClient, Client, RouterClient
+from forerun.local_fleet import CONTROLLER_FILE
 from forerun.workload import tasks
 
 FORERUN = (sys.executable, "-m", "forerun")
@@ -26,10 +29,11 @@ PATIENCE_S = 600
 
 @dataclass(frozen=True)
 class Up:
-    """What `forerun up --json` said."""
+    """What `forerun up --json` said, and its folder."""
 
     process: "subprocess.Popen[str]"
     ready: dict[str, Any]
+    folder: Path
 
     @property
     def address(self) -> str:
@@ -47,7 +51,7 @@ def up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
     assert process.stdout is not None
     line = process.stdout.readline()
     assert line, (folder / "stderr").read_text()
-    yield Up(process, json.loads(line))
+    yield Up(process, json.loads(line), folder)
     children = psutil.Process(process.pid).children(recursive=True)
     process.send_signal(signal.SIGTERM)
     status = process.wait(timeout=60)
@@ -74,18 +78,32 @@ def test_the_fleet_listens_on_the_loopback_only(up: Up) -> None:
 
 @pytest.mark.timeout(PATIENCE_S)
 def test_greedy_and_sampled_answers_are_exact(up: Up) -> None:
-    """The exactness bench itself, small: every policy, one and eight requests at a time, against transformers."""
+    """The exactness bench itself, small: every policy, one and eight requests at a time, against transformers; and
+    while models are promoted, among them retrained ones, and taken back, and the configuration is changed."""
     work = tasks(("code", "hybrid"), 1)
 
     async def measure() -> dict[str, float]:
         async with AsyncClient(up.address) as client:
-            bench = Bench(client, up.ready["target"], DRAFTERS)
-            figures = await measure_exactness(bench, work, max_new_tokens=12, seed=3)
+            bench = Bench(client, up.ready["target"], DRAFTERS, up.folder / CONTROLLER_FILE)
+            figures = await measure_exactness(bench, work, max_new_tokens=8, seed=3)
         return {figure.name: figure.value for figure in figures}
 
     counted = asyncio.run(measure())
+    asked = len(work) * (2 * len(VARIANTS) + len(SAMPLED_VARIANTS))
+    asked_while_changing = counted["exactness.requests_while_changing"]
+    turns = counted["exactness.promotions"]
+    with RouterClient(up.address) as router:
+        config = router.show().config
+
     assert counted["exactness.differences"] == 0
-    assert counted["exactness.requests"] == len(work) * (2 * len(VARIANTS) + len(SAMPLED_VARIANTS))
+    assert counted["exactness.requests"] == asked + asked_while_changing
+    assert asked_while_changing >= len(work) * (len(VARIANTS) + len(SAMPLED_VARIANTS))
+    assert counted["exactness.policies_in_charge"] == counted["exactness.retrained_models"] == len(LEARNERS)
+    assert turns > len(LEARNERS)
+    assert turns == counted["exactness.rollbacks"] == counted["exactness.refused_configurations"]
+    assert counted["exactness.versions_served"] >= 2 * len(LEARNERS)
+    assert config.reloads == counted["exactness.reloads"] == 2 * turns
+    assert not config.problem
 
 
 @pytest.mark.timeout(PATIENCE_S)

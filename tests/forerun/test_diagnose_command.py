@@ -11,7 +11,16 @@ import pytest
 
 from controller.records import round_record
 from controller.settings import RedisSettings
-from forerun.client import ConfigView, LogView, RouterMode, RouterView, ScoringView, WorkerHealth, WorkerView
+from forerun.client import (
+    ConfigView,
+    LearningView,
+    LogView,
+    RouterMode,
+    RouterView,
+    ScoringView,
+    WorkerHealth,
+    WorkerView,
+)
 from forerun.commands.diagnose import HELD_BACK
 from forerun.decision_log import read_window
 from forerun.state_notes import notes_on
@@ -204,6 +213,9 @@ WELL = RouterView(
     log=LogView(url="unix://r", connected=True, written=5, dropped=0),
     config=ConfigView(file="f", hash="h", problem="", waiting_for_restart=(), reloads=0),
     scoring=ScoringView(share=0.1, scored=0, waiting=0, dropped=0),
+    learning=LearningView(
+        policy="planner", leads=True, follows=True, problem="", base_version=0, folded=5, written_ms=1
+    ),
 )
 """A controller of which nothing need be said."""
 

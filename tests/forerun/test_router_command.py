@@ -41,7 +41,11 @@ def test_show_tells_who_decides_on_what_terms_and_what_came_of_it(router: Router
             assert status == 0
             unfolded = "".join(said.split())
             mode_and_file = ("merged", "planner", "frozen", "ON, by hand", str(file), "is no YAML", "alpha", "serving")
-            for words in (*mode_and_file, "25% of the answers; 0 passes scored, 0 waiting, 0 dropped"):
+            for words in (
+                *mode_and_file,
+                "25% of the answers; 0 passes scored, 0 waiting, 0 dropped",
+                "nothing is shared",
+            ):
                 assert words.replace(" ", "") in unfolded
             view = json.loads(line)
             assert (view["policy"], view["mode"], view["kill_switch"]) == ("merged", "frozen", True)

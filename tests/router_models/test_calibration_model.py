@@ -5,7 +5,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from router_models.calibration_model import OFFSET_GRID, SLOPE_GRID, CalibrationModel
+from router_models.calibration_model import BINS, OFFSET_GRID, SLOPE_GRID, CalibrationModel
 from speculation.calibration import UNCALIBRATED, Calibration, chance_of, log_odds
 from speculation.tree import chain
 
@@ -59,6 +59,19 @@ def test_a_drafter_that_changes_is_followed() -> None:
                 model.learn("code", chain([7], [float(own)]), (emitted,), UNCALIBRATED)
 
     assert model.of("code")(0.5) < 0.1
+
+
+def test_a_state_that_is_taken_up_again_is_not_fitted_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It happens twice a second, between the rounds of requests."""
+    shy, sure = np.zeros((3, BINS)), np.zeros((3, BINS))
+    shy[:, 14], sure[:, 14] = (400.0, 380.0, 1000.0), (400.0, 20.0, 1000.0)
+    before, after = CalibrationModel(), CalibrationModel()
+    before.restore({"shy": shy, "sure": sure})
+    monkeypatch.setattr(np.linalg, "solve", lambda *_: pytest.fail("fitted again"))
+
+    after.restore({"shy": shy.copy(), "sure": sure.copy()})
+
+    assert after.of("shy") == before.of("shy") != before.of("sure") == after.of("sure")
 
 
 def test_log_odds_and_chances_undo_each_other() -> None:

@@ -2,6 +2,8 @@
 
 One teacher-forced pass over a finished answer says of each of its tokens at which candidate a drafter had it, with the
 request's own sampling and noise: all that drafting it would have taught, and no request was slowed down to find it out.
+Drafters that did draft it come last, and only for the log: nobody learns twice from one text, but with every drafter's
+word an answer can be replayed under any policy (router_models/offline/replay.py).
 
 Nothing here may be in anybody's way. A pass waits for a machine on which no session is open, one runs at a time, it
 gives up its place as soon as a request opens a session there, and the worker runs it behind all else it is asked for.
@@ -148,13 +150,15 @@ class Scorer:
         return 0.0 if self._steering.kill_switch else terms.scoring_share
 
     def _drafters_for(self, answer: Answer) -> list[str]:
-        """Those that could and may read the answer, and have not been learnt from."""
+        """Those that could and may read the answer, and would not be learnt from or logged in vain."""
         asked, terms = answer.request.pins.drafters, answer.policy.terms
-        return [
+        able = [
             name
             for name in self._fleet.drafters_for(len(answer.sequence))
-            if name not in answer.drafted_by and terms.permit(name) and (not asked or name in asked)
+            if terms.permit(name) and (not asked or name in asked)
         ]
+        others = [name for name in able if name not in answer.drafted_by]
+        return others if self._log is None else sorted(able, key=answer.drafted_by.__contains__)
 
     async def _watch(self) -> None:
         """Follow the fleet: a request that comes takes its machine from the pass that runs there."""
@@ -242,7 +246,10 @@ class Scorer:
             self._publish(passes)
 
     def _publish(self, passes: _Passes) -> None:
-        """Log the scores and teach them, all in one context: who was surprised by how much more than the others."""
+        """Log the scores and teach them, all in one context: who was surprised by how much more than the others.
+
+        What a drafter has drafted has been learnt from, round by round.
+        """
         answer = passes.answer
         context = replace(
             answer.context,
@@ -259,7 +266,8 @@ class Scorer:
                     drafter=name,
                     model_revision=passes.revisions.get(name, ""),
                     scores=scores,
-                    frozen=answer.policy.terms.mode is Mode.FROZEN,
+                    frozen=answer.policy.terms.mode is Mode.FROZEN or name in answer.drafted_by,
                 )
                 self._log.append("scores", record.SerializeToString())
-        answer.policy.learn_scores(context, passes.scores)
+        new = {name: scores for name, scores in passes.scores.items() if name not in answer.drafted_by}
+        answer.policy.learn_scores(context, new)

@@ -86,7 +86,7 @@ class ScoreLesson:
     frozen: bool = False
 
     def teach(self, policy: Policy) -> None:
-        """Let a policy learn it, unless the router was frozen."""
+        """Let a policy learn it, if anybody may."""
         if not self.frozen:
             policy.learn_scores(self.context, {self.drafter: self.scores})
 

@@ -66,7 +66,7 @@ class _Passes:
         answer: Which.
         give_up_at: In seconds of the event loop's clock.
         waiting: Drafters that are still to score it.
-        scores: Of those that have.
+        scores: Of those that have, until they are published.
         revisions: Of their models.
         surprisal: Of the prompt, by drafter that has read it since.
     """
@@ -157,8 +157,7 @@ class Scorer:
             for name in self._fleet.drafters_for(len(answer.sequence))
             if terms.permit(name) and (not asked or name in asked)
         ]
-        others = [name for name in able if name not in answer.drafted_by]
-        return others if self._log is None else sorted(able, key=answer.drafted_by.__contains__)
+        return [name for name in able if self._log is not None or name not in answer.drafted_by]
 
     async def _watch(self) -> None:
         """Follow the fleet: a request that comes takes its machine from the pass that runs there."""
@@ -171,14 +170,14 @@ class Scorer:
             self._stirred.fire()
 
     async def _score_next(self) -> None:
-        """One pass, or the wait until there may be one."""
+        """One pass, or the wait until there may be one; what can be learnt from comes first."""
         self._drop_unwanted()
-        for passes in self._queue:
-            for name in passes.waiting:
-                worker = self._fleet.drafter(name, len(passes.answer.sequence))
-                if worker is not None and self._fleet.is_quiet(worker):
-                    await self._score(passes, name, worker)
-                    return
+        waiting = [(passes, name) for passes in self._queue for name in passes.waiting]
+        for passes, name in sorted(waiting, key=lambda one: one[1] in one[0].answer.drafted_by):
+            worker = self._fleet.drafter(name, len(passes.answer.sequence))
+            if worker is not None and self._fleet.is_quiet(worker):
+                await self._score(passes, name, worker)
+                return
         oldest = self._queue[0].give_up_at if self._queue else None
         try:
             async with asyncio.timeout_at(oldest):
@@ -234,6 +233,8 @@ class Scorer:
 
     def _done(self, passes: _Passes, name: str) -> None:
         passes.waiting.remove(name)
+        if passes.answer.drafted_by.issuperset(passes.waiting):
+            self._publish(passes)
         if not passes.waiting:
             self._end(passes)
 
@@ -242,13 +243,12 @@ class Scorer:
         self.dropped += len(passes.waiting)
         passes.waiting.clear()
         self._queue.remove(passes)
-        if passes.scores:
-            self._publish(passes)
+        self._publish(passes)
 
     def _publish(self, passes: _Passes) -> None:
         """Log the scores and teach them, all in one context: who was surprised by how much more than the others.
 
-        What a drafter has drafted has been learnt from, round by round.
+        Those of drafters that drafted are not waited for, nor taught: their rounds have taught already.
         """
         answer = passes.answer
         context = replace(
@@ -270,4 +270,6 @@ class Scorer:
                 )
                 self._log.append("scores", record.SerializeToString())
         new = {name: scores for name, scores in passes.scores.items() if name not in answer.drafted_by}
-        answer.policy.learn_scores(context, new)
+        if new:
+            answer.policy.learn_scores(context, new)
+        passes.scores.clear()

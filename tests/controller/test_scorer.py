@@ -89,6 +89,21 @@ def test_an_answer_is_scored_by_all_and_what_its_drafter_says_teaches_nobody(tmp
     run(body())
 
 
+def test_what_can_be_learnt_comes_first_and_waits_for_nothing_else(tmp_path: Path) -> None:
+    async def body() -> None:
+        async with scoring_house(tmp_path) as (at_home, redis):
+            async with busy(at_home):
+                await at_home.answer(max_new_tokens=3)
+                await at_home.answer(max_new_tokens=4)
+
+            await settled(at_home, scored=4)
+            told = await lessons(redis, 4)
+
+            assert [(one.drafter, one.frozen) for one in told] == [("beta", False)] * 2 + [("alpha", True)] * 2
+
+    run(body())
+
+
 def test_the_session_is_opened_as_the_request_was_and_in_the_background(tmp_path: Path) -> None:
     """Then the candidates are those that the drafter would have proposed."""
 

@@ -84,6 +84,10 @@ def test_a_model_that_wins_is_kept_and_promoted_only_if_asked(router: Router, ho
     assert (result["version"], result["promoted"], result["objection"]) == (1, False, "")
     assert result["evaluation"]["gain_low"] > 1.0
     assert set(result["evaluation"]["candidate"]["estimates"]) == {"ips", "snips", "dm", "dr"}
+    replay = result["evaluation"]["replay"]
+    assert replay["answers"] == replay["scored_answers"] > 20
+    assert 0 < replay["checked_rounds"] == replay["agreed_rounds"] <= replay["served_rounds"]
+    assert replay["gain_low"] > 1.0
     known = history(home)
     assert (known.active, known.versions[0].origin.value) == (0, "retrained")
     assert known.versions[0].evaluation["gain"] == pytest.approx(result["evaluation"]["gain"], abs=1e-3)
@@ -106,6 +110,8 @@ def test_a_version_can_be_evaluated_and_reported(router: Router, home: Path) -> 
     assert (status, "version 1 is in charge" in told) == (0, True)
     text = (report / "report.md").read_text()
     assert "doubly robust" in text
+    assert "scored answers (scores agree with" in text
+    assert "replayed" in (report / "estimates.svg").read_text()
     for name in ("estimates.svg", "calibration.svg", "learning.svg"):
         assert f"]({name})" in text
         assert "<svg" in (report / name).read_text()
@@ -122,23 +128,6 @@ def test_a_version_can_be_evaluated_and_reported(router: Router, home: Path) -> 
 
     _, told, _ = router("evaluate", str(home / "log"), "--hold-out", "0.8", "--json")
     assert "version 1 has learnt from some of what is held out here" in json.loads(told)["remarks"][0]
-
-
-def test_scored_answers_are_replayed(router: Router, home: Path) -> None:
-    """By the model, by the one in charge and as they were served: every drafter has scored every answer."""
-    report = home / "report"
-    log, options = str(home / "log"), ("--hold-out", "0.4", "--report", str(report))
-
-    replay = json.loads(router("retrain", log, *options, "--json")[1])["evaluation"]["replay"]
-
-    assert replay["answers"] == replay["scored_answers"] > 20
-    assert 0 < replay["checked_rounds"] == replay["agreed_rounds"] <= replay["served_rounds"]
-    assert replay["gain_low"] > 1.0
-    assert replay["candidate"]["doubtful_rounds"] < replay["candidate"]["rounds"]
-    text = (report / "report.md").read_text()
-    assert f"replayed on {replay['answers']} scored answers" in text
-    assert "| what was served |" in text
-    assert "replayed" in (report / "estimates.svg").read_text()
 
 
 def test_where_nothing_was_scored_a_sentence_says_what_to_set(router: Router, home: Path) -> None:

@@ -86,7 +86,7 @@ class ScoreLesson:
     frozen: bool = False
 
     def teach(self, policy: Policy) -> None:
-        """Let a policy learn it, unless the router was frozen."""
+        """Let a policy learn it, if anybody may."""
         if not self.frozen:
             policy.learn_scores(self.context, {self.drafter: self.scores})
 
@@ -102,8 +102,14 @@ def score_lesson(data: bytes) -> ScoreLesson:
     except DecodeError as error:
         raise InvalidRequestError("record", f"is no record of scores: {error}") from error
     scores = TextScores(ranks=tuple(record.ranks), confidences=tuple(record.confidences))
-    if not record.drafter or not record.HasField("context") or not scores.fit(record.context.emitted_tokens):
-        raise InvalidRequestError("record", "names no drafter, or its scores are not of the answer in its context")
+    if not record.HasField("context"):
+        raise InvalidRequestError("record.context", "is missing")
+    if not record.drafter:
+        raise InvalidRequestError("record.drafter", "names nobody")
+    tokens = record.context.emitted_tokens
+    if not scores.fit(tokens):
+        field = "confidences" if len(scores.ranks) == tokens and all(scores.ranks) else "ranks"
+        raise InvalidRequestError(f"record.{field}", f"are none of an answer of {tokens} tokens")
     return ScoreLesson(
         event_id=record.event_id,
         context=_context(record.context, request_id=record.request_id, round_number=record.rounds),

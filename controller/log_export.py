@@ -11,13 +11,10 @@ from redis.asyncio import Redis
 
 from controller.learner import REMEMBERED_RECORDS, Entry, record_of
 from controller.log_columns import ENTRY_ID, RECORD, TABLES, Row
-from controller.log_folder import Manifest, Part, RowWriter, new_folder, table_of
+from controller.log_folder import Manifest, Part, RowWriter, new_folder
 from controller.snapshot import Keys, written_key
 from router_models.recent import Recent
 from speculation.errors import InvalidRequestError
-
-STREAMS = (*TABLES, "scores")
-"""That are exported, if they are there. `scores`: how drafters that did not draft would have done."""
 
 ENTRIES_PER_READ = 500
 
@@ -26,7 +23,7 @@ Step = Callable[[], None]
 
 async def count_entries(redis: Redis, namespace: str) -> int:
     """Entries in all streams of the log now."""
-    return sum([int(await redis.xlen(_key(namespace, stream))) for stream in STREAMS])
+    return sum([int(await redis.xlen(_key(namespace, stream))) for stream in TABLES])
 
 
 async def export_log(
@@ -55,12 +52,11 @@ async def export_log(
     new_folder(folder)
     tally = _Tally()
     parts = {}
-    for stream in STREAMS:
-        if stream in TABLES or await redis.exists(_key(namespace, stream)):
-            entries = _entries(redis, _key(namespace, stream), since_ms, until_ms)
-            with RowWriter(folder, stream) as rows:
-                part = await _written(entries, stream, rows, tally, step)
-            parts[stream] = replace(part, trimmed=await _trimmed(redis, namespace, stream))
+    for stream in TABLES:
+        entries = _entries(redis, _key(namespace, stream), since_ms, until_ms)
+        with RowWriter(folder, stream) as rows:
+            part = await _written(entries, stream, rows, tally, step)
+        parts[stream] = replace(part, trimmed=await _trimmed(redis, namespace, stream))
     manifest = Manifest(
         namespace=namespace,
         exported_ms=time_ns() // 1_000_000,
@@ -112,7 +108,7 @@ def _row(stream: str, entry: Entry) -> Row:
     """All columns; of a record that cannot be read only its id and its bytes."""
     record = record_of(entry)
     try:
-        values = table_of(stream).row(record)
+        values = TABLES[stream].row(record)
     except InvalidRequestError:
         values = {}
     return {ENTRY_ID.name: entry[0].decode(), **values, RECORD.name: record}

@@ -10,7 +10,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from controller.log_columns import BARE, ENTRY_ID, RECORD, TABLES, Column, Kind, Row, Table
+from controller.log_columns import ENTRY_ID, RECORD, TABLES, Column, Kind, Row
 from speculation.errors import ConfigurationError, InvalidLogError
 
 FORMAT = "forerun log 1"
@@ -104,14 +104,9 @@ def file_of(folder: Path, stream: str) -> Path:
     return folder / f"{stream}.parquet"
 
 
-def table_of(stream: str) -> Table:
-    """How its records become rows."""
-    return TABLES.get(stream, BARE)
-
-
 def columns_of(stream: str) -> Sequence[Column]:
     """Of its file."""
-    return (ENTRY_ID, *table_of(stream).columns, RECORD)
+    return (ENTRY_ID, *TABLES[stream].columns, RECORD)
 
 
 def new_folder(folder: Path) -> Path:

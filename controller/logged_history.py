@@ -3,11 +3,12 @@
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
-from controller.experience import RoundLesson, round_lesson
+from controller.experience import RoundLesson, ScoreLesson, round_lesson, score_lesson
 from controller.log_columns import ENTRY_ID, ONLINE, RECORD, TABLES, Row
-from controller.log_folder import Manifest, Part, file_of, read_rows, table_of
-from router_models.offline.logged import LoggedLesson, LoggedRound
+from controller.log_folder import Manifest, Part, file_of, read_rows
+from router_models.offline.logged import LoggedLesson, LoggedRound, LoggedScores
 from router_models.plan import is_propensity
 from speculation.errors import InvalidLogError, InvalidRequestError
 from speculation.tree import ROOT
@@ -23,6 +24,7 @@ CLOCKS_APART_MS = 24 * 3_600_000
 """By so much the clocks of controllers and of whoever exported may differ."""
 
 Step = Callable[[], None]
+Lesson = TypeVar("Lesson", RoundLesson, ScoreLesson)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,17 +53,25 @@ def read_log(folder: Path, *, step: Step = lambda: None) -> LoggedHistory:
         InvalidLogError: It cannot be trusted; the message names file, row and column.
     """
     manifest = Manifest.load(folder)
-    decisions_file, rounds_file, outcomes_file = (_Checked(folder, stream, manifest) for stream in TABLES)
-    decisions = {row["event_id"]: _decision(place, row) for place, row in decisions_file.rows(step)}
-    rounds = [(row, _logged_round(place, row, decisions)) for place, row in _in_time(rounds_file.rows(step))]
-    for _ in outcomes_file.rows(step):
+    files = {stream: _Checked(folder, stream, manifest) for stream in TABLES}
+    decisions = {row["event_id"]: _decision(place, row) for place, row in files["decisions"].rows(step)}
+    rounds = [(row, _logged_round(place, row, decisions)) for place, row in _in_time(files["rounds"].rows(step))]
+    scores = [(row, _logged_scores(place, row)) for place, row in files["scores"].rows(step)]
+    for _ in files["outcomes"].rows(step):
         pass
-    newest = _newest_revisions(decisions)
-    current = [entry for row, entry in rounds if not _outdated(row, decisions, newest)]
-    remarks = [file.remark for file in (decisions_file, rounds_file, outcomes_file) if file.remark]
+    newest = _newest_revisions([*decisions.values(), *(row for row, _ in scores)])
+    current: list[tuple[Row, LoggedLesson]] = [entry for entry in rounds if not _outdated(entry[0], decisions, newest)]
+    remarks = [file.remark for file in files.values() if file.remark]
     if left := len(rounds) - len(current):
         remarks.append(f"{left} rounds were drafted or verified by models that have been replaced since; left out")
-    return LoggedHistory(manifest=manifest, lessons=tuple(current), remarks=tuple(remarks))
+    outdated = {row["request_id"] for row, _ in rounds} - {row["request_id"] for row, _ in current}
+    current += [
+        (row, entry)
+        for row, entry in scores
+        if row["request_id"] not in outdated and _revisions(row).items() <= newest.items()
+    ]
+    current.sort(key=lambda entry: _written(entry[0])[0])  # numbers count within a millisecond of one stream alone
+    return LoggedHistory(manifest=manifest, lessons=tuple(lesson for _, lesson in current), remarks=tuple(remarks))
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +97,8 @@ class _Checked:
         self.remark = ""
         self._folder, self._stream, self._part = folder, stream, manifest.parts.get(stream, Part())
         self._latest_ms = manifest.exported_ms + CLOCKS_APART_MS
-        self._columns = [column.name for column in table_of(stream).columns]
+        self._table = TABLES[stream]
+        self._is_there = stream in manifest.parts
 
     def rows(self, step: Step) -> Iterator[tuple[_Place, Row]]:
         """Those that can be read, in their order.
@@ -99,7 +110,7 @@ class _Checked:
         unreadable, why = 0, ""
         known: set[str] = set()
         last = (0, 0)
-        for number, row in enumerate(read_rows(self._folder, self._stream, self._part), 1):
+        for number, row in enumerate(self._read(), 1):
             step()
             place = _Place(file, number)
             last = _after(place, row, last)
@@ -116,12 +127,15 @@ class _Checked:
         if unreadable:
             self.remark = f"{file}: {unreadable} records cannot be read; passed over"
 
+    def _read(self) -> Iterator[Row]:
+        """Nothing of a stream that was not exported: earlier releases left out one that was not there."""
+        return read_rows(self._folder, self._stream, self._part) if self._is_there else iter(())
+
     def _compare(self, place: _Place, row: Row) -> None:
         """Hold a row against its record; raises InvalidRequestError if the record cannot be read."""
-        said = table_of(self._stream).row(row[RECORD.name] or b"")
-        for name in self._columns:
-            if row[name] != said[name]:
-                raise place.refuse(name, f"is {_short(row[name])}, but the record says {_short(said[name])}")
+        for name, said in self._table.row(row[RECORD.name] or b"").items():
+            if row[name] != said:
+                raise place.refuse(name, f"is {_short(row[name])}, but the record says {_short(said)}")
 
     def _check_event(self, place: _Place, row: Row, known: set[str]) -> None:
         if row["event_id"] in known:
@@ -134,11 +148,17 @@ class _Checked:
 def _after(place: _Place, row: Row, last: tuple[int, int]) -> tuple[int, int]:
     """The row's place in the stream, which is behind the last one's."""
     try:
-        ms, number = (int(part) for part in row[ENTRY_ID.name].split("-"))
+        written = _written(row)
     except (ValueError, AttributeError):
         raise place.refuse(ENTRY_ID.name, f"{row[ENTRY_ID.name]!r} is no id of a stream's entry") from None
-    if (ms, number) <= last:
+    if written <= last:
         raise place.refuse(ENTRY_ID.name, "is not later than in the row before: the rows are out of order")
+    return written
+
+
+def _written(row: Row) -> tuple[int, int]:
+    """When Redis took it in, the same clock for all streams: milliseconds, and a number."""
+    ms, number = (int(part) for part in row[ENTRY_ID.name].split("-"))
     return ms, number
 
 
@@ -149,7 +169,7 @@ def _decision(place: _Place, row: Row) -> Row:
 
 
 def _logged_round(place: _Place, row: Row, decisions: Mapping[str, Row]) -> LoggedRound:
-    lesson = _lesson(place, row)
+    lesson = _lesson(place, row, round_lesson)
     _check_times(place, row)
     _check_path(place, lesson)
     if row["tokens_emitted"] > len(row["token_ids"]):
@@ -166,9 +186,20 @@ def _logged_round(place: _Place, row: Row, decisions: Mapping[str, Row]) -> Logg
     )
 
 
-def _lesson(place: _Place, row: Row) -> RoundLesson:
+def _logged_scores(place: _Place, row: Row) -> LoggedScores:
+    lesson = _lesson(place, row, score_lesson)
+    return LoggedScores(
+        context=lesson.context,
+        drafter=lesson.drafter,
+        scores=lesson.scores,
+        at_ms=row["ts_ms"],
+        frozen=lesson.frozen,
+    )
+
+
+def _lesson(place: _Place, row: Row, read: Callable[[bytes], Lesson]) -> Lesson:
     try:
-        return round_lesson(row[RECORD.name])
+        return read(row[RECORD.name])
     except InvalidRequestError as error:
         raise place.refuse(error.field.removeprefix("record."), str(error)) from error
 
@@ -202,12 +233,20 @@ def _in_time(rows: Iterable[tuple[_Place, Row]]) -> Iterator[tuple[_Place, Row]]
         yield place, row
 
 
-def _newest_revisions(decisions: Mapping[str, Row]) -> Mapping[str, str]:
+def _newest_revisions(rows: Iterable[Row]) -> Mapping[str, str]:
     """Of each worker's model, the last that the log names."""
     newest: dict[str, str] = {}
-    for row in sorted(decisions.values(), key=lambda row: row["ts_ms"]):
-        newest.update(row["model_revisions"])
+    for row in sorted(rows, key=lambda row: row["ts_ms"]):
+        newest.update(_revisions(row))
     return newest
+
+
+def _revisions(row: Row) -> Mapping[str, str]:
+    """Of models, as a decision or a drafter's scores name them."""
+    if "model_revisions" in row:
+        revisions: Mapping[str, str] = row["model_revisions"]
+        return revisions
+    return {row["drafter"]: row["model_revision"]} if row["model_revision"] else {}
 
 
 def _outdated(row: Row, decisions: Mapping[str, Row], newest: Mapping[str, str]) -> bool:

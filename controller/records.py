@@ -290,7 +290,7 @@ def score_record(
     scores: TextScores,
     frozen: bool = False,
 ) -> log_pb2.ScoreRecord:
-    """How a drafter that drafted nothing for a request would have drafted its answer; `context` is of its end."""
+    """How a drafter would have drafted a whole answer; `context` is of its end. `frozen`: nobody may learn from it."""
     return log_pb2.ScoreRecord(
         schema_version=SCHEMA_VERSION,
         event_id=uuid7(),

@@ -2,6 +2,8 @@
 
 One teacher-forced pass over a finished answer says of each of its tokens at which candidate a drafter had it, with the
 request's own sampling and noise: all that drafting it would have taught, and no request was slowed down to find it out.
+Drafters that did draft it come last, and only for the log: nobody learns twice from one text, but with every drafter's
+word an answer can be replayed under any policy (router_models/offline/replay.py).
 
 Nothing here may be in anybody's way. A pass waits for a machine on which no session is open, one runs at a time, it
 gives up its place as soon as a request opens a session there, and the worker runs it behind all else it is asked for.
@@ -64,7 +66,7 @@ class _Passes:
         answer: Which.
         give_up_at: In seconds of the event loop's clock.
         waiting: Drafters that are still to score it.
-        scores: Of those that have.
+        scores: Of those that have, until they are published.
         revisions: Of their models.
         surprisal: Of the prompt, by drafter that has read it since.
     """
@@ -148,13 +150,14 @@ class Scorer:
         return 0.0 if self._steering.kill_switch else terms.scoring_share
 
     def _drafters_for(self, answer: Answer) -> list[str]:
-        """Those that could and may read the answer, and have not been learnt from."""
+        """Those that could and may read the answer, and would not be learnt from or logged in vain."""
         asked, terms = answer.request.pins.drafters, answer.policy.terms
-        return [
+        able = [
             name
             for name in self._fleet.drafters_for(len(answer.sequence))
-            if name not in answer.drafted_by and terms.permit(name) and (not asked or name in asked)
+            if terms.permit(name) and (not asked or name in asked)
         ]
+        return [name for name in able if self._log is not None or name not in answer.drafted_by]
 
     async def _watch(self) -> None:
         """Follow the fleet: a request that comes takes its machine from the pass that runs there."""
@@ -167,14 +170,14 @@ class Scorer:
             self._stirred.fire()
 
     async def _score_next(self) -> None:
-        """One pass, or the wait until there may be one."""
+        """One pass, or the wait until there may be one; what can be learnt from comes first."""
         self._drop_unwanted()
-        for passes in self._queue:
-            for name in passes.waiting:
-                worker = self._fleet.drafter(name, len(passes.answer.sequence))
-                if worker is not None and self._fleet.is_quiet(worker):
-                    await self._score(passes, name, worker)
-                    return
+        waiting = [(passes, name) for passes in self._queue for name in passes.waiting]
+        for passes, name in sorted(waiting, key=lambda one: one[1] in one[0].answer.drafted_by):
+            worker = self._fleet.drafter(name, len(passes.answer.sequence))
+            if worker is not None and self._fleet.is_quiet(worker):
+                await self._score(passes, name, worker)
+                return
         oldest = self._queue[0].give_up_at if self._queue else None
         try:
             async with asyncio.timeout_at(oldest):
@@ -230,6 +233,8 @@ class Scorer:
 
     def _done(self, passes: _Passes, name: str) -> None:
         passes.waiting.remove(name)
+        if passes.answer.drafted_by.issuperset(passes.waiting):
+            self._publish(passes)
         if not passes.waiting:
             self._end(passes)
 
@@ -238,11 +243,13 @@ class Scorer:
         self.dropped += len(passes.waiting)
         passes.waiting.clear()
         self._queue.remove(passes)
-        if passes.scores:
-            self._publish(passes)
+        self._publish(passes)
 
     def _publish(self, passes: _Passes) -> None:
-        """Log the scores and teach them, all in one context: who was surprised by how much more than the others."""
+        """Log the scores and teach them, all in one context: who was surprised by how much more than the others.
+
+        Those of drafters that drafted are not waited for, nor taught: their rounds have taught already.
+        """
         answer = passes.answer
         context = replace(
             answer.context,
@@ -259,7 +266,10 @@ class Scorer:
                     drafter=name,
                     model_revision=passes.revisions.get(name, ""),
                     scores=scores,
-                    frozen=answer.policy.terms.mode is Mode.FROZEN,
+                    frozen=answer.policy.terms.mode is Mode.FROZEN or name in answer.drafted_by,
                 )
                 self._log.append("scores", record.SerializeToString())
-        answer.policy.learn_scores(context, passes.scores)
+        new = {name: scores for name, scores in passes.scores.items() if name not in answer.drafted_by}
+        if new:
+            answer.policy.learn_scores(context, new)
+        passes.scores.clear()

@@ -217,8 +217,8 @@ class RouterSettings(Section):
     exploration: Share = 1.0
     """Share of its exploration that the planner is allowed; at 0 it does what it thinks best."""
     scoring_share: Share = 0.1
-    """Share of finished answers of which drafters that did not draft them tell afterwards how they would have, when
-    nothing is going on on their machine: what the policy learns about them costs no request any time."""
+    """Share of finished answers of which drafters tell afterwards how they would have drafted them, when nothing is
+    going on on their machine: what the policy learns about those that did not costs no request any time."""
     outcomes_ahead: Annotated[int, Field(ge=0, le=MOST_OUTCOMES)] = 8
     """While the target judges a tree, its drafters draft on from this many of the likeliest outcomes, and a round whose
     outcome was foreseen waits for no draft. 0 where drafters share their processors with the target."""

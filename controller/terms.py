@@ -47,7 +47,7 @@ class Terms:
         max_depth: Most levels drafted.
         pin: One drafter and one tree; plain decoding stays the policy's to choose.
         exploration: Share of its exploration that the policy is allowed.
-        scoring_share: Share of finished requests that drafters score which did not draft for them.
+        scoring_share: Share of finished requests whose answers drafters score.
     """
 
     source: str = "router"

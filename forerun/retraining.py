@@ -11,6 +11,7 @@ from forerun.progress import steps
 from router_models.model_state import ModelState
 from router_models.offline.evaluation import LEAST_EVIDENCE, Evaluation, evaluate
 from router_models.offline.logged import Split, rounds_of, split_by_time
+from router_models.offline.replay import Replay
 from router_models.offline.training import POINTS, LearningCurve, learning_curve, taught
 from router_models.policy import LearningPolicy
 from speculation.errors import InvalidLogError, UnknownNameError
@@ -115,6 +116,7 @@ def tried(
             candidate=candidate.policy(make),
             incumbent=incumbent.policy(make),
             before=rounds_of(cut.taught),
+            scores=cut.held_out_scores,
             seed=seed,
             step=step,
         )
@@ -122,6 +124,7 @@ def tried(
     doubts = [f"{one} has learnt from some of what is held out here: it looks better than it is" for one in seen]
     if evaluation.incumbent.effective_rounds < LEAST_EVIDENCE:
         doubts.append(f"the log holds few choices of {incumbent}: its speed here is mostly the word of a model")
+    doubts += _doubts_of_replay(evaluation.replay, evaluation.requests)
     return Trial(
         policy=make().name,
         candidate=str(candidate) if candidate.number else "the new model",
@@ -131,6 +134,21 @@ def tried(
         curve=_curve(make, cut) if curve else None,
         remarks=(*history.remarks, *doubts),
     )
+
+
+def _doubts_of_replay(replay: Replay, requests: int) -> list[str]:
+    """What keeps answers from being replayed, or replays from being believed."""
+    if not replay.scored_answers:
+        return [
+            f"nothing is replayed: none of {requests} held-out answers was scored by every drafter that was on offer; "
+            "set router.scoring_share above 0 (1 scores every answer), and let drafters be idle at times"
+        ]
+    if replay.answers < replay.scored_answers:
+        return [
+            f"{replay.scored_answers - replay.answers} scored answers are not replayed: several drafters at once were "
+            "planned for them, and scores tell of each alone"
+        ]
+    return []
 
 
 def _curve(make: Make, cut: Split) -> LearningCurve:

@@ -8,7 +8,8 @@ from rich.table import Table
 
 from forerun.markdown import markdown
 from forerun.retraining import Trial
-from router_models.offline.evaluation import Contender, Estimate
+from router_models.offline.estimators import Estimate
+from router_models.offline.evaluation import Contender
 
 METHODS = {
     "ips": "inverse propensity",
@@ -36,7 +37,8 @@ def as_values(trial: Trial) -> Mapping[str, Any]:
 
 def tables(trial: Trial) -> Sequence[Table]:
     """What would be gained, what is predicted, and who drafts what."""
-    return (_speeds(trial), _expectation(trial), _drafters(trial))
+    replayed = (_replay(trial),) if trial.evaluation.replay.answers else ()
+    return (_speeds(trial), *replayed, _expectation(trial), _drafters(trial))
 
 
 def write(trial: Trial, folder: Path) -> None:
@@ -78,6 +80,22 @@ def _speeds(trial: Trial) -> Table:
         table.add_row(name, *speeds, f"{contender.effective_rounds:.0f}", f"{contender.mean_weight:.2f}")
     logged = _speed(evaluation.logged)
     table.add_row("what was served", *[""] * 3, logged, str(evaluation.weighed_rounds), "1.00")
+    return table
+
+
+def _replay(trial: Trial) -> Table:
+    replay = trial.evaluation.replay
+    gain = f"{replay.gain:.3f} ({replay.gain_low:.3f} to {replay.gain_high:.3f})"
+    agreed = f"scores agree with {replay.agreed_rounds} of {replay.checked_rounds} logged rounds"
+    title = f"tokens a second, replayed on {replay.answers} scored answers ({agreed}); gain {gain}"
+    table = Table(box=None, header_style="dim", title=title)
+    for heading in ("", "replayed", "tokens a round", "rounds", "certain"):
+        table.add_column(heading)
+    for name, one in ((trial.candidate, replay.candidate), (trial.incumbent, replay.incumbent)):
+        certain = f"{1.0 - one.doubtful_rounds / one.rounds:.1%}"
+        table.add_row(name, _speed(one.estimate), f"{one.estimate.tokens:.2f}", str(one.rounds), certain)
+    for name, estimate in (("what was served, by model", replay.modelled), ("what was served", replay.served)):
+        table.add_row(name, _speed(estimate), f"{estimate.tokens:.2f}", str(replay.served_rounds), "")
     return table
 
 
@@ -130,15 +148,18 @@ def _draw(trial: Trial, folder: Path) -> None:
 
 
 def _draw_estimates(trial: Trial, axes: Any) -> None:
+    replay = trial.evaluation.replay
+    methods = [*METHODS.values(), *(["replayed"] if replay.answers else [])]
+    by_replay = (replay.candidate.estimate, replay.incumbent.estimate)
     for number, (name, contender) in enumerate(_contenders(trial).items()):
-        estimates = [contender.estimates[method] for method in METHODS]
+        estimates = [*(contender.estimates[method] for method in METHODS), by_replay[number]][: len(methods)]
         middle = [MS_PER_S * one.tokens_per_ms for one in estimates]
         below = [max(MS_PER_S * (one.tokens_per_ms - one.low), 0.0) for one in estimates]
         above = [max(MS_PER_S * (one.high - one.tokens_per_ms), 0.0) for one in estimates]
-        places = [place + 0.15 * number for place in range(len(METHODS))]
+        places = [place + 0.15 * number for place in range(len(methods))]
         axes.errorbar(places, middle, yerr=(below, above), fmt="o", capsize=4, label=name)
     axes.axhline(MS_PER_S * trial.evaluation.logged.tokens_per_ms, color="grey", linestyle=":", label="what was served")
-    axes.set_xticks(range(len(METHODS)), list(METHODS.values()))
+    axes.set_xticks(range(len(methods)), methods)
     axes.set_ylabel("tokens a second, 90% interval")
     axes.legend(fontsize="small")
 

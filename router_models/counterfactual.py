@@ -58,15 +58,22 @@ def accepted_lengths(
         remaining: Tokens that could have followed the text: 0 if it ended because no more were asked for.
         calibration: What would have made chances of the drafter's confidences.
     """
-    chances = [_chance(confidence, calibration) for confidence in scores.confidences]
-    length = len(scores.ranks)
-    bounds = []
-    for start in range(length):
-        levels = min(shape.depth, length + remaining - start - 1)
-        end = min(start + levels, length)
-        path = _Path(scores.ranks[start:end], chances[start:end], calibration == UNCALIBRATED)
-        bounds.append(path.held(shape, levels))
+    bounds = [
+        accepted_length(scores, start, shape, remaining=remaining, calibration=calibration)
+        for start in range(len(scores.ranks))
+    ]
     return AcceptedLengths(least=tuple(least for least, _ in bounds), most=tuple(most for _, most in bounds))
+
+
+def accepted_length(
+    scores: TextScores, start: int, shape: TreeShape, *, remaining: int = 0, calibration: Calibration = UNCALIBRATED
+) -> tuple[int, int]:
+    """Least and most of the tokens from `start` on that a tree drafted there would have held; else as above."""
+    length = len(scores.ranks)
+    levels = min(shape.depth, length + remaining - start - 1)
+    end = min(start + levels, length)
+    chances = [told_chance(confidence, calibration) for confidence in scores.confidences[start:end]]
+    return _Path(scores.ranks[start:end], chances, calibration == UNCALIBRATED).held(shape, levels)
 
 
 def rounds_of(accepted: Sequence[int]) -> tuple[int, ...]:
@@ -81,7 +88,7 @@ def rounds_of(accepted: Sequence[int]) -> tuple[int, ...]:
     return tuple(rounds)
 
 
-def _chance(confidence: float, calibration: Calibration) -> float:
+def told_chance(confidence: float, calibration: Calibration) -> float:
     """As the drafter would have told it; 0 stays 0: such a token was forbidden, and no calibration drafts it."""
     return confidence if calibration == UNCALIBRATED or not confidence else calibration(confidence)
 

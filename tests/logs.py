@@ -1,7 +1,7 @@
 """Logs of a controller whose fleet is a simulated world: real records, without workers."""
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,24 +14,28 @@ from controller.account import Account
 from controller.chronicle import Chronicle, RequestChronicle
 from controller.embedded_redis import embedded_redis
 from controller.event_log import redis_client
+from controller.experience import round_lesson
 from controller.generation import FleetSession, Round
 from controller.log_export import export_log
 from controller.log_folder import Manifest
-from controller.records import Author, Outcome
+from controller.records import Author, Outcome, score_record
 from controller.request import GenerationRequest, Pins
 from controller.sequence import Sequence
 from controller.snapshot import Keys, written_key
 from controller.steering import Steering
+from router_models.menu import SHAPES
 from router_models.plan import Plan
 from router_models.planner import PlannerPolicy
 from router_models.policy import Policy, RoundContext, RoundOutcome
 from speculation.v1 import log_pb2
 from tests.router_models.world import World
+from tests.scored_world import ScoredWorld
 
 NAMESPACE = "ns"
 BEGAN_MS = 1_700_000_000_000
 STEP_MS = 50
 REQUESTS, LENGTH = 80, 40
+AUTHOR = Author(controller_id="one", code_version="1")
 
 Records = Mapping[str, list[bytes]]
 """By stream, in the order of the log."""
@@ -40,13 +44,31 @@ MESSAGES: Mapping[str, Any] = {
     "decisions": log_pb2.DecisionRecord,
     "rounds": log_pb2.RoundRecord,
     "outcomes": log_pb2.OutcomeRecord,
+    "scores": log_pb2.ScoreRecord,
 }
 
 
+HAZARDS: Mapping[str, Any] = {
+    name: np.array(rates)
+    for name, rates in {
+        "good": [0.9, 0.4, 0.3, 0.3],
+        "fair": [0.6, 0.3, 0.3, 0.3],
+        "bad": [0.15, 0.1, 0.1, 0.1],
+    }.items()
+}
+"""Two drafters that are worth their time, one far more, and one that is not; nobody can tell from the prompt."""
+
+CHAINS = tuple(shape for shape in SHAPES if shape.branching == 1)
+
+
 def world(seed: int = 0) -> World:
-    """Two drafters that are worth their time, one far more, and one that is not; nobody can tell from the prompt."""
-    hazards = {"good": [0.9, 0.4, 0.3, 0.3], "fair": [0.6, 0.3, 0.3, 0.3], "bad": [0.15, 0.1, 0.1, 0.1]}
-    return World({name: np.array(rates) for name, rates in hazards.items()}, seed=seed)
+    """Of these drafters."""
+    return World(HAZARDS, seed=seed)
+
+
+def scored_world(seed: int = 0) -> ScoredWorld:
+    """Of the same ones, which can be asked afterwards."""
+    return ScoredWorld(HAZARDS, length=LENGTH, seed=seed)
 
 
 @dataclass
@@ -68,7 +90,7 @@ class Scribe(Policy):
         self._policy = policy
         self._log = log
         self._steering = Steering({"planner": policy}, "planner")
-        self._chronicle = Chronicle(Author(controller_id="one", code_version="1"), log)
+        self._chronicle = Chronicle(AUTHOR, log)
         self._session = cast(
             FleetSession, SimpleNamespace(model_revisions=dict(revisions), ineligible_drafters=(), failovers=0)
         )
@@ -105,12 +127,38 @@ def _request(request_id: str) -> GenerationRequest:
 @cache
 def cold_run(requests: int = REQUESTS, seed: int = 0, revision: str = "1") -> Records:
     """What a planner that knows nothing writes while it serves requests, one after another."""
+    return _served(world(seed), PlannerPolicy(seed=seed), requests, revision)
+
+
+@cache
+def scored_run(requests: int = REQUESTS, seed: int = 0) -> Records:
+    """The same where every drafter scores every answer afterwards."""
+    there = scored_world(seed)
+    records = _served(there, PlannerPolicy(shapes=CHAINS, seed=seed), requests, "1")
+    return dated({**records, "scores": [score for data in _last_rounds(records) for score in _scores(there, data)]})
+
+
+def _served(there: World, policy: Policy, requests: int, revision: str) -> Records:
     log = Written()
-    revisions = {name: revision for name in (*world().hazards, "target")}
-    scribe = Scribe(PlannerPolicy(seed=seed), log, revisions=revisions)
-    world(seed).serve(scribe, requests=requests, length=LENGTH)
+    scribe = Scribe(policy, log, revisions={name: revision for name in (*HAZARDS, "target")})
+    there.serve(scribe, requests=requests, length=LENGTH)
     scribe.end()
     return dated(log.records)
+
+
+def _last_rounds(records: Records) -> Iterable[bytes]:
+    return {log_pb2.RoundRecord.FromString(data).request_id: data for data in records["rounds"]}.values()
+
+
+def _scores(there: ScoredWorld, last_round: bytes) -> Iterable[bytes]:
+    """What the drafters say of an answer, as the scorer writes it down; `frozen` are those that drafted in the end."""
+    lesson = round_lesson(last_round)
+    end = replace(lesson.context, round=lesson.context.round + 1, emitted_tokens=LENGTH, remaining_tokens=0)
+    for name in there.hazards:
+        scores = there.scores_of(end.request_id, name)
+        frozen = name in lesson.plan.drafters
+        record = score_record(AUTHOR, end, drafter=name, model_revision="1", scores=scores, frozen=frozen)
+        yield record.SerializeToString()
 
 
 def dated(records: Records, began_ms: int = BEGAN_MS) -> Records:
@@ -124,7 +172,12 @@ def dated(records: Records, began_ms: int = BEGAN_MS) -> Records:
     last_ms = max(moment_of.values())
     decisions = [changed("decisions", data, ts_ms=moment_of[_request_and_round(data)]) for data in records["decisions"]]
     outcomes = [changed("outcomes", data, ts_ms=last_ms) for data in records["outcomes"]]
-    return {"decisions": decisions, "rounds": rounds, "outcomes": outcomes}
+    ended = {request_id: moment for (request_id, _), moment in moment_of.items()}  # the last round of each stays
+    scores = [
+        changed("scores", data, ts_ms=ended[log_pb2.ScoreRecord.FromString(data).request_id] + 1)
+        for data in records.get("scores", ())
+    ]
+    return {"decisions": decisions, "rounds": rounds, "outcomes": outcomes, "scores": scores}
 
 
 def _request_and_round(data: bytes) -> tuple[str, int]:

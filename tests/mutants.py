@@ -63,6 +63,13 @@ MUTANTS = (
         wrong="            {},",
         tests="tests/controller/test_shared_learning.py",
     ),
+    Mutant(
+        name="a replayed round forgets the token that every round emits",
+        file="router_models/offline/answers.py",
+        right="start += accepted[-1] + 1",
+        wrong="start += max(accepted[-1], 1)",
+        tests="tests/router_models/test_replay.py",
+    ),
 )
 
 

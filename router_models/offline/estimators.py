@@ -12,6 +12,7 @@ IPS and DR are unbiased if the logging policy could make every choice of the jud
 then 1 in the mean. Under SNIPS a speed is the same as under IPS, since a ratio normalises itself.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,6 +22,9 @@ Array = NDArray[np.float64]
 
 RESAMPLES = 1000
 """Of a bootstrap."""
+
+INTERVAL = (0.05, 0.95)
+"""Quantiles of a bootstrap; with 95% confidence the truth is above the first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +44,75 @@ class Terms:
         """(parts,); 0 where nothing has weight."""
         total, norm = self.values.sum(axis=0), float(self.norms.sum())
         return total / norm if norm else np.zeros_like(total)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Estimate:
+    """What a policy brings a round.
+
+    Attributes:
+        tokens: Emitted.
+        ms: Taken.
+        tokens_per_ms: Their ratio.
+        low: Lower end of its interval.
+        high: Upper end.
+    """
+
+    tokens: float
+    ms: float
+    tokens_per_ms: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Resampling:
+    """One bootstrap of requests, for all that is to be compared.
+
+    Attributes:
+        cluster_of: (rounds,) the number of each one's request.
+        counts: (resamples, requests).
+    """
+
+    cluster_of: NDArray[np.int64]
+    counts: Array
+
+    @classmethod
+    def of(cls, requests: Sequence[str], *, seed: int) -> "Resampling":
+        """Of rounds, given the request of each."""
+        number: dict[str, int] = {}
+        cluster_of = np.array([number.setdefault(request, len(number)) for request in requests], dtype=np.int64)
+        return cls(cluster_of=cluster_of, counts=resampled_counts(len(number), np.random.default_rng(seed)))
+
+    def speeds(self, terms: Terms) -> Array:
+        """(resamples,) tokens a millisecond; 0 where no time was seen."""
+        if not len(self.cluster_of):
+            return np.zeros(1)
+        tokens, ms = bootstrap(terms, self.cluster_of, self.counts).T
+        return ratios(tokens, ms)
+
+    def estimate(self, terms: Terms) -> Estimate:
+        """With its interval; nothing is 0."""
+        tokens, ms = (float(part) for part in terms.estimate)
+        low, high = interval(self.speeds(terms))
+        return Estimate(tokens=tokens, ms=ms, tokens_per_ms=ratio(tokens, ms), low=low, high=high)
+
+
+def ratios(one: Array, other: Array) -> Array:
+    """One over the other, 0 where the other is."""
+    quotients: Array = np.divide(one, other, out=np.zeros_like(one), where=other > 0.0)
+    return quotients
+
+
+def ratio(one: float, other: float) -> float:
+    """The same of two numbers."""
+    return one / other if other > 0.0 else 0.0
+
+
+def interval(values: Array) -> tuple[float, float]:
+    """Its ends."""
+    low, high = np.quantile(values, INTERVAL)
+    return float(low), float(high)
 
 
 def importance_weights(chances: Array, propensities: Array) -> Array:

@@ -9,18 +9,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from router_models.offline.estimators import (
-    Terms,
-    bootstrap,
+    Estimate,
+    Resampling,
     direct,
     doubly_robust,
     effective_sample_size,
     importance_weights,
+    interval,
     ips,
     observed,
-    resampled_counts,
+    ratio,
+    ratios,
     snips,
 )
-from router_models.offline.logged import LoggedRound
+from router_models.offline.logged import LoggedRound, LoggedScores
+from router_models.offline.replay import Replay, learning_within_requests, replayed
 from router_models.offline.round_model import PARTS, cross_fitted, rewards_of
 from router_models.plan import Plan
 from router_models.planner import Expectation
@@ -32,9 +35,6 @@ Array = NDArray[np.float64]
 
 SAMPLES = 4
 """Plans drawn from a contender for each round: it may draw lots, and what it would do is then a distribution."""
-
-INTERVAL = (0.05, 0.95)
-"""Quantiles of a bootstrap; with 95% confidence the truth is above the first."""
 
 LEAST_EVIDENCE = 30.0
 """Effective rounds without which nothing is said about a winner."""
@@ -53,25 +53,6 @@ class Predicting(Protocol):
 
     def expectation(self, context: RoundContext, drafter: str, plan: Plan) -> Expectation:
         """What it expects of a round in which one drafter drafts alone."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Estimate:
-    """What a policy brings a round.
-
-    Attributes:
-        tokens: Emitted.
-        ms: Taken.
-        tokens_per_ms: Their ratio.
-        low: Lower end of its interval.
-        high: Upper end.
-    """
-
-    tokens: float
-    ms: float
-    tokens_per_ms: float
-    low: float
-    high: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -129,6 +110,7 @@ class Evaluation:
         gain: Speed of the candidate over the incumbent's, doubly robust.
         gain_low: Lower end of its interval.
         gain_high: Upper end.
+        replay: Of both, on the answers that were scored.
     """
 
     requests: int
@@ -140,6 +122,7 @@ class Evaluation:
     gain: float
     gain_low: float
     gain_high: float
+    replay: Replay
 
     @property
     def wins(self) -> bool:
@@ -182,6 +165,7 @@ def evaluate(
     candidate: LearningPolicy,
     incumbent: LearningPolicy,
     before: Sequence[LoggedRound] = (),
+    scores: Sequence[LoggedScores] = (),
     seed: int = 0,
     step: Step = lambda: None,
 ) -> Evaluation:
@@ -191,89 +175,49 @@ def evaluate(
         held_out: Rounds that neither has learnt from, in the order of the log.
         candidate: The model on trial.
         incumbent: What it must beat.
-        before: Earlier rounds, from which the model behind the doubly robust estimate learns as well.
+        before: Earlier rounds, from which the models of what rounds bring and take learn as well.
+        scores: Of the answers to the held-out requests.
         seed: Of the bootstrap.
         step: Called for each round of each of the two.
     """
     trials = [_tried(policy, held_out, step) for policy in (candidate, incumbent)]
     places = _weighable(held_out, trials)
-    weighed = _Weighed.of([held_out[place] for place in places], seed=seed)
+    weighed = [held_out[place] for place in places]
+    rewards = rewards_of(weighed)
+    propensities = np.array([entry.plan.propensity for entry in weighed], dtype=np.float64)
+    resampling = Resampling.of([entry.request_id for entry in weighed], seed=seed)
     planned = [[trial.plans[place] for place in places] for trial in trials]
-    of_logged, *guessed = _guessed(weighed.rounds, planned, before)
+    of_logged, *guessed = _guessed(weighed, planned, before)
     contenders, speeds = [], []
     for trial, plans, guesses in zip(trials, planned, guessed, strict=True):
-        weights = importance_weights(_chances(weighed.rounds, plans), weighed.propensities)
-        robust = doubly_robust(weights, weighed.rewards, guesses, of_logged)
-        methods = {"ips": ips(weights, weighed.rewards), "snips": snips(weights, weighed.rewards)}
+        weights = importance_weights(_chances(weighed, plans), propensities)
+        robust = doubly_robust(weights, rewards, guesses, of_logged)
+        methods = {"ips": ips(weights, rewards), "snips": snips(weights, rewards)}
         methods |= {"dm": direct(guesses), "dr": robust}
         contenders.append(
             Contender(
-                estimates={name: weighed.estimate(terms) for name, terms in methods.items()},
+                estimates={name: resampling.estimate(terms) for name, terms in methods.items()},
                 effective_rounds=effective_sample_size(weights),
                 mean_weight=float(weights.mean()) if len(weights) else 0.0,
                 predicted=_prediction(trial),
                 choices=_choices(held_out, trial),
             )
         )
-        speeds.append(weighed.speeds(robust))
+        speeds.append(resampling.speeds(robust))
     ours, theirs = contenders
-    low, high = _interval(np.divide(speeds[0], speeds[1], out=np.zeros_like(speeds[0]), where=speeds[1] > 0.0))
+    low, high = interval(ratios(*speeds))
     return Evaluation(
         requests=len({entry.request_id for entry in held_out}),
         rounds=len(held_out),
-        weighed_rounds=len(weighed.rounds),
-        logged=weighed.estimate(observed(weighed.rewards)),
+        weighed_rounds=len(weighed),
+        logged=resampling.estimate(observed(rewards)),
         candidate=ours,
         incumbent=theirs,
-        gain=_ratio(ours.estimates["dr"].tokens_per_ms, theirs.estimates["dr"].tokens_per_ms),
+        gain=ratio(ours.estimates["dr"].tokens_per_ms, theirs.estimates["dr"].tokens_per_ms),
         gain_low=low,
         gain_high=high,
+        replay=replayed(held_out, scores, candidate=candidate, incumbent=incumbent, before=before, seed=seed),
     )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Weighed:
-    """Rounds that are weighed, and one bootstrap for all that is estimated from them.
-
-    Attributes:
-        rounds: In the order of the log.
-        rewards: (rounds, PARTS).
-        propensities: (rounds,).
-        cluster_of: (rounds,) the number of each one's request.
-        counts: (resamples, requests).
-    """
-
-    rounds: Sequence[LoggedRound]
-    rewards: Array
-    propensities: Array
-    cluster_of: NDArray[np.int64]
-    counts: Array
-
-    @classmethod
-    def of(cls, rounds: Sequence[LoggedRound], *, seed: int) -> "_Weighed":
-        number: dict[str, int] = {}
-        cluster_of = np.array([number.setdefault(entry.request_id, len(number)) for entry in rounds], dtype=np.int64)
-        return cls(
-            rounds=rounds,
-            rewards=rewards_of(rounds),
-            propensities=np.array([entry.plan.propensity for entry in rounds], dtype=np.float64),
-            cluster_of=cluster_of,
-            counts=resampled_counts(len(number), np.random.default_rng(seed)),
-        )
-
-    def speeds(self, terms: Terms) -> Array:
-        """(resamples,) tokens a millisecond; 0 where no time was seen."""
-        if not self.rounds:
-            return np.zeros(1)
-        tokens, ms = bootstrap(terms, self.cluster_of, self.counts).T
-        speeds: Array = np.divide(tokens, ms, out=np.zeros_like(tokens), where=ms > 0.0)
-        return speeds
-
-    def estimate(self, terms: Terms) -> Estimate:
-        """With its interval; nothing is 0."""
-        tokens, ms = (float(part) for part in terms.estimate)
-        low, high = _interval(self.speeds(terms))
-        return Estimate(tokens=tokens, ms=ms, tokens_per_ms=_ratio(tokens, ms), low=low, high=high)
 
 
 def predicted(policy: LearningPolicy, rounds: Sequence[LoggedRound]) -> Prediction | None:
@@ -283,16 +227,15 @@ def predicted(policy: LearningPolicy, rounds: Sequence[LoggedRound]) -> Predicti
 
 def _tried(policy: LearningPolicy, rounds: Sequence[LoggedRound], step: Step, *, samples: int = SAMPLES) -> _Trial:
     trial = _Trial()
-    learnt, policy.learns_across_requests = policy.learns_across_requests, False
-    for entry in rounds:
-        if isinstance(policy, Predicting):
-            _predict(policy, entry, trial)
-        trial.plans.append(
-            tuple(policy.plan(entry.context).within(entry.context.remaining_tokens) for _ in range(samples))
-        )
-        policy.learn(entry.context, entry.plan, entry.outcome)
-        step()
-    policy.learns_across_requests = learnt
+    with learning_within_requests(policy):
+        for entry in rounds:
+            if isinstance(policy, Predicting):
+                _predict(policy, entry, trial)
+            trial.plans.append(
+                tuple(policy.plan(entry.context).within(entry.context.remaining_tokens) for _ in range(samples))
+            )
+            policy.learn(entry.context, entry.plan, entry.outcome)
+            step()
     return trial
 
 
@@ -389,15 +332,6 @@ def choice_of(plan: Plan) -> Hashable:
         return ()
     several = (plan.combination,) if len(plan.drafters) > 1 else ()
     return (plan.drafters, plan.shape, plan.verify_budget, *several)
-
-
-def _interval(values: Array) -> tuple[float, float]:
-    low, high = np.quantile(values, INTERVAL)
-    return float(low), float(high)
-
-
-def _ratio(one: float, other: float) -> float:
-    return one / other if other > 0.0 else 0.0
 
 
 def _choices(rounds: Sequence[LoggedRound], trial: _Trial) -> dict[str, dict[str, float]]:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from router_models.plan import Plan
-from router_models.policy import Policy, RoundContext, RoundOutcome
+from router_models.policy import Policy, RoundContext, RoundOutcome, TextScores
 
 HOLD_OUT = 0.2
 """Share of the requests, the latest ones, that a model is tested on and never learns from."""
@@ -60,17 +60,48 @@ class LoggedRound:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class LoggedScores:
+    """How one drafter would have drafted a finished answer.
+
+    Attributes:
+        context: What was known at the answer's end.
+        drafter: Who.
+        scores: Of each token.
+        at_ms: When it told, Unix time.
+        frozen: Whether nobody may learn from it.
+    """
+
+    context: RoundContext
+    drafter: str
+    scores: TextScores
+    at_ms: int
+    frozen: bool = False
+
+    @property
+    def request_id(self) -> str:
+        """Whose answer it is."""
+        return self.context.request_id
+
+    def teach(self, policy: Policy) -> None:
+        """Let a policy learn it, if anybody may."""
+        if not self.frozen:
+            policy.learn_scores(self.context, {self.drafter: self.scores})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Split:
     """A log, cut at a moment.
 
     Attributes:
         taught: Lessons of requests that had ended by then, in the order of the log.
         held_out: Rounds of requests that had not begun by then, in the order of the log.
+        held_out_scores: Of the answers to these.
         cut_ms: The moment, Unix time.
     """
 
     taught: tuple[LoggedLesson, ...]
     held_out: tuple[LoggedRound, ...]
+    held_out_scores: tuple[LoggedScores, ...] = ()
     cut_ms: int
 
     @property
@@ -84,10 +115,16 @@ def rounds_of(lessons: Sequence[LoggedLesson]) -> tuple[LoggedRound, ...]:
     return tuple(lesson for lesson in lessons if isinstance(lesson, LoggedRound))
 
 
+def scores_of(lessons: Sequence[LoggedLesson]) -> tuple[LoggedScores, ...]:
+    """The scores among some lessons."""
+    return tuple(lesson for lesson in lessons if isinstance(lesson, LoggedScores))
+
+
 def split_by_time(lessons: Sequence[LoggedLesson], *, hold_out: float = HOLD_OUT) -> Split:
     """Hold out the latest requests, whole; those under way at the cut are on neither side.
 
-    So nothing that is learnt is younger than anything that it is tested on.
+    So nothing that is learnt is younger than anything that it is tested on. When a request began and ended its rounds
+    tell: its answer is scored some time later, and what was told after the cut is not learnt.
 
     Args:
         lessons: In the order of the log.
@@ -100,7 +137,7 @@ def split_by_time(lessons: Sequence[LoggedLesson], *, hold_out: float = HOLD_OUT
         raise ValueError(f"{hold_out} is no share of the requests; it must be in [0, 1]")
     begun: dict[str, int] = {}
     ended: dict[str, int] = {}
-    for lesson in lessons:
+    for lesson in rounds_of(lessons):
         begun[lesson.request_id] = min(begun.get(lesson.request_id, lesson.at_ms), lesson.at_ms)
         ended[lesson.request_id] = max(ended.get(lesson.request_id, lesson.at_ms), lesson.at_ms)
     if not begun:
@@ -109,8 +146,10 @@ def split_by_time(lessons: Sequence[LoggedLesson], *, hold_out: float = HOLD_OUT
         return Split(taught=tuple(lessons), held_out=(), cut_ms=max(ended.values()) + 1)
     beginnings = sorted(begun.values())
     cut_ms = beginnings[min(int(len(beginnings) * (1.0 - hold_out)), len(beginnings) - 1)]
+    held_out = [lesson for lesson in lessons if begun.get(lesson.request_id, 0) >= cut_ms]
     return Split(
-        taught=tuple(lesson for lesson in lessons if ended[lesson.request_id] < cut_ms),
-        held_out=rounds_of([lesson for lesson in lessons if begun[lesson.request_id] >= cut_ms]),
+        taught=tuple(lesson for lesson in lessons if max(ended.get(lesson.request_id, cut_ms), lesson.at_ms) < cut_ms),
+        held_out=rounds_of(held_out),
+        held_out_scores=scores_of(held_out),
         cut_ms=cut_ms,
     )

@@ -116,21 +116,32 @@ def cross_fitted(
     Returns:
         For each list (its length, PARTS).
     """
-    folds = _folds(rounds)
-    guessed = [np.zeros((len(listed), len(PARTS))) for listed in choices]
-    for fold in range(FOLDS):
-        inside = folds == fold
-        if not inside.any():
-            continue
-        seen = [*before, *(entry for entry, own in zip(rounds, inside, strict=True) if not own)]
-        model = RoundModel(seen, rewards_of(seen))
-        for listed, results in zip(choices, guessed, strict=True):
-            rows = np.repeat(inside, len(listed) // len(rounds))
-            results[rows] = model.guess([choice for choice, own in zip(listed, rows, strict=True) if own])
-    return guessed
+    model_of = held_apart(rounds, before=before)
+    requests = [entry.request_id for entry in rounds]
+    return [
+        guessed(model_of, [request for request in requests for _ in range(len(listed) // len(rounds))], listed)
+        for listed in choices
+    ]
 
 
-def _folds(rounds: Sequence[LoggedRound]) -> NDArray[np.int64]:
-    """(rounds,) numbers of folds; a request is in one."""
-    number: dict[str, int] = {}
-    return np.array([number.setdefault(entry.request_id, len(number)) % FOLDS for entry in rounds])
+def held_apart(rounds: Sequence[LoggedRound], *, before: Sequence[LoggedRound] = ()) -> Mapping[str, RoundModel]:
+    """For each request a model that has not seen it; `before` are rounds of other requests, to learn from as well."""
+    fold_of: dict[str, int] = {}
+    for entry in rounds:
+        fold_of.setdefault(entry.request_id, len(fold_of) % FOLDS)
+    models = []
+    for fold in range(min(FOLDS, len(fold_of))):
+        seen = [*before, *(entry for entry in rounds if fold_of[entry.request_id] != fold)]
+        models.append(RoundModel(seen, rewards_of(seen)))
+    return {request: models[fold] for request, fold in fold_of.items()}
+
+
+def guessed(model_of: Mapping[str, RoundModel], requests: Sequence[str], choices: Sequence[Choice]) -> Array:
+    """(choices, PARTS) guesses by the models of the requests that they were made for, one request for each choice."""
+    places: dict[RoundModel, list[int]] = {}
+    for place, request in enumerate(requests):
+        places.setdefault(model_of[request], []).append(place)
+    results = np.zeros((len(choices), len(PARTS)))
+    for model, own in places.items():
+        results[own] = model.guess([choices[place] for place in own])
+    return results

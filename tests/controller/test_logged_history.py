@@ -12,16 +12,16 @@ import pytest
 from controller import log_export, log_folder
 from controller.embedded_redis import embedded_redis
 from controller.event_log import redis_client
-from controller.experience import round_lesson
+from controller.experience import round_lesson, score_lesson
 from controller.log_columns import TABLES
-from controller.log_export import STREAMS, export_log
+from controller.log_export import export_log
 from controller.log_folder import MANIFEST, columns_of, file_of
 from controller.logged_history import MOST_UNREADABLE, read_log
-from router_models.offline.logged import rounds_of
+from router_models.offline.logged import rounds_of, scores_of
 from router_models.planner import PlannerPolicy
 from speculation.errors import ConfigurationError, InvalidLogError
 from tests.controller.house import run
-from tests.logs import BEGAN_MS, NAMESPACE, Records, changed, cold_run, having, in_redis, renamed, write
+from tests.logs import BEGAN_MS, NAMESPACE, Records, changed, cold_run, having, in_redis, renamed, scored_run, write
 
 REQUESTS = 30
 
@@ -29,6 +29,11 @@ REQUESTS = 30
 @pytest.fixture(scope="module")
 def records() -> Records:
     return cold_run(REQUESTS)
+
+
+@pytest.fixture(scope="module")
+def scored() -> Records:
+    return scored_run(8)
 
 
 Exported = Callable[..., Path]
@@ -74,6 +79,68 @@ def test_a_policy_taught_from_parquet_knows_what_one_taught_from_the_stream_know
         lesson.teach(from_parquet)
 
     assert from_parquet.state().to_bytes() == from_stream.state().to_bytes()
+
+
+def test_scores_are_taught_from_parquet_as_from_the_stream(exported: Exported, scored: Records) -> None:
+    from_stream, from_parquet = PlannerPolicy(), PlannerPolicy()
+    online = [score_lesson(record) for record in scored["scores"]]
+    for lesson in (*map(round_lesson, scored["rounds"]), *online):
+        lesson.teach(from_stream)
+
+    lessons = read_log(exported(scored)).lessons
+    for lesson in lessons:
+        lesson.teach(from_parquet)
+
+    assert [(one.context, one.drafter, one.scores, one.frozen) for one in scores_of(lessons)] == [
+        (one.context, one.drafter, one.scores, one.frozen) for one in online
+    ]
+    assert {one.frozen for one in online} == {True, False}
+    assert from_parquet.state().to_bytes() == from_stream.state().to_bytes()
+
+
+def test_an_export_of_an_earlier_release_has_no_scores_and_can_be_read(exported: Exported, records: Records) -> None:
+    folder = exported(records)
+    file_of(folder, "scores").unlink()
+    about = json.loads((folder / MANIFEST).read_text())
+    del about["parts"]["scores"]
+    (folder / MANIFEST).write_text(json.dumps(about))
+
+    assert len(read_log(folder).lessons) == len(records["rounds"])
+
+
+SCORE_CORRUPTIONS: dict[str, tuple[Callable[[Any], None], str]] = {
+    "of nobody": (lambda record: record.ClearField("drafter"), "drafter"),
+    "a rank before the first": (lambda record: record.ranks.__setitem__(3, 0), "ranks"),
+    "of a longer answer": (lambda record: record.ranks.append(1), "ranks"),
+    "of a part of the answer": (lambda record: record.confidences.pop(), "confidences"),
+    "more than certain": (lambda record: record.confidences.__setitem__(3, 1.5), "confidences"),
+    "no number": (lambda record: record.confidences.__setitem__(3, float("nan")), "confidences"),
+    "without a context": (lambda record: record.ClearField("context"), "context"),
+    "of a time to come": (lambda record: setattr(record, "ts_ms", 99_999_999_999_999), "ts_ms"),
+}
+
+
+@pytest.mark.parametrize("kind", SCORE_CORRUPTIONS)
+def test_corrupted_scores_are_refused_by_file_row_and_column(kind: str, exported: Exported, scored: Records) -> None:
+    change, column = SCORE_CORRUPTIONS[kind]
+
+    folder = exported(having(scored, "scores", 5, change))
+
+    with pytest.raises(InvalidLogError, match=rf"scores\.parquet, row 5, column {column}"):
+        read_log(folder)
+
+
+def test_only_scores_of_the_newest_models_count(exported: Exported, scored: Records) -> None:
+    """The last of them tells what is newest, though its drafter never drafts again."""
+    last = score_lesson(scored["scores"][-1])
+
+    replaced = having(scored, "scores", len(scored["scores"]), lambda record: setattr(record, "model_revision", "2"))
+
+    kept = scores_of(read_log(exported(replaced)).lessons)
+    assert [one.request_id for one in kept if one.drafter == last.drafter] == [last.context.request_id]
+    assert len({one.request_id for one in kept}) == len(
+        {score_lesson(data).context.request_id for data in scored["scores"]}
+    )
 
 
 def test_a_round_of_a_free_choice_can_be_weighed_and_a_forced_one_cannot(exported: Exported, records: Records) -> None:
@@ -136,15 +203,6 @@ def test_a_time_span_can_be_chosen(tmp_path: Path, records: Records) -> None:
         assert manifest.parts["rounds"].first_id == f"{BEGAN_MS + 2}-0"
 
     run(scenario())
-
-
-def test_records_that_this_release_has_no_columns_for_are_kept_whole(tmp_path: Path) -> None:
-    bare = next(stream for stream in STREAMS if stream not in TABLES)
-
-    folder = tmp_path / "log"
-    run(in_redis(tmp_path / "r", [{bare: [b"of", b"tomorrow"]}], folder))
-
-    assert pq.read_table(file_of(folder, bare))["record"].to_pylist() == [b"of", b"tomorrow"]
 
 
 def test_a_folder_with_something_in_it_is_not_exported_to(exported: Exported, records: Records) -> None:
@@ -354,7 +412,7 @@ def test_a_drafter_that_was_replaced_leaves_the_rounds_of_the_others(exported: E
 
 
 def test_all_tables_have_an_id_and_the_record() -> None:
-    for stream in STREAMS:
+    for stream in TABLES:
         names = [column.name for column in columns_of(stream)]
         assert (names[0], names[-1]) == ("entry_id", "record")
         assert len(set(names)) == len(names)

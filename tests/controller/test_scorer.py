@@ -70,15 +70,14 @@ async def busy(at_home: House) -> AsyncIterator[None]:
     call.cancel()
 
 
-def test_an_answer_is_scored_by_those_that_did_not_draft_it(tmp_path: Path) -> None:
+def test_an_answer_is_scored_by_all_and_what_its_drafter_says_teaches_nobody(tmp_path: Path) -> None:
     async def body() -> None:
         async with scoring_house(tmp_path) as (at_home, redis):
             answer = await at_home.answer(request_id="r1", task="code", tenant="acme", max_new_tokens=12)
-            (lesson,) = await lessons(redis, 1)
+            lesson, of_drafter = await lessons(redis, 2)
 
-            alpha, beta = drafters(at_home)
-            assert beta.scored == [(PROMPT, tuple(answer.token_ids))]
-            assert alpha.scored == []
+            assert [one.scored for one in drafters(at_home)] == [[(PROMPT, tuple(answer.token_ids))]] * 2
+            assert (of_drafter.drafter, of_drafter.frozen) == ("alpha", True)
             assert (lesson.drafter, lesson.scores.ranks) == ("beta", (1,) * 12)
             context = lesson.context
             assert (context.request_id, context.task, context.tenant) == ("r1", "code", "acme")
@@ -86,6 +85,21 @@ def test_an_answer_is_scored_by_those_that_did_not_draft_it(tmp_path: Path) -> N
             assert context.round == answer.summary.acceptance.num_spec_steps
             assert context.prompt_surprisal.keys() == {"alpha", "beta"}
             assert not lesson.frozen
+
+    run(body())
+
+
+def test_what_can_be_learnt_comes_first_and_waits_for_nothing_else(tmp_path: Path) -> None:
+    async def body() -> None:
+        async with scoring_house(tmp_path) as (at_home, redis):
+            async with busy(at_home):
+                await at_home.answer(max_new_tokens=3)
+                await at_home.answer(max_new_tokens=4)
+
+            await settled(at_home, scored=4)
+            told = await lessons(redis, 4)
+
+            assert [(one.drafter, one.frozen) for one in told] == [("beta", False)] * 2 + [("alpha", True)] * 2
 
     run(body())
 
@@ -119,23 +133,23 @@ def test_a_share_of_none_scores_nothing(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("rule", "call"),
+    ("rule", "call", "passes"),
     [
-        ({"denied_drafters": ("beta",)}, {}),
-        ({"allowed_drafters": ("alpha",)}, {}),
-        ({"scoring_share": 0.0}, {}),
-        ({}, {"speculation": {"drafters": ["alpha"]}}),
+        ({"denied_drafters": ("beta",)}, {}, 1),
+        ({"allowed_drafters": ("alpha",)}, {}, 1),
+        ({"scoring_share": 0.0}, {}, 0),
+        ({}, {"speculation": {"drafters": ["alpha"]}}, 1),
     ],
     ids=["denied", "not allowed", "the rule's own share", "not the caller's"],
 )
 def test_who_may_not_draft_for_a_request_does_not_read_its_answer(
-    tmp_path: Path, rule: dict[str, Any], call: dict[str, Any]
+    tmp_path: Path, rule: dict[str, Any], call: dict[str, Any], passes: int
 ) -> None:
     async def body() -> None:
         async with scoring_house(tmp_path, rules=(RuleSettings(task="secret", **rule),)) as (at_home, _):
             await at_home.answer(task="secret", **call)
             await at_home.answer(task="open")
-            await settled(at_home, scored=1)
+            await settled(at_home, scored=passes + 2)
 
             assert drafters(at_home)[1].opened == 1
 
@@ -147,10 +161,10 @@ def test_nobody_scores_while_a_request_is_served_on_the_same_machine(tmp_path: P
         async with scoring_house(tmp_path) as (at_home, _):
             async with busy(at_home):
                 await at_home.answer(max_new_tokens=4)
-                assert (await state(at_home)).waiting == 1
+                assert (await state(at_home)).waiting == 2
                 assert drafters(at_home)[1].opened == 0
 
-            await settled(at_home, scored=1)
+            await settled(at_home, scored=2)
 
     run(body())
 
@@ -164,7 +178,7 @@ def test_a_pass_gives_way_to_a_request_and_is_done_when_that_has_ended(tmp_path:
             await eventually(lambda: beta.exchanges == 2)
 
             await at_home.answer(max_new_tokens=5)
-            await settled(at_home, scored=2)
+            await settled(at_home, scored=4)
 
             assert [len(text) for _, text in beta.scored] == [4, 5]
 
@@ -180,12 +194,12 @@ def test_what_goes_wrong_is_counted_and_nothing_more(tmp_path: Path, fault: str)
             beta.faults.garbage = fault == "answers garbage"
             beta.faults.statuses = [0, 0, 3] if fault == "busy" else []
             await at_home.answer(max_new_tokens=4)
-            await settled(at_home, scored=0, dropped=1)
+            await settled(at_home, scored=1, dropped=1)
 
             assert all(worker.serving for worker in at_home.controller.fleet.workers)
             beta.faults.die_after, beta.faults.garbage = None, False
             await at_home.answer(max_new_tokens=4)
-            await settled(at_home, scored=1, dropped=1)
+            await settled(at_home, scored=3, dropped=1)
 
     run(body())
 
@@ -199,8 +213,8 @@ def test_of_too_many_the_oldest_are_dropped_and_counted(tmp_path: Path, monkeypa
                 for length in (3, 4, 5, 6):
                     await at_home.answer(max_new_tokens=length)
                 now = await state(at_home)
-                assert (now.waiting, now.dropped) == (2, 2)
-            await settled(at_home, scored=2, dropped=2)
+                assert (now.waiting, now.dropped) == (4, 4)
+            await settled(at_home, scored=4, dropped=4)
 
             assert [len(text) for _, text in drafters(at_home)[1].scored] == [5, 6]
 
@@ -213,7 +227,7 @@ def test_what_has_waited_too_long_is_dropped(tmp_path: Path, monkeypatch: pytest
     async def body() -> None:
         async with scoring_house(tmp_path) as (at_home, _), busy(at_home):
             await at_home.answer(max_new_tokens=3)
-            await settled(at_home, scored=0, dropped=1)
+            await settled(at_home, scored=0, dropped=2)
 
     run(body())
 
@@ -224,7 +238,7 @@ def test_the_kill_switch_stops_scoring_too(tmp_path: Path) -> None:
             async with busy(at_home):
                 await at_home.answer(max_new_tokens=3)
                 await at_home.router.SetKillSwitch(router_pb2.SetKillSwitchRequest(engaged=True), timeout=10)
-            await settled(at_home, scored=0, dropped=1)
+            await settled(at_home, scored=0, dropped=2)
             await at_home.answer(max_new_tokens=3)
 
             assert (await state(at_home)).waiting == 0

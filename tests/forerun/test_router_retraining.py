@@ -21,7 +21,7 @@ from forerun.__main__ import app, main
 from router_models.offline.logged import split_by_time
 from router_models.offline.training import taught
 from router_models.planner import PlannerPolicy
-from tests.logs import NAMESPACE, cold_run, having, write
+from tests.logs import NAMESPACE, cold_run, having, in_redis, scored_run, write
 
 Router = Callable[..., tuple[int, str, str]]
 
@@ -33,7 +33,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     async def fill() -> None:
         async with embedded_redis(f"embedded://{home}/r") as url, redis_client(url) as redis:
-            await write(redis, cold_run())
+            await write(redis, scored_run())
 
     asyncio.run(fill())
     with pytest.MonkeyPatch.context() as patch:
@@ -84,6 +84,10 @@ def test_a_model_that_wins_is_kept_and_promoted_only_if_asked(router: Router, ho
     assert (result["version"], result["promoted"], result["objection"]) == (1, False, "")
     assert result["evaluation"]["gain_low"] > 1.0
     assert set(result["evaluation"]["candidate"]["estimates"]) == {"ips", "snips", "dm", "dr"}
+    replay = result["evaluation"]["replay"]
+    assert replay["answers"] == replay["scored_answers"] > 20
+    assert 0 < replay["checked_rounds"] == replay["agreed_rounds"] <= replay["served_rounds"]
+    assert replay["gain_low"] > 1.0
     known = history(home)
     assert (known.active, known.versions[0].origin.value) == (0, "retrained")
     assert known.versions[0].evaluation["gain"] == pytest.approx(result["evaluation"]["gain"], abs=1e-3)
@@ -106,6 +110,8 @@ def test_a_version_can_be_evaluated_and_reported(router: Router, home: Path) -> 
     assert (status, "version 1 is in charge" in told) == (0, True)
     text = (report / "report.md").read_text()
     assert "doubly robust" in text
+    assert "scored answers (scores agree with" in text
+    assert "replayed" in (report / "estimates.svg").read_text()
     for name in ("estimates.svg", "calibration.svg", "learning.svg"):
         assert f"]({name})" in text
         assert "<svg" in (report / name).read_text()
@@ -122,6 +128,17 @@ def test_a_version_can_be_evaluated_and_reported(router: Router, home: Path) -> 
 
     _, told, _ = router("evaluate", str(home / "log"), "--hold-out", "0.8", "--json")
     assert "version 1 has learnt from some of what is held out here" in json.loads(told)["remarks"][0]
+
+
+def test_where_nothing_was_scored_a_sentence_says_what_to_set(router: Router, home: Path) -> None:
+    asyncio.run(in_redis(home / "other", [cold_run()], home / "unscored"))
+
+    status, told, problem = router("retrain", str(home / "unscored"), "--hold-out", "0.4")
+
+    assert (status, "version 1 is kept" in told) == (0, True)
+    assert "nothing is replayed" in problem
+    assert "set router.scoring_share above 0" in " ".join(problem.split())
+    assert "replayed on" not in problem
 
 
 def test_what_is_published_has_learnt_from_the_earlier_part_alone(router: Router, home: Path) -> None:

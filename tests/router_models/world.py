@@ -103,6 +103,10 @@ class World:
         draft_ms = 1.0 + self.level_ms * levels_forwarded(plan.shape, tree)
         return self._outcome({drafter: tree}, tree, emitted, draft_ms=draft_ms)
 
+    def play_at(self, context: RoundContext, plan: Plan) -> RoundOutcome:
+        """What comes of it in this place: here all places are alike."""
+        return self.play(plan)
+
     def _outcome(
         self, drafts: Mapping[str, TokenTree], tree: TokenTree, emitted: tuple[int, ...], *, draft_ms: float
     ) -> RoundOutcome:
@@ -138,7 +142,7 @@ class World:
                     prompt_surprisal=self.surprisal,
                 )
                 plan = policy.plan(context).within(length - emitted)
-                outcome = self.play(plan)
+                outcome = self.play_at(context, plan)
                 policy.learn(context, plan, outcome)
                 emitted += len(outcome.verdict.token_ids)
                 rounds += 1

@@ -5,13 +5,13 @@ every level's prior is the mean of the level above, worth STRENGTH observations,
 its drafter does elsewhere. The request itself is the finest level.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from router_models.contexts import LEVELS, Key, Path, is_of_a_request
+from router_models.contexts import LEVELS, Key, Path, Paths, is_of_a_request
 from router_models.ranks import NOMINAL_HAZARDS, Counts, no_counts
 from router_models.recent import Recent
 
@@ -56,6 +56,8 @@ class AcceptanceModel:
     ) -> None:
         self._most_contexts = most_contexts
         self._rows: Recent[Key, int] = Recent(most_contexts)
+        self._rows_given = 0
+        self._found: Recent[Key, tuple[Paths, int, NDArray[np.intp]]] = Recent(most_contexts)
         self._counts = np.zeros((1 + most_contexts, *no_counts().shape))  # row 0 is of contexts that were never seen
         self._strength = strength
         by_level = [*[strength] * (LEVELS - 1), STRENGTH_IN_REQUEST]
@@ -70,20 +72,13 @@ class AcceptanceModel:
         kept = np.exp(-counts[1] / memories[:, None])
         self._counts[rows] = self._counts[rows] * kept[:, None] + counts
 
-    def rates(self, paths: Sequence[Path]) -> Rates:
+    def rates(self, paths: Paths) -> Rates:
         """(paths, classes) posteriors of hazards in contexts: paths equally long, beginning at the coarsest level."""
-        known = self._counts[[[self._rows.get(key, _NEVER_SEEN) for key in path] for path in paths]]
-        strengths = self._strengths[len(paths[0])]
-        totals = strengths + known[:, :, 1]
-        above, own = strengths / totals, known[:, :, 0] / totals
-        mean = _PRIOR_MEAN
-        for level in range(len(strengths)):
-            mean = above[:, level] * mean + own[:, level]
-        return Rates(mean, totals[:, -1])
+        return self._rates_of(self._rows_of(paths))
 
     def mean(self, path: Path) -> NDArray[np.float64]:
         """(classes,) expected hazards in one context."""
-        rates: NDArray[np.float64] = self.rates([path]).mean[0]
+        rates: NDArray[np.float64] = self._rates_of(self._look_up((path,))).mean[0]
         return rates
 
     def start_again(self, concerns: Callable[[Key], bool], *, request: Key) -> None:
@@ -103,13 +98,39 @@ class AcceptanceModel:
     def restore(self, counts: Mapping[Key, Counts]) -> None:
         """Go on from these counts."""
         self._rows = Recent(self._most_contexts)
+        self._rows_given += 1
         self._counts[:] = 0.0
         for key, value in counts.items():
             self._counts[self._row_of(key)] = value
 
+    def _rates_of(self, rows: NDArray[np.intp]) -> Rates:
+        known = self._counts.take(rows, axis=0)
+        strengths = self._strengths[rows.shape[1]]
+        totals = strengths + known[:, :, 1]
+        hits = known[:, :, 0]
+        hits[:, 0] += strengths[0] * _PRIOR_MEAN
+        # Level by level, mean = (hits + strength * mean above) / total, all at once: every level's hits count for as
+        # much as the levels below it leave to it.
+        left = (strengths / totals)[:, ::-1].cumprod(axis=1)[:, ::-1]
+        shares = hits / totals
+        shares[:, :-1] *= left[:, 1:]
+        return Rates(shares.sum(axis=1), totals[:, -1])
+
+    def _rows_of(self, paths: Paths) -> NDArray[np.intp]:
+        """(paths, levels), looked up again only where another context got a row since the request's last round."""
+        request = paths[0][-1]
+        found = self._found.get(request)
+        if found is None or found[0] is not paths or found[1] != self._rows_given:
+            found = self._found.put(request, (paths, self._rows_given, self._look_up(paths)))
+        return found[2]
+
+    def _look_up(self, paths: Paths) -> NDArray[np.intp]:
+        return np.array([[self._rows.get(key, _NEVER_SEEN) for key in path] for path in paths])
+
     def _row_of(self, key: Key) -> int:
         """Of a context, which is now the one used last; a new one takes the row of the one used longest ago."""
         row = self._rows.get(key)
+        self._rows_given += row is None
         if row is None and len(self._rows) < self._most_contexts:
             row = 1 + len(self._rows)
         elif row is None:

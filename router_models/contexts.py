@@ -2,6 +2,7 @@
 
 from bisect import bisect_left
 from collections.abc import Hashable, Mapping, Sequence
+from functools import lru_cache
 
 from router_models.policy import RoundContext
 
@@ -11,6 +12,7 @@ SURPRISAL_STEPS = (0.02, 0.1, 0.3, 0.8, 1.5)
 Key = tuple[Hashable, ...]
 Path = Sequence[Key]
 """Keys from the coarsest level to the finest."""
+Paths = tuple[Path, ...]
 
 LEVELS = 4
 """Of a path; the finest is the request itself."""
@@ -18,20 +20,26 @@ LEVELS = 4
 
 def path_of(context: RoundContext, drafter: str) -> Path:
     """How surprised a drafter is (a new one starts there), which one it is, the task, the request."""
-    return _path(context, drafter, excess_surprisal(context))
+    return _paths(context.request_id, context.task, context.temperature > 0, _surprisal(context), (drafter,))[0]
 
 
-def paths_of(context: RoundContext) -> Sequence[Path]:
-    """Of every drafter on offer."""
-    excess = excess_surprisal(context)
-    return [_path(context, drafter, excess) for drafter in context.drafters]
+def paths_of(context: RoundContext) -> Paths:
+    """Of every drafter on offer: one object for all rounds of a request in which nothing of it changes."""
+    return _paths(context.request_id, context.task, context.temperature > 0, _surprisal(context), context.drafters)
 
 
-def _path(context: RoundContext, drafter: str, excess: Mapping[str, float]) -> Path:
-    surprised = bisect_left(SURPRISAL_STEPS, excess[drafter]) if drafter in excess else None
-    alike = (context.temperature > 0, surprised)
-    of_task = (*alike, drafter, context.task)
-    return (alike, (*alike, drafter), of_task, (*of_task, context.request_id))
+@lru_cache(maxsize=4096)
+def _paths(
+    request_id: str, task: str, sampled: bool, surprisal: tuple[tuple[str, float], ...], drafters: tuple[str, ...]
+) -> Paths:
+    excess = _excess(dict(surprisal))
+    return tuple(_path(request_id, task, sampled, drafter, excess.get(drafter)) for drafter in drafters)
+
+
+def _path(request_id: str, task: str, sampled: bool, drafter: str, excess: float | None) -> Path:
+    alike = (sampled, None if excess is None else bisect_left(SURPRISAL_STEPS, excess))
+    of_task = (*alike, drafter, task)
+    return (alike, (*alike, drafter), of_task, (*of_task, request_id))
 
 
 def is_about(key: Key, drafter: str, *, sampled: bool) -> bool:
@@ -51,6 +59,13 @@ def kind_of(context: RoundContext, drafter: str) -> Key:
 
 def excess_surprisal(context: RoundContext) -> Mapping[str, float]:
     """Nats per token by which the prompt surprised each drafter that has read it more than the least surprised one."""
-    known = context.prompt_surprisal
-    least = min(known.values(), default=0.0)
-    return {drafter: surprisal - least for drafter, surprisal in known.items()}
+    return _excess(context.prompt_surprisal)
+
+
+def _excess(surprisal: Mapping[str, float]) -> Mapping[str, float]:
+    least = min(surprisal.values(), default=0.0)
+    return {drafter: nats - least for drafter, nats in surprisal.items()}
+
+
+def _surprisal(context: RoundContext) -> tuple[tuple[str, float], ...]:
+    return tuple(context.prompt_surprisal.items())

@@ -50,10 +50,12 @@ class Forecaster:
 
     Attributes:
         shapes: As given.
+        places: Of each in the menu.
     """
 
     def __init__(self, shapes: Sequence[TreeShape]) -> None:
         self.shapes = tuple(shapes)
+        self.places = {shape: place for place, shape in enumerate(self.shapes)}
         self._depth = np.array([float(min(shape.depth, _nodes_a_level_reach(shape))) for shape in shapes])
         with np.errstate(divide="ignore"):
             self._log_least = np.log([shape.least_confidence for shape in shapes])
@@ -108,6 +110,7 @@ class Corrections:
         sums: (2, shapes, 3) observed and forecast, of accepted tokens, levels and nodes.
         ratios: (shapes, 3) of the one to the other.
         doubts: (shapes,) standard deviation of the ratio of accepted tokens.
+        judged: (shapes, 4) both, side by side.
     """
 
     MEMORY = 0.998
@@ -139,8 +142,9 @@ class Corrections:
 
     def _judge(self) -> None:
         weights = self.sums[1] + self.PRIOR_TOKENS
-        self.ratios: Array = (self.sums[0] + self.PRIOR_TOKENS) / weights
-        self.doubts: Array = self.DOUBT * np.sqrt(self.PRIOR_TOKENS / weights[:, 0])
+        doubts = self.DOUBT * np.sqrt(self.PRIOR_TOKENS / weights[:, :1])
+        self.judged: Array = np.hstack(((self.sums[0] + self.PRIOR_TOKENS) / weights, doubts))
+        self.ratios, self.doubts = self.judged[:, :3], self.judged[:, 3]
 
 
 def observe(

@@ -117,7 +117,7 @@ class PlannerPolicy(Policy):
         shapes = offered(self._forecaster.shapes, context)
         forecaster = self._forecaster if shapes == self._forecaster.shapes else _forecaster_of(shapes)
         forecast, doubts = self._forecast(context, forecaster)
-        costs_ms, plain_ms = self._costs_ms(context, forecast, shapes)
+        costs_ms, plain_ms = self._costs_ms(context, forecast, forecaster)
         chosen = self._draw(forecast.accepted, doubts, costs_ms, plain_ms, exploration=context.exploration)
         propensity = chosen.count(chosen[0]) / DRAWS  # the draws are alike in law: the first is as good as a random one
         if chosen[0] is None:
@@ -147,9 +147,11 @@ class PlannerPolicy(Policy):
         """
         drafters, shapes = accepted.shape
         shared, own = doubts
-        common, each = self._normals.draw(DRAWS, drafters, 1), self._normals.draw(DRAWS, drafters, shapes)
-        drawn = accepted * np.maximum(1.0 + exploration * (shared * common + own * each), 0.0)
-        speeds = ((1.0 + drawn) / costs_ms).reshape(DRAWS, -1)
+        drawn = self._normals.draw(DRAWS, drafters, 1 + shapes)
+        # What is drawn may be less than no tokens: that is slower than plain decoding, as no tokens would be.
+        doubted = exploration * accepted / costs_ms
+        speeds = (1.0 + accepted) / costs_ms + doubted * shared * drawn[..., :1] + doubted * own * drawn[..., 1:]
+        speeds = speeds.reshape(DRAWS, -1)
         best = speeds.argmax(axis=-1)
         return [
             divmod(choice, shapes) if speed > 1.0 / plain_ms else None
@@ -190,10 +192,10 @@ class PlannerPolicy(Policy):
 
     def expectation(self, context: RoundContext, drafter: str, plan: Plan) -> Expectation:
         """What it expects of a round in which one drafter drafts alone, for those who hold it against what came."""
-        known = plan.shape in self._forecaster.shapes
+        known = plan.shape in self._forecaster.places
         forecaster = self._forecaster if known else _forecaster_of((plan.shape,))
         forecast, _ = self._forecast(replace(context, drafters=(drafter,)), forecaster)
-        number, beside = forecaster.shapes.index(plan.shape), context.requests_in_flight - 1
+        number, beside = forecaster.places[plan.shape], context.requests_in_flight - 1
         unread, costs = self._reading.unread(context, (drafter,)), self._knowledge.costs
         costs_ms = costs.draft_ms((drafter,), forecast.levels, forecast.nodes, unread, beside)
         costs_ms = costs_ms + costs.verify_ms(forecast.nodes, beside)
@@ -211,12 +213,12 @@ class PlannerPolicy(Policy):
         by_rate = (if_better.accepted / likely.accepted - 1.0) / SHARPNESS**0.5
         if forecaster is not self._forecaster:
             return likely, (by_rate, np.zeros_like(by_rate))
-        corrections = [self._knowledge.corrections(kind_of(context, drafter)) for drafter in context.drafters]
-        likely = likely.times(np.array([correction.ratios for correction in corrections]))
-        by_shape = np.array([correction.doubts for correction in corrections])
-        return likely, (np.hypot(by_rate, ALIKE * by_shape), UNALIKE * by_shape)
+        corrections = (self._knowledge.corrections(kind_of(context, drafter)) for drafter in context.drafters)
+        corrected = np.array([correction.judged for correction in corrections])
+        by_shape = corrected[..., 3]
+        return likely.times(corrected), (np.hypot(by_rate, ALIKE * by_shape), UNALIKE * by_shape)
 
-    def _costs_ms(self, context: RoundContext, forecast: Forecast, shapes: Sequence[TreeShape]) -> tuple[Array, float]:
+    def _costs_ms(self, context: RoundContext, forecast: Forecast, forecaster: Forecaster) -> tuple[Array, float]:
         """(drafters, shapes), and of plain decoding. Text that a drafter has not read is charged to the tokens still to
         come; what may have been drafted ahead costs as much less as it is likely to be there."""
         rounds_left = max(context.remaining_tokens / TOKENS_A_ROUND, 1.0)
@@ -225,16 +227,16 @@ class PlannerPolicy(Policy):
         costs = self._knowledge.costs
         drafting = costs.draft_ms(context.drafters, forecast.levels, forecast.nodes, unread, beside)
         ready = self._knowledge.ahead.last(context)
-        if ready is not None and self._wanted_again(ready, context, shapes):
-            place = context.drafters.index(ready.drafter), shapes.index(ready.shape)
+        if ready is not None and self._is_on_offer(ready, context, forecaster):
+            place = context.drafters.index(ready.drafter), forecaster.places[ready.shape]
             drafting[place] *= 1.0 - self._knowledge.ahead.share(kind_of(context, ready.drafter))
         return drafting + costs.verify_ms(forecast.nodes, beside), costs.plain_ms(beside)
 
-    def _wanted_again(self, ready: Draft, context: RoundContext, shapes: Sequence[TreeShape]) -> bool:
-        """Whether it is among the choices."""
+    def _is_on_offer(self, ready: Draft, context: RoundContext, forecaster: Forecaster) -> bool:
+        """Whether what may be there already is among the choices."""
         return (
             ready.drafter in context.drafters
-            and ready.shape in shapes
+            and ready.shape in forecaster.places
             and ready.calibration == self._knowledge.calibrations.of(kind_of(context, ready.drafter))
         )
 

@@ -81,13 +81,13 @@ class AcceptanceModel:
         rates: NDArray[np.float64] = self._rates_of(self._look_up((path,))).mean[0]
         return rates
 
-    def start_again(self, concerns: Callable[[Key], bool], *, request: Key) -> None:
-        """Put what was seen in one request in the place of what was seen in some contexts.
+    def start_again(self, concerns: Callable[[Key], bool], *, requests: Iterable[Key | None]) -> None:
+        """Put what was seen in some requests in the place of what was seen in some contexts.
 
         However little that is, it counts as much as the level above: else a bad drafter would be believed for the
         company it keeps, and tried again in every request (docs/log.md, "A drafter that turns bad").
         """
-        latest = self._counts[self._rows.get(request, _NEVER_SEEN)]
+        latest = np.sum([self._counts[self._rows.get(key, _NEVER_SEEN)] for key in requests if key], axis=0)
         rows = [row for key, row in self._rows.items() if concerns(key) and not is_of_a_request(key)]
         self._counts[rows] = latest * max(self._strength / max(latest[1, 0], 1.0), 1.0)
 

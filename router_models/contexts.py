@@ -19,7 +19,11 @@ LEVELS = 4
 
 
 def path_of(context: RoundContext, drafter: str) -> Path:
-    """How surprised a drafter is (a new one starts there), which one it is, the task, the request."""
+    """How surprised a drafter is (a new one starts there), which one it is, the subject, the request.
+
+    The subject is the task that the caller names, else the drafter that the prompt surprised least: a drafter that read
+    everything does not do everything equally well.
+    """
     return _paths(context.request_id, context.task, context.temperature > 0, _surprisal(context), (drafter,))[0]
 
 
@@ -33,18 +37,14 @@ def _paths(
     request_id: str, task: str, sampled: bool, surprisal: tuple[tuple[str, float], ...], drafters: tuple[str, ...]
 ) -> Paths:
     excess = _excess(dict(surprisal))
-    return tuple(_path(request_id, task, sampled, drafter, excess.get(drafter)) for drafter in drafters)
+    subject = task or min(excess, key=excess.__getitem__, default="")
+    return tuple(_path(request_id, subject, sampled, drafter, excess.get(drafter)) for drafter in drafters)
 
 
-def _path(request_id: str, task: str, sampled: bool, drafter: str, excess: float | None) -> Path:
+def _path(request_id: str, subject: str, sampled: bool, drafter: str, excess: float | None) -> Path:
     alike = (sampled, None if excess is None else bisect_left(SURPRISAL_STEPS, excess))
-    of_task = (*alike, drafter, task)
-    return (alike, (*alike, drafter), of_task, (*of_task, request_id))
-
-
-def is_about(key: Key, drafter: str, *, sampled: bool) -> bool:
-    """Whether a key is of one drafter."""
-    return key[0] == sampled and drafter in key[2:3]
+    of_subject = (*alike, drafter, subject)
+    return (alike, (*alike, drafter), of_subject, (*of_subject, request_id))
 
 
 def is_of_a_request(key: Key) -> bool:

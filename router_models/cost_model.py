@@ -2,6 +2,7 @@
 learnt from timings."""
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,18 +19,32 @@ FORGETTING = 0.99
 """Weight of a round against the next: a hundred rounds are remembered."""
 
 PRIOR_WEIGHT = 0.5
-"""Rounds that a guess is worth before anything was measured."""
+"""Typical rounds that a guess is worth before anything was measured: what a tree of sixteen nodes costs does not follow
+from a few times of one, be they as short as they may."""
 
 SURPRISING = 3.0
 """A measurement this many times the expected one counts as if it were this many: machines stall."""
 
-PRIOR_DRAFT_MS = (2.0, 2.0, 0.1, 0.02)
+
+class Guess(NamedTuple):
+    """Of what a feature costs.
+
+    Attributes:
+        ms: Per unit.
+        typical: Units in a round.
+    """
+
+    ms: float
+    typical: float
+
+
+DRAFT_GUESSES = (Guess(2.0, 1.0), Guess(2.0, 4.0), Guess(0.1, 6.0), Guess(0.02, 20.0))
 """Per round, level, node and token to be read first."""
 
-PRIOR_VERIFY_MS = (25.0, 0.5)
+VERIFY_GUESSES = (Guess(25.0, 1.0), Guess(0.5, 6.0))
 """Per round and node."""
 
-PRIOR_REST_MS = (0.5,)
+REST_GUESSES = (Guess(0.5, 1.0),)
 
 
 class LinearCost:
@@ -39,19 +54,19 @@ class LinearCost:
     never becomes singular.
 
     Attributes:
-        weights: (features,) milliseconds per unit.
+        weights: (features,) milliseconds per unit; no part of a round gives time back.
     """
 
-    def __init__(self, prior_ms: Sequence[float]) -> None:
+    def __init__(self, guesses: Sequence[Guess]) -> None:
         """
         Args:
-            prior_ms: A first guess of each feature's coefficient.
+            guesses: Of each feature's coefficient.
         """
-        self._prior = np.array(prior_ms, dtype=np.float64)
-        self._ridge = PRIOR_WEIGHT * np.eye(len(self._prior))
+        self._prior = np.array([guess.ms for guess in guesses])
+        self._ridge = PRIOR_WEIGHT * np.diag([guess.typical**2 for guess in guesses])
         self._sums = np.zeros((len(self._prior), len(self._prior) + 1))
         self._rounds = 0.0
-        self.weights = self._prior
+        self.weights: Array = self._prior
 
     def learn(self, features: Sequence[float], cost_ms: float) -> None:
         """One measurement."""
@@ -76,7 +91,8 @@ class LinearCost:
         self._solve()
 
     def _solve(self) -> None:
-        self.weights = self._prior + np.linalg.solve(self._sums[:, :-1] + self._ridge, self._sums[:, -1])
+        solved = self._prior + np.linalg.solve(self._sums[:, :-1] + self._ridge, self._sums[:, -1])
+        self.weights = np.maximum(solved, 0.0)
 
 
 def crowd_of(beside: int) -> int:
@@ -92,8 +108,8 @@ class CrowdCost:
         learnt: By crowd.
     """
 
-    def __init__(self, prior_ms: Sequence[float]) -> None:
-        self._prior_ms = prior_ms
+    def __init__(self, guesses: Sequence[Guess]) -> None:
+        self._guesses = guesses
         self.learnt: dict[int, LinearCost] = {}
 
     def learn(self, crowd: int, features: Sequence[float], cost_ms: float) -> None:
@@ -102,14 +118,14 @@ class CrowdCost:
 
     def of(self, crowd: int) -> LinearCost:
         """To be taught."""
-        return self.learnt.setdefault(crowd, LinearCost(self._prior_ms))
+        return self.learnt.setdefault(crowd, LinearCost(self._guesses))
 
     def weights(self, crowd: int) -> Array:
-        """(features,) milliseconds per unit: as learnt in this crowd, else in the nearest there was, else the prior."""
+        """(features,) milliseconds per unit: as learnt in this crowd, else in the nearest there was, else the guess."""
         if crowd in self.learnt:
             return self.learnt[crowd].weights
         if not self.learnt:
-            return np.array(self._prior_ms)
+            return np.array([guess.ms for guess in self._guesses])
         return self.learnt[min(self.learnt, key=lambda other: (abs(other - crowd), other))].weights
 
 
@@ -124,8 +140,8 @@ class CostModel:
 
     def __init__(self) -> None:
         self.drafts: dict[str, CrowdCost] = {}
-        self.verify = CrowdCost(PRIOR_VERIFY_MS)
-        self.rest = LinearCost(PRIOR_REST_MS)
+        self.verify = CrowdCost(VERIFY_GUESSES)
+        self.rest = LinearCost(REST_GUESSES)
 
     def learn(self, plan: Plan, outcome: RoundOutcome, *, unread: int, beside: int) -> None:
         """Take in a round.
@@ -172,7 +188,7 @@ class CostModel:
     def of_drafter(self, name: str) -> CrowdCost:
         """What drafting with it costs."""
         if name not in self.drafts:
-            self.drafts[name] = CrowdCost(PRIOR_DRAFT_MS)
+            self.drafts[name] = CrowdCost(DRAFT_GUESSES)
         return self.drafts[name]
 
     @property

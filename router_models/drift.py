@@ -6,14 +6,20 @@ belief is right (an exponentially weighted CUSUM; Page, 1954). Far from that, wh
 
 from dataclasses import dataclass
 
+from router_models.contexts import Key
+
 FADING = 0.98
 """Weight of a round against the next."""
 
 ALARM = 4.0
 """Standard deviations from the expected: by chance once in ten thousand rounds or more."""
 
-FEWEST = 3.0
+FEWEST = 8.0
 """Misses or hits more than expected that there must be at least."""
+
+
+EARLIER = 0.3
+"""Share of the evidence that must be older than the request under way: requests differ, and one of them is no drift."""
 
 
 @dataclass(slots=True)
@@ -23,17 +29,26 @@ class Drift:
     Attributes:
         residual: Hits less expected hits.
         variance: What the residual's would be if the belief were right.
+        requests: The one that was seen before the last, and the last.
+        earlier: What of the residual was there before the last.
     """
 
     residual: float = 0.0
     variance: float = 0.0
+    requests: tuple[Key | None, Key | None] = (None, None)
+    earlier: float = 0.0
 
-    def noticed(self, hits: float, trials: float, believed: float) -> bool:
+    def noticed(self, hits: float, trials: float, believed: float, *, request: Key) -> bool:
         """Take in a round of `trials` first candidates, each believed to be right with that chance; then, whether the
-        drafter has become much worse or better than believed. Noticing begins anew after an alarm."""
+        drafter has become much worse or better than believed. Noticing begins anew with `forget`."""
+        if request != self.requests[1]:
+            self.requests, self.earlier = (self.requests[1], request), self.residual
         self.residual = FADING * self.residual + hits - trials * believed
         self.variance = FADING**2 * self.variance + trials * believed * (1.0 - believed)
-        if abs(self.residual) < max(ALARM * self.variance**0.5, FEWEST):
-            return False
-        self.residual = self.variance = 0.0
-        return True
+        self.earlier *= FADING
+        far = abs(self.residual) >= max(ALARM * self.variance**0.5, FEWEST)
+        return far and self.earlier / self.residual >= EARLIER
+
+    def forget(self) -> None:
+        """Begin anew."""
+        self.residual = self.variance = self.earlier = 0.0

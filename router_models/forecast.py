@@ -119,7 +119,7 @@ class Corrections:
     PRIOR_TOKENS = 50.0
     """Accepted tokens (levels, nodes) that the forecast's own word is worth."""
 
-    DOUBT = 0.1
+    DOUBT = 0.05
     """Standard deviation of a ratio of which nothing is known."""
 
     def __init__(self, shapes: int) -> None:

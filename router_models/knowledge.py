@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from router_models.acceptance_model import AcceptanceModel
 from router_models.ahead_model import AheadModel
 from router_models.calibration_model import BINS, CalibrationModel
-from router_models.contexts import Key, is_about, is_of_a_request, kind_of, path_of
+from router_models.contexts import Key, is_of_a_request, kind_of, path_of
 from router_models.cost_model import CostModel
 from router_models.drift import Drift
 from router_models.forecast import Corrections, Forecaster, observe
@@ -80,16 +80,16 @@ class Knowledge:
             self.acceptance.learn(path, counts)
 
     def _watch(self, context: RoundContext, drafter: str, counts: Counts) -> None:
-        """Go by the request under way where a drafter does much worse or better than was believed of it."""
+        """Go by the last two requests where a drafter does much worse or better than was believed of it."""
         if context.emitted_tokens >= OPENING:
             return
-        kind, path = kind_of(context, drafter), path_of(context, drafter)
-        believed = self.acceptance.mean(path[:-1])[0]
-        drift = self._drifts.setdefault(kind, Drift())
-        if drift.noticed(float(counts[0, 0]), float(counts[1, 0]), float(believed)):
-            sampled = context.temperature > 0
-            self.acceptance.start_again(lambda key: is_about(key, drafter, sampled=sampled), request=path[-1])
-            self._corrections.pop(kind, None)
+        path = path_of(context, drafter)
+        company, believed = path[1], self.acceptance.mean(path[:-1])[0]
+        drift = self._drifts.setdefault(company, Drift())
+        if drift.noticed(float(counts[0, 0]), float(counts[1, 0]), float(believed), request=path[-1]):
+            drift.forget()
+            self.acceptance.start_again(lambda key: key[: len(company)] == company, requests=drift.requests)
+            self._corrections.pop(kind_of(context, drafter), None)
 
     def learn_scores(self, context: RoundContext, scores: Mapping[str, TextScores]) -> None:
         """Every token of a finished answer is a rank that its drafter would have had to find."""

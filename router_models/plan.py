@@ -3,7 +3,6 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import Enum
-from types import MappingProxyType
 
 from speculation.calibration import Calibration
 from speculation.tree import MAX_NODES, TokenTree, TreeShape, merge, most_confident, prune, side_by_side
@@ -46,7 +45,7 @@ class Plan:
     propensity: float = 1.0
     explanation: str
     model_version: str = ""
-    calibrations: Mapping[str, Calibration] = field(default_factory=lambda: MappingProxyType({}))
+    calibrations: Mapping[str, Calibration] = field(default_factory=dict)
 
     @property
     def speculates(self) -> bool:

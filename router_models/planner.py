@@ -37,9 +37,9 @@ TOKENS_A_ROUND = 2.0
 MOST_READERS_BESIDE = 4
 """With more requests beside this one, drafters have better things to do than to read what they may not serve."""
 
-SHARPNESS = 4.0
+SHARPNESS = 9.0
 """Posteriors are drawn from as if they had seen this many times what they have: most of what Thompson's draws explore
-in a request is found out anyway, by the rounds of others (docs/log.md: 0.95 to 0.98 of the oracle)."""
+in a request is found out anyway, by the rounds of others (docs/log.md, "Sharper draws")."""
 
 ALIKE, UNALIKE = 0.9, 0.436
 """What of the doubts of a shape's correction is shared by all of its drafter's shapes, as most are learnt from the same

@@ -32,10 +32,10 @@ LONGEST_CHAIN = chain_of(20)
 LONGER = {"hybrid": 160}
 """Most tokens of an answer of these sets in a full run: the second domain of a hybrid answer begins after 40 to 60."""
 
-LIVE_PROMPTS = 3
-"""Of each set, asked at each number of streams by each policy in turn: five bursts take more than twenty minutes."""
+LIVE_PROMPTS = 2
+"""Of each set, asked at each number of streams by each policy in turn: five bursts take about a quarter of an hour."""
 
-LIVE_TOKENS = 32
+LIVE_TOKENS = 24
 """Most tokens of an answer on the real fleet: rounds cost alike, and there are many to see."""
 
 
@@ -64,7 +64,7 @@ class Extent:
     bursts: int
 
 
-FULL = Extent(prompts=10, tokens=64, longer=LONGER, seeds=5, warm_up=200, measured=120, cost_prompts=6, bursts=5)
+FULL = Extent(prompts=10, tokens=64, longer=LONGER, seeds=5, warm_up=200, measured=120, cost_prompts=3, bursts=5)
 QUICK = Extent(prompts=1, tokens=16, longer={}, seeds=2, warm_up=24, measured=24, cost_prompts=1, bursts=1)
 
 

@@ -47,6 +47,8 @@ async def settled(at_home: House, *, scored: int, dropped: int = 0) -> None:
     """Wait until so many passes have ended."""
     while True:
         now = await state(at_home)
+        assert now.scored <= scored, now
+        assert now.dropped <= dropped, now
         if (now.scored, now.dropped, now.waiting) == (scored, dropped, 0):
             return
 

@@ -4,12 +4,15 @@ import numpy as np
 
 from router_models.drift import Drift
 
+ROUNDS_A_REQUEST = 8
 
-def rounds_until_noticed(rate: float, believed: float, *, seed: int, most: int = 4000) -> int:
-    """Rounds of three first candidates each."""
+
+def rounds_until_noticed(rate: float, believed: float, *, seed: int, most: int = 4000, requests: int = 1000) -> int:
+    """Rounds of three first candidates each; the last request goes on."""
     rng, drift = np.random.default_rng(seed), Drift()
     for number in range(most):
-        if drift.noticed(float(rng.binomial(3, rate)), 3.0, believed):
+        request = (min(number // ROUNDS_A_REQUEST, requests - 1),)
+        if drift.noticed(float(rng.binomial(3, rate)), 3.0, believed, request=request):
             return number
     return most
 
@@ -20,18 +23,23 @@ def test_a_belief_that_is_right_is_nearly_always_left_alone() -> None:
     assert sum(noticed) <= 10, "alarms in 120,000 rounds"
 
 
-def test_a_drafter_that_turned_good_is_noticed_within_a_request() -> None:
-    assert all(rounds_until_noticed(0.9, 0.2, seed=seed) < 8 for seed in range(10))
+def test_a_drafter_that_turned_good_is_noticed_within_the_second_request() -> None:
+    assert all(rounds_until_noticed(0.9, 0.2, seed=seed) < 2 * ROUNDS_A_REQUEST for seed in range(10))
 
 
-def test_a_drafter_that_turned_bad_is_noticed_within_a_request() -> None:
-    assert all(rounds_until_noticed(0.1, 0.85, seed=seed) < 8 for seed in range(10))
+def test_a_drafter_that_turned_bad_is_noticed_within_the_second_request() -> None:
+    assert all(rounds_until_noticed(0.1, 0.85, seed=seed) < 2 * ROUNDS_A_REQUEST for seed in range(10))
     assert all(rounds_until_noticed(0.5, 0.75, seed=seed) < 80 for seed in range(10))
+
+
+def test_one_request_that_is_unlike_the_others_is_no_drift() -> None:
+    assert rounds_until_noticed(0.1, 0.85, seed=1, most=400, requests=1) == 400
 
 
 def test_after_an_alarm_noticing_begins_anew() -> None:
     drift = Drift()
-    while not drift.noticed(0.0, 3.0, 0.9):
+    while not drift.noticed(0.0, 3.0, 0.9, request=(round(drift.variance),)):
         pass
+    drift.forget()
 
-    assert drift == Drift()
+    assert not drift.noticed(0.0, 3.0, 0.9, request=drift.requests[1] or ())

@@ -37,7 +37,7 @@ def _paths(
     request_id: str, task: str, sampled: bool, surprisal: tuple[tuple[str, float], ...], drafters: tuple[str, ...]
 ) -> Paths:
     excess = _excess(dict(surprisal))
-    subject = task or min(excess, key=excess.__getitem__, default="")
+    subject = task or min(excess, key=lambda name: (excess[name], name), default="")
     return tuple(_path(request_id, subject, sampled, drafter, excess.get(drafter)) for drafter in drafters)
 
 

@@ -39,7 +39,7 @@ MOST_READERS_BESIDE = 4
 
 SHARPNESS = 9.0
 """Posteriors are drawn from as if they had seen this many times what they have: most of what Thompson's draws explore
-in a request is found out anyway, by the rounds of others (docs/log.md, "Sharper draws")."""
+in a request is found out anyway, by the rounds of others (docs/log.md, "Two requests make a drift")."""
 
 ALIKE, UNALIKE = 0.9, 0.436
 """What of the doubts of a shape's correction is shared by all of its drafter's shapes, as most are learnt from the same

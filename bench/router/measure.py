@@ -123,7 +123,7 @@ def scenario_figures(stage: Stage, seeds: Sequence[int], seed: int) -> tuple[Fig
         lambda: _hybrid(stage, seeds, seed),
         lambda: _drift(stage, seeds, seed),
         lambda: (_floor(stage, seeds, seed),),
-        lambda: _zero_shot(stage, seeds, seed),
+        lambda: (_zero_shot(stage, seeds, seed),),
         lambda: _retrain(stage, seeds, seed),
         lambda: (_decision(stage, seed),),
     )
@@ -169,12 +169,12 @@ def _floor(stage: Stage, seeds: Sequence[int], seed: int) -> Figure:
     return figure("router.floor_of_none", median(floors, seed=seed), "x", goal=0.97)
 
 
-def _zero_shot(stage: Stage, seeds: Sequence[int], seed: int) -> tuple[Figure, ...]:
+def _zero_shot(stage: Stage, seeds: Sequence[int], seed: int) -> Figure:
     def planner(number: int) -> LearningPolicy:
         return PlannerPolicy(seed=number)
 
     shares = [zero_shot(stage, PlannerPolicy(), planner, seed=number + OTHER_SEEDS) for number in seeds]
-    return (figure("router.zero_shot", median(shares, seed=seed), "of plain prompts", goal=0.95),)
+    return figure("router.zero_shot", median(shares, seed=seed), "of plain prompts", goal=0.95)
 
 
 def _retrain(stage: Stage, seeds: Sequence[int], seed: int) -> tuple[Figure, ...]:

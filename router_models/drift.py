@@ -17,6 +17,9 @@ ALARM = 4.0
 FEWEST = 8.0
 """Misses or hits more than expected that there must be at least."""
 
+MUCH = 0.25
+"""Of the hits, or of the misses, that were expected: so many fewer there must be. A belief that is a little wrong is
+told so by the counts themselves, and better than by forgetting them."""
 
 EARLIER = 0.3
 """Share of the evidence that must be older than the request under way: requests differ, and one of them is no drift."""
@@ -29,12 +32,16 @@ class Drift:
     Attributes:
         residual: Hits less expected hits.
         variance: What the residual's would be if the belief were right.
+        expected: Hits.
+        trials: In which.
         requests: The one that was seen before the last, and the last.
         earlier: What of the residual was there before the last.
     """
 
     residual: float = 0.0
     variance: float = 0.0
+    expected: float = 0.0
+    trials: float = 0.0
     requests: tuple[Key | None, Key | None] = (None, None)
     earlier: float = 0.0
 
@@ -45,10 +52,13 @@ class Drift:
             self.requests, self.earlier = (self.requests[1], request), self.residual
         self.residual = FADING * self.residual + hits - trials * believed
         self.variance = FADING**2 * self.variance + trials * believed * (1.0 - believed)
+        self.expected = FADING * self.expected + trials * believed
+        self.trials = FADING * self.trials + trials
         self.earlier *= FADING
-        far = abs(self.residual) >= max(ALARM * self.variance**0.5, FEWEST)
+        fewer_of = self.expected if self.residual < 0 else self.trials - self.expected
+        far = abs(self.residual) >= max(ALARM * self.variance**0.5, FEWEST, MUCH * fewer_of)
         return far and self.earlier / self.residual >= EARLIER
 
     def forget(self) -> None:
         """Begin anew."""
-        self.residual = self.variance = self.earlier = 0.0
+        self.residual = self.variance = self.expected = self.trials = self.earlier = 0.0

@@ -32,6 +32,12 @@ def test_a_drafter_that_turned_bad_is_noticed_within_the_second_request() -> Non
     assert all(rounds_until_noticed(0.5, 0.75, seed=seed) < 80 for seed in range(10))
 
 
+def test_a_belief_that_is_a_little_wrong_is_no_drift() -> None:
+    noticed = [rounds_until_noticed(0.75, 0.84, seed=seed, most=400) < 400 for seed in range(10)]
+
+    assert sum(noticed) <= 3
+
+
 def test_one_request_that_is_unlike_the_others_is_no_drift() -> None:
     assert rounds_until_noticed(0.1, 0.85, seed=1, most=400, requests=1) == 400
 

@@ -202,6 +202,7 @@ def _verdict(record: log_pb2.RoundRecord, tree: TokenTree) -> Verdict:
             compute_ns=record.verify_compute_ns,
             total_ns=record.timings.verify_worker_ns,
             batch_size=record.verify_batch_size,
+            batch_positions=record.verify_batch_positions,
             forwards=record.verify_forwards,
         ),
     )

@@ -161,15 +161,17 @@ async def generate(
 ) -> AsyncGenerator[Round]:
     """Yield verified rounds until the sequence is finished. `allow` leaves of a context what caller and operator do."""
 
-    def describe(number: int) -> RoundContext:
+    def describe(number: int, elapsed_ns: int = 0) -> RoundContext:
         beside = requests_in_flight()
-        return allow(_describe(request, sequence, session, number=number, requests_in_flight=beside))
+        return allow(
+            _describe(request, sequence, session, number=number, elapsed_ns=elapsed_ns, requests_in_flight=beside)
+        )
 
     await session.read(policy.readers(describe(0)), sequence)
-    number = 0
+    number, began_ns = 0, clock_ns()
     while not sequence.finished:
         started_ns = clock_ns()
-        context = describe(number)
+        context = describe(number, started_ns - began_ns)
         plan = policy.plan(context).within(sequence.remaining)
         drafts = await session.draft(plan, sequence)
         tree = _fitting(plan.combine(tuple(drafts.trees.values())), session.room(sequence))
@@ -204,7 +206,13 @@ async def generate(
 
 
 def _describe(
-    request: GenerationRequest, sequence: Sequence, session: FleetSession, *, number: int, requests_in_flight: int
+    request: GenerationRequest,
+    sequence: Sequence,
+    session: FleetSession,
+    *,
+    number: int,
+    elapsed_ns: int,
+    requests_in_flight: int,
 ) -> RoundContext:
     """What there is to know and to choose from."""
     return RoundContext(
@@ -219,6 +227,7 @@ def _describe(
         temperature=request.sampling.temperature,
         prompt_surprisal=dict(session.prompt_surprisal),
         requests_in_flight=requests_in_flight,
+        elapsed_ms=elapsed_ns / 1e6,
     )
 
 

@@ -222,6 +222,7 @@ ROUNDS = Table(
         Column("verify_compute_ns", Kind.COUNT, "of verify_worker_ns, in model forwards"),
         Column("verify_forwards", Kind.COUNT, "model forwards of the verification"),
         Column("verify_batch_size", Kind.COUNT, "sessions that shared the forward"),
+        Column("verify_batch_positions", Kind.COUNT, "positions it judged, all sessions together: ends and nodes"),
         Column("near_ties", Kind.COUNT, "emitted tokens that rounding could have swapped"),
         Column("tree_token_ids", Kind.COUNTS, "the verified tree: token of each node, parents first", "tree.token_ids"),
         Column(

@@ -199,6 +199,7 @@ def round_record(done: Round, *, decision_event_id: str, frozen: bool = False) -
         tokens_emitted=len(done.emitted),
         timings=round_timings(done.outcome.timings),
         verify_batch_size=verdict.timings.batch_size,
+        verify_batch_positions=verdict.timings.batch_positions,
         tree=tree_to_proto(tree),
         node_probs=verdict.node_probs,
         accepted=verdict.accepted,

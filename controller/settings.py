@@ -18,6 +18,7 @@ from speculation.tree import MAX_BRANCHING, MAX_DEPTH, MAX_NODES, TreeShape
 
 Address = Annotated[str, Field(pattern=r"^\S+:\d{1,5}$")]
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Milliseconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Nodes = Annotated[int, Field(ge=1, le=MAX_NODES)]
@@ -153,6 +154,8 @@ class RuleSettings(Section):
     scoring_share: Share | None = None
     """Share of their answers that idle drafters score, of those that the rule allows. Absent: as in
     router.scoring_share."""
+    latency_objective_ms: Milliseconds | None = None
+    """Milliseconds a token that these requests should take at most. Absent: as in router.latency_objective_ms."""
 
     _policy_exists = field_validator("policy")(_in_the_catalogue)
     _mode_is_no_boolean = field_validator("mode", mode="before")(_mode_of)
@@ -219,6 +222,10 @@ class RouterSettings(Section):
     scoring_share: Share = 0.1
     """Share of finished answers of which drafters tell afterwards how they would have drafted them, when nothing is
     going on on their machine: what the policy learns about those that did not costs no request any time."""
+    latency_objective_ms: Milliseconds | None = None
+    """Milliseconds a token that a request should take at most. Requests that are served at once share the target, so
+    the planner verifies nodes where they bring most to all of them together; a request that is slower than this looks
+    after itself alone until it has caught up. Absent: none does."""
     outcomes_ahead: Annotated[int, Field(ge=0, le=MOST_OUTCOMES)] = 8
     """While the target judges a tree, its drafters draft on from this many of the likeliest outcomes, and a round whose
     outcome was foreseen waits for no draft. 0 where drafters share their processors with the target."""
@@ -241,7 +248,12 @@ class RouterSettings(Section):
         return Orders(
             policy=self.policy,
             kill_switch=self.kill_switch,
-            default=Terms(mode=self.mode, exploration=self.exploration, scoring_share=self.scoring_share),
+            default=Terms(
+                mode=self.mode,
+                exploration=self.exploration,
+                scoring_share=self.scoring_share,
+                latency_objective_ms=self.latency_objective_ms or 0.0,
+            ),
             rules=tuple(self._rule(number, rule) for number, rule in enumerate(self.rules)),
             config_hash=config_hash,
         )
@@ -259,6 +271,7 @@ class RouterSettings(Section):
             pin=DraftPin(drafter=rule.pin.drafter, shape=rule.pin.shape.shape) if rule.pin is not None else None,
             exploration=self.exploration if rule.exploration is None else rule.exploration,
             scoring_share=self.scoring_share if rule.scoring_share is None else rule.scoring_share,
+            latency_objective_ms=rule.latency_objective_ms or self.latency_objective_ms or 0.0,
         )
         return Rule(terms=terms, task=rule.task, tenant=rule.tenant)
 

@@ -48,6 +48,7 @@ class Terms:
         pin: One drafter and one tree; plain decoding stays the policy's to choose.
         exploration: Share of its exploration that the policy is allowed.
         scoring_share: Share of finished requests whose answers drafters score.
+        latency_objective_ms: A token, at most; 0: none. A request that is slower yields nothing to those beside it.
     """
 
     source: str = "router"
@@ -61,6 +62,7 @@ class Terms:
     pin: DraftPin | None = None
     exploration: float = 1.0
     scoring_share: float = 0.0
+    latency_objective_ms: float = 0.0
 
     def permit(self, drafter: str) -> bool:
         """Whether that drafter may be used."""
@@ -103,6 +105,7 @@ class Terms:
             most_nodes=self.max_nodes,
             most_depth=self.max_depth,
             exploration=self.exploration,
+            latency_objective_ms=self.latency_objective_ms,
         )
 
 

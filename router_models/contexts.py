@@ -47,13 +47,19 @@ def _path(request_id: str, subject: str, sampled: bool, drafter: str, excess: fl
     return (alike, (*alike, drafter), of_subject, (*of_subject, request_id))
 
 
+def field_of(path: Path) -> Key:
+    """What shapes bring depends on most: who drafts, whether the target samples, and the subject."""
+    sampled, _, drafter, subject = path[2]
+    return (drafter, sampled, subject)
+
+
 def is_of_a_request(key: Key) -> bool:
     """Whether a key is at the finest level."""
     return len(key) == LEVELS + 1
 
 
 def kind_of(context: RoundContext, drafter: str) -> Key:
-    """What confidences and shapes depend on most: who drafts, and whether the target samples."""
+    """What confidences depend on most: who drafts, and whether the target samples. A field without its subject."""
     return (drafter, context.temperature > 0)
 
 

@@ -41,10 +41,13 @@ class Guess(NamedTuple):
 DRAFT_GUESSES = (Guess(2.0, 1.0), Guess(2.0, 4.0), Guess(0.1, 6.0), Guess(0.02, 20.0))
 """Per round, level, node and token to be read first."""
 
-VERIFY_GUESSES = (Guess(25.0, 1.0), Guess(0.5, 6.0))
-"""Per round and node."""
+VERIFY_GUESSES = (Guess(25.0, 1.0), Guess(2.0, 1.0), Guess(0.5, 6.0))
+"""Per round, other session that shares the forward, and node, whoever's it is."""
 
 REST_GUESSES = (Guess(0.5, 1.0),)
+
+PLAIN_TOKENS_PER_MS = 1.0 / (VERIFY_GUESSES[0].ms + REST_GUESSES[0].ms)
+"""What a session is thought to make before any was seen."""
 
 
 class LinearCost:
@@ -129,18 +132,63 @@ class CrowdCost:
         return self.learnt[min(self.learnt, key=lambda other: (abs(other - crowd), other))].weights
 
 
+class Company(NamedTuple):
+    """Who shares a forward of the target with a request.
+
+    Attributes:
+        sessions: Others.
+        nodes: Theirs.
+        tokens_per_ms: What each of them makes.
+    """
+
+    sessions: float
+    nodes: float
+    tokens_per_ms: float
+
+
+class CompanyModel:
+    """The company in every crowd: means that forget.
+
+    Attributes:
+        sums: By crowd, (5,) of rounds, other sessions, their nodes, tokens and milliseconds of one session.
+    """
+
+    def __init__(self) -> None:
+        self.sums: dict[int, Array] = {}
+
+    def learn(self, crowd: int, outcome: RoundOutcome) -> None:
+        """Take in a round."""
+        tokens, ms = len(outcome.verdict.token_ids), outcome.timings.round_ns / NS_PER_MS
+        seen = np.array((1.0, *others_in(outcome), tokens, ms))
+        self.sums[crowd] = FORGETTING * self.sums.get(crowd, 0.0) + seen
+
+    def of(self, beside: int) -> Company:
+        """The company of a request that is served beside so many.
+
+        In a crowd that nobody has seen yet all are thought to share one forward. So what a request should verify falls
+        as one over the requests, which is FastGRPO's law for a first guess (arXiv:2509.21792).
+        """
+        crowd = crowd_of(beside)
+        if crowd not in self.sums:
+            return Company(beside, 0.0, PLAIN_TOKENS_PER_MS)
+        rounds, sessions, nodes, tokens, ms = self.sums[crowd].tolist()
+        return Company(sessions / rounds, nodes / rounds, tokens / max(ms, 1e-3))
+
+
 class CostModel:
     """All costs of a round, as the controller sees them: the wire and the waiting for others are in them.
 
     Attributes:
         drafts: Of each drafter.
         verify: Of the target.
+        company: With whom its forwards are shared.
         rest: Of what is neither.
     """
 
     def __init__(self) -> None:
         self.drafts: dict[str, CrowdCost] = {}
         self.verify = CrowdCost(VERIFY_GUESSES)
+        self.company = CompanyModel()
         self.rest = LinearCost(REST_GUESSES)
 
     def learn(self, plan: Plan, outcome: RoundOutcome, *, unread: int, beside: int) -> None:
@@ -161,7 +209,9 @@ class CostModel:
             tree = outcome.drafts[name]
             features = (1.0, levels_forwarded(plan.shape, tree), len(tree), unread)
             self.of_drafter(name).learn(crowd, features, timings.draft_ns / NS_PER_MS)
-        self.verify.learn(crowd, (1.0, len(outcome.tree)), timings.verify_ns / NS_PER_MS)
+        sessions, nodes = others_in(outcome)
+        self.verify.learn(crowd, (1.0, sessions, len(outcome.tree) + nodes), timings.verify_ns / NS_PER_MS)
+        self.company.learn(crowd, outcome)
         rest_ns = max(timings.round_ns - timings.draft_ns - timings.verify_ns, 0)
         self.rest.learn((1.0,), rest_ns / NS_PER_MS)
 
@@ -176,14 +226,21 @@ class CostModel:
 
     def verify_ms(self, nodes: Array, beside: int) -> Array:
         """(...) nodes to (...): the target's part of a round and all that is neither draft nor verification."""
-        fixed, node = self.verify.weights(crowd_of(beside)).tolist()
-        positive: Array = np.maximum(node * nodes + (fixed + self._rest_ms), 1e-3)
-        return positive
+        return self.node_ms(beside) * nodes + self.plain_ms(beside)
+
+    def others_tokens(self, nodes: Array, beside: int) -> Array | float:
+        """(...) nodes to (...): tokens that those who share the forward do not make while it judges them."""
+        if not beside:
+            return 0.0
+        company = self.company.of(beside)
+        return self.node_ms(beside) * company.sessions * company.tokens_per_ms * nodes
 
     def plain_ms(self, beside: int) -> float:
         """The same without nodes: plain decoding."""
-        fixed = float(self.verify.weights(crowd_of(beside))[0])
-        return max(fixed + self._rest_ms, 1e-3)
+        fixed, session, node = self.verify.weights(crowd_of(beside)).tolist()
+        company = self.company.of(beside)
+        plain: float = fixed + session * company.sessions + node * company.nodes + self._rest_ms
+        return max(plain, 1e-3)
 
     def of_drafter(self, name: str) -> CrowdCost:
         """What drafting with it costs."""
@@ -191,9 +248,20 @@ class CostModel:
             self.drafts[name] = CrowdCost(DRAFT_GUESSES)
         return self.drafts[name]
 
+    def node_ms(self, beside: int) -> float:
+        """Of one more node."""
+        return float(self.verify.weights(crowd_of(beside))[2])
+
     @property
     def _rest_ms(self) -> float:
         return max(float(self.rest.weights[0]), 0.0)
+
+
+def others_in(outcome: RoundOutcome) -> tuple[int, int]:
+    """Sessions that shared the target's forward, and their nodes, as far as the worker tells."""
+    timings = outcome.verdict.timings
+    sessions = max(timings.batch_size - 1, 0)
+    return sessions, max(timings.batch_positions - 1 - sessions - len(outcome.tree), 0)
 
 
 def levels_forwarded(shape: TreeShape, tree: TokenTree) -> int:

@@ -36,10 +36,6 @@ class Forecast:
             self.nodes * ratios[..., 2],
         )
 
-    def split(self) -> "tuple[Forecast, ...]":
-        """Along the first axis."""
-        return tuple(Forecast(*parts) for parts in zip(self.accepted, self.levels, self.nodes, strict=True))
-
     def stacked(self) -> Array:
         """(..., shapes, 3)."""
         return np.stack((self.accepted, self.levels, self.nodes), axis=-1)
@@ -65,18 +61,29 @@ class Forecaster:
 
     def forecast(self, hazards: Array) -> Forecast:
         """(..., classes) hazards to (..., shapes)."""
-        hazards = within(hazards)
-        rate = hazards[..., :1]
+        return self.forecast_if(hazards[None])[0]
+
+    def forecast_if(self, truths: Array) -> tuple[Forecast, Array]:
+        """What is drafted by those who believe in some hazards, and what is accepted of it if others are true.
+
+        Args:
+            truths: (truths, ..., classes) hazards; the first are believed.
+
+        Returns:
+            The forecast, and (truths, ..., shapes) accepted tokens.
+        """
+        truths = within(truths)
+        rates = truths[..., :1]
         # A chain that is not ended by doubt is as long as it may be: the logarithm of no confidence is minus infinity.
-        length = np.minimum(self._log_least / np.log(rate), self._depth)
+        length = np.minimum(self._log_least / np.log(rates[0]), self._depth)
         levels = np.minimum(length + 1.0, self._depth)
-        accepted = chain_accepted(rate, length)
+        accepted = chain_accepted(rates, length)
         nodes = length
         if self._menu is not None:
-            accepted[..., self._trees] = self._menu.expected_accepted(rank_probabilities(hazards))
+            accepted[..., self._trees] = self._menu.expected_accepted(rank_probabilities(truths))
             levels[..., self._trees] = self._depth[self._trees]
             nodes[..., self._trees] = self._budget[self._trees]
-        return Forecast(accepted, levels, nodes)
+        return Forecast(accepted[0], levels, nodes), accepted
 
 
 def chain_accepted(rate: Array, length: Array) -> Array:
@@ -101,10 +108,15 @@ def _nodes_a_level_reach(shape: TreeShape) -> int:
 
 
 class Corrections:
-    """Observed over forecast, by shape, for one drafter: ratios that forget.
+    """Observed over forecast, by shape, for one drafter, on all subjects or on one: ratios that forget.
 
     A drafted chain shows what every shorter one and every one that stops sooner would have brought, exactly; so do a
     tree's first candidates.
+
+    Args:
+        shapes: How many.
+        above: Of all subjects, for those of one: their ratios as they were when it was last drafted for stand for what
+            is not known, and their doubts are shared.
 
     Attributes:
         sums: (2, shapes, 3) observed and forecast, of accepted tokens, levels and nodes.
@@ -119,10 +131,17 @@ class Corrections:
     PRIOR_TOKENS = 50.0
     """Accepted tokens (levels, nodes) that the forecast's own word is worth."""
 
+    TOKENS_ABOVE = 100.0
+    """What the ratios of all subjects are worth to those of one."""
+
     DOUBT = 0.05
     """Standard deviation of a ratio of which nothing is known."""
 
-    def __init__(self, shapes: int) -> None:
+    ratios: Array
+    doubts: Array
+
+    def __init__(self, shapes: int, above: "Corrections | None" = None) -> None:
+        self._above = above
         self.restore(np.zeros((2, shapes, 3)))
 
     def learn(self, known: NDArray[np.bool_], observed: Array, forecast: Array) -> None:
@@ -141,9 +160,14 @@ class Corrections:
         self._judge()
 
     def _judge(self) -> None:
-        weights = self.sums[1] + self.PRIOR_TOKENS
-        doubts = self.DOUBT * np.sqrt(self.PRIOR_TOKENS / weights[:, :1])
-        self.judged: Array = np.hstack(((self.sums[0] + self.PRIOR_TOKENS) / weights, doubts))
+        if self._above is None:
+            weights = self.sums[1] + self.PRIOR_TOKENS
+            ratios = (self.sums[0] + self.PRIOR_TOKENS) / weights
+            doubts = self.DOUBT * np.sqrt(self.PRIOR_TOKENS / weights[:, :1])
+        else:
+            ratios = (self.sums[0] + self.TOKENS_ABOVE * self._above.ratios) / (self.sums[1] + self.TOKENS_ABOVE)
+            doubts = self._above.judged[:, 3:]
+        self.judged: Array = np.hstack((ratios, doubts))
         self.ratios, self.doubts = self.judged[:, :3], self.judged[:, 3]
 
 

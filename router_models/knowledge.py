@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from router_models.acceptance_model import AcceptanceModel
 from router_models.ahead_model import AheadModel
 from router_models.calibration_model import BINS, CalibrationModel
-from router_models.contexts import Key, is_of_a_request, kind_of, path_of
+from router_models.contexts import Key, Paths, field_of, is_of_a_request, kind_of, path_of
 from router_models.cost_model import CostModel
 from router_models.drift import Drift
 from router_models.forecast import Corrections, Forecaster, observe
@@ -17,6 +17,7 @@ from router_models.model_state import ModelState
 from router_models.plan import Plan
 from router_models.policy import RoundContext, RoundOutcome, TextScores
 from router_models.ranks import CLASS_ENDS, NUM_CLASSES, Counts, count_ranks, no_counts
+from router_models.recent import Recent
 from speculation.calibration import UNCALIBRATED
 from speculation.errors import InvalidModelStateError
 from speculation.tree import TreeShape
@@ -28,6 +29,12 @@ good at, which is no news about the drafter (docs/log.md, "A drafter that turns 
 SCORE_WEIGHT = 0.25
 """Of a scored token against one that was drafted for: the tokens of one answer are alike, and a whole answer at once
 would push aside what others have said (docs/log.md, "Scores of idle drafters")."""
+
+MOST_FIELDS = 512
+"""Subjects of drafters that are told apart at once: a caller's task may be any text."""
+
+KIND = 2
+"""Length of a key that names no subject."""
 
 Value = TypeVar("Value")
 
@@ -49,10 +56,30 @@ class Knowledge:
         self.ahead = AheadModel()
         self._forecaster = forecaster
         self._corrections: dict[Key, Corrections] = {}
+        self._corrections_by_field: Recent[Key, Corrections] = Recent(MOST_FIELDS)
+        self._corrections_given = 0
+        self._found: Recent[Key, tuple[Paths, int, Sequence[Corrections]]] = Recent(MOST_FIELDS)
         self._drifts: dict[Key, Drift] = {}
 
-    def corrections(self, kind: Key) -> Corrections:
-        """Of forecasts for one drafter, sampled or greedy."""
+    def corrections_on(self, paths: Paths) -> Sequence[Corrections]:
+        """Of each path's drafter and subject, looked up again only where there is a new one, or one was forgotten."""
+        request = paths[0][-1]
+        found = self._found.get(request)
+        if found is None or found[0] is not paths or found[1] != self._corrections_given:
+            corrections = [self.corrections(field_of(path)) for path in paths]
+            found = self._found.put(request, (paths, self._corrections_given, corrections))
+        return found[2]
+
+    def corrections(self, field: Key) -> Corrections:
+        """Of forecasts for one drafter, sampled or greedy, on one subject."""
+        known = self._corrections_by_field.get(field)
+        if known is not None:
+            return known
+        self._corrections_given += 1
+        above = self._corrections_of_kind(field[:2])
+        return self._corrections_by_field.put(field, Corrections(len(self._forecaster.shapes), above))
+
+    def _corrections_of_kind(self, kind: Key) -> Corrections:
         if kind not in self._corrections:
             self._corrections[kind] = Corrections(len(self._forecaster.shapes))
         return self._corrections[kind]
@@ -74,7 +101,10 @@ class Knowledge:
             known, observed = observe(self._forecaster.shapes, plan.shape, tree, emitted)
             if known.any():
                 forecast = self._forecaster.forecast(self.acceptance.mean(path)).stacked()
-                self.corrections(kind).learn(known, observed, forecast)
+                field = field_of(path)
+                for corrections in (self._corrections_of_kind(kind), self.corrections(field)):
+                    corrections.learn(known, observed, forecast)
+                self._corrections_by_field.move_to_end(field)
             counts = count_ranks(tree, emitted, plan.shape)
             self._watch(context, drafter, counts)
             self.acceptance.learn(path, counts)
@@ -89,7 +119,13 @@ class Knowledge:
         if drift.noticed(float(counts[0, 0]), float(counts[1, 0]), float(believed), request=path[-1]):
             drift.forget()
             self.acceptance.start_again(lambda key: key[: len(company)] == company, requests=drift.requests)
-            self._corrections.pop(kind_of(context, drafter), None)
+            self._forget_corrections(kind_of(context, drafter))
+
+    def _forget_corrections(self, kind: Key) -> None:
+        self._corrections.pop(kind, None)
+        self._corrections_given += 1
+        for field in [field for field in self._corrections_by_field if field[:2] == kind]:
+            del self._corrections_by_field[field]
 
     def learn_scores(self, context: RoundContext, scores: Mapping[str, TextScores]) -> None:
         """Every token of a finished answer is a rank that its drafter would have had to find."""
@@ -102,7 +138,12 @@ class Knowledge:
         tables: dict[str, dict[Any, NDArray[Any]]] = {
             "acceptance": counts,
             "calibration": dict(self.calibrations.state()),
-            "corrections": {key: learnt.sums for key, learnt in self._corrections.items() if learnt.sums.any()},
+            "corrections": {
+                key: learnt.sums
+                for table in (self._corrections, self._corrections_by_field)
+                for key, learnt in table.items()
+                if learnt.sums.any()
+            },
             "ahead": dict(self.ahead.state()),
             "draft_costs": {
                 (name, crowd): cost.state
@@ -110,6 +151,7 @@ class Knowledge:
                 for crowd, cost in by_crowd.learnt.items()
             },
             "verify_costs": {crowd: cost.state for crowd, cost in self.costs.verify.learnt.items()},
+            "company": dict(self.costs.company.sums),
         }
         arrays = {name: np.array(list(table.values())) for name, table in tables.items() if table}
         labels = {name: [_label(key) for key in table] for name, table in tables.items()}
@@ -137,12 +179,15 @@ class Knowledge:
         knowledge.ahead.restore(_table(state, "ahead", (2,), _key))
         shapes = [_shape_label(shape) for shape in forecaster.shapes]
         if state.labels["shapes"] == shapes:
+            # Those of all subjects come first: the others stand on them.
             for key, sums in _table(state, "corrections", (2, len(shapes), 3), _key).items():
-                knowledge.corrections(key).restore(sums)
+                of = knowledge._corrections_of_kind if len(key) == KIND else knowledge.corrections
+                of(key).restore(sums)
         for (name, crowd), sums in _table(state, "draft_costs", (4, 5), _key).items():
             knowledge.costs.of_drafter(str(name)).of(int(str(crowd))).restore(sums)
-        for crowd, sums in _table(state, "verify_costs", (2, 3), int).items():
+        for crowd, sums in _table(state, "verify_costs", (3, 4), int).items():
             knowledge.costs.verify.of(crowd).restore(sums)
+        knowledge.costs.company.sums = _table(state, "company", (5,), int)
         knowledge.costs.rest.restore(state.arrays["other_costs"])
         return knowledge
 

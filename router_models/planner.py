@@ -118,7 +118,8 @@ class PlannerPolicy(Policy):
         forecaster = self._forecaster if shapes == self._forecaster.shapes else _forecaster_of(shapes)
         forecast, doubts = self._forecast(context, forecaster)
         costs_ms, plain_ms = self._costs_ms(context, forecast, forecaster)
-        chosen = self._draw(forecast.accepted, doubts, costs_ms, plain_ms, exploration=context.exploration)
+        gains = 1.0 + forecast.accepted - self._others_tokens(context, forecast)
+        chosen = self._draw(gains, forecast.accepted, doubts, costs_ms, plain_ms, exploration=context.exploration)
         propensity = chosen.count(chosen[0]) / DRAWS  # the draws are alike in law: the first is as good as a random one
         if chosen[0] is None:
             return Plan(drafters=(), explanation=f"plain decoding: {plain_ms:.1f} ms a token", propensity=propensity)
@@ -134,12 +135,13 @@ class PlannerPolicy(Policy):
         )
 
     def _draw(
-        self, accepted: Array, doubts: Doubts, costs_ms: Array, plain_ms: float, *, exploration: float
+        self, gains: Array, accepted: Array, doubts: Doubts, costs_ms: Array, plain_ms: float, *, exploration: float
     ) -> list[tuple[int, int] | None]:
         """The fastest choice under every posterior draw: a drafter and the number of a shape; None is plain decoding.
 
         Args:
-            accepted: (drafters, shapes) expected tokens.
+            gains: (drafters, shapes) expected tokens, less those that others lose.
+            accepted: (drafters, shapes) expected of the drafter's.
             doubts: Of them.
             costs_ms: (drafters, shapes).
             plain_ms: Of plain decoding.
@@ -150,7 +152,7 @@ class PlannerPolicy(Policy):
         drawn = self._normals.draw(DRAWS, drafters, 1 + shapes)
         # What is drawn may be less than no tokens: that is slower than plain decoding, as no tokens would be.
         doubted = exploration * accepted / costs_ms
-        speeds = (1.0 + accepted) / costs_ms + doubted * shared * drawn[..., :1] + doubted * own * drawn[..., 1:]
+        speeds = gains / costs_ms + doubted * shared * drawn[..., :1] + doubted * own * drawn[..., 1:]
         speeds = speeds.reshape(DRAWS, -1)
         best = speeds.argmax(axis=-1)
         return [
@@ -208,13 +210,13 @@ class PlannerPolicy(Policy):
 
     def _forecast(self, context: RoundContext, forecaster: Forecaster) -> tuple[Forecast, Doubts]:
         """(drafters, shapes) forecasts and doubts of them; corrected if the menu is ours."""
-        rates = self._knowledge.acceptance.rates(paths_of(context))
-        likely, if_better = forecaster.forecast(rates.mean_and_one_deviation_better()).split()
-        by_rate = (if_better.accepted / likely.accepted - 1.0) / SHARPNESS**0.5
+        paths = paths_of(context)
+        rates = self._knowledge.acceptance.rates(paths)
+        likely, accepted = forecaster.forecast_if(rates.mean_and_one_deviation_better())
+        by_rate = (accepted[1] / accepted[0] - 1.0) / SHARPNESS**0.5
         if forecaster is not self._forecaster:
             return likely, (by_rate, np.zeros_like(by_rate))
-        corrections = (self._knowledge.corrections(kind_of(context, drafter)) for drafter in context.drafters)
-        corrected = np.array([correction.judged for correction in corrections])
+        corrected = np.array([corrections.judged for corrections in self._knowledge.corrections_on(paths)])
         by_shape = corrected[..., 3]
         return likely.times(corrected), (np.hypot(by_rate, ALIKE * by_shape), UNALIKE * by_shape)
 
@@ -230,7 +232,19 @@ class PlannerPolicy(Policy):
         if ready is not None and self._is_on_offer(ready, context, forecaster):
             place = context.drafters.index(ready.drafter), forecaster.places[ready.shape]
             drafting[place] *= 1.0 - self._knowledge.ahead.share(kind_of(context, ready.drafter))
-        return drafting + costs.verify_ms(forecast.nodes, beside), costs.plain_ms(beside)
+        plain_ms = costs.plain_ms(beside)
+        return drafting + (costs.node_ms(beside) * forecast.nodes + plain_ms), plain_ms
+
+    def _others_tokens(self, context: RoundContext, forecast: Forecast) -> Array | float:
+        """(drafters, shapes) tokens that those served beside this request lose by its nodes.
+
+        With these taken off what a round brings, nodes are verified where they gain most a millisecond, whoever's they
+        are: the greedy packing of Speculative Verification (arXiv:2509.24328) by a price in place of a queue. A request
+        that is late takes nothing off.
+        """
+        if context.late:
+            return 0.0
+        return self._knowledge.costs.others_tokens(forecast.nodes, context.requests_in_flight - 1)
 
     def _is_on_offer(self, ready: Draft, context: RoundContext, forecaster: Forecaster) -> bool:
         """Whether what may be there already is among the choices."""

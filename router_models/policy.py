@@ -32,6 +32,8 @@ class RoundContext:
         most_nodes: Most nodes that the operator lets a round verify.
         most_depth: Most levels that he lets it draft.
         exploration: Share of its exploration that a policy is allowed, 0 to 1; at 0 it does what it thinks best.
+        elapsed_ms: Since the request's first round began.
+        latency_objective_ms: A token, at most, if the operator has his way; 0: he did not say.
     """
 
     request_id: str
@@ -50,6 +52,13 @@ class RoundContext:
     most_nodes: int = MAX_NODES
     most_depth: int = MAX_DEPTH
     exploration: float = 1.0
+    elapsed_ms: float = 0.0
+    latency_objective_ms: float = 0.0
+
+    @property
+    def late(self) -> bool:
+        """Whether the request is slower than the operator's objective."""
+        return 0.0 < self.latency_objective_ms * self.emitted_tokens < self.elapsed_ms
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -20,6 +20,8 @@ class WorkerTimings:
         compute_ns: In the engine on this call's forwards, shared with whatever was batched alongside.
         total_ns: From reading the message to answering it.
         batch_size: Most sessions that shared a forward with this call.
+        batch_positions: Most positions of all these together at which a forward told the next token: in a verification
+            one after each sequence, and one after each node.
         forwards: Model calls it took.
     """
 
@@ -27,6 +29,7 @@ class WorkerTimings:
     compute_ns: int = 0
     total_ns: int = 0
     batch_size: int = 1
+    batch_positions: int = 0
     forwards: int = 0
 
 

@@ -159,6 +159,7 @@ def timings_to_proto(timings: WorkerTimings) -> common_pb2.WorkerTimings:
         compute_ns=timings.compute_ns,
         total_ns=timings.total_ns,
         batch_size=timings.batch_size,
+        batch_positions=timings.batch_positions,
         forwards=timings.forwards,
     )
 
@@ -170,6 +171,7 @@ def timings_from_proto(message: common_pb2.WorkerTimings) -> WorkerTimings:
         compute_ns=message.compute_ns,
         total_ns=message.total_ns,
         batch_size=message.batch_size,
+        batch_positions=message.batch_positions,
         forwards=message.forwards,
     )
 

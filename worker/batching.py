@@ -59,15 +59,17 @@ class _Job:
     compute_ns: int = 0
     processor_ns: int = 0
     batch_size: int = 1
+    batch_positions: int = 0
     forwards: int = 0
 
-    def count(self, *, started_ns: int, processor_ns: int, batch_size: int) -> None:
+    def count(self, *, started_ns: int, processor_ns: int, batch_size: int, batch_positions: int) -> None:
         """Note one forward that served this job."""
         self.processor_ns += processor_ns
         if self.first_forward_ns is None:
             self.first_forward_ns = started_ns
         self.compute_ns += time.perf_counter_ns() - started_ns
         self.batch_size = max(self.batch_size, batch_size)
+        self.batch_positions = max(self.batch_positions, batch_positions)
         self.forwards += 1
 
     def timings(self) -> WorkerTimings:
@@ -77,6 +79,7 @@ class _Job:
             queue_ns=began_ns - self.submitted_ns,
             compute_ns=self.compute_ns,
             batch_size=self.batch_size,
+            batch_positions=self.batch_positions,
             forwards=self.forwards,
         )
 
@@ -260,15 +263,19 @@ class EngineThread:
         """For each job its logits, or why there are none: a forward that fails is repeated job by job, to find whose
         fault it is and spare the others."""
         started_ns, processor_ns = time.perf_counter_ns(), time.thread_time_ns()
+        chunks = [job.chunk for job in batch if job.chunk is not None]
         try:
-            logits = self._engine.forward([job.chunk for job in batch if job.chunk is not None])
+            logits = self._engine.forward(chunks)
             if self._engine.device.type == "cuda":
                 torch.cuda.synchronize(self._engine.device)
         except Exception as error:  # whatever it is, it belongs to the job and not to this thread
             return [error] if len(batch) == 1 else [self._logits([job])[0] for job in batch]
         processor_ns = time.thread_time_ns() - processor_ns
+        positions = sum(chunk.num_wanted for chunk in chunks)
         for job in batch:
-            job.count(started_ns=started_ns, processor_ns=processor_ns, batch_size=len(batch))
+            job.count(
+                started_ns=started_ns, processor_ns=processor_ns, batch_size=len(batch), batch_positions=positions
+            )
         return logits
 
     def _advance(self, job: _Job, resume: Callable[[], Chunk | None]) -> None:

@@ -28,6 +28,11 @@ class Chunk:
     parents: Sequence[int] | None = None
     wanted: Sequence[int] | None = None
 
+    @property
+    def num_wanted(self) -> int:
+        """Tokens whose logits are returned."""
+        return len(self.token_ids) if self.wanted is None else len(self.wanted)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scratch:

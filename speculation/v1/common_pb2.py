@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1bspeculation/v1/common.proto\x12\x0especulation.v1\"D\n\tTokenTree\x12\x11\n\ttoken_ids\x18\x01 \x03(\r\x12\x0f\n\x07parents\x18\x02 \x03(\r\x12\x13\n\x0b\x63onfidences\x18\x03 \x03(\x02\"\xe7\x02\n\x12SamplingParameters\x12\x1f\n\x12repetition_penalty\x18\x01 \x01(\x02H\x00\x88\x01\x01\x12\x18\n\x10presence_penalty\x18\x02 \x01(\x02\x12\x19\n\x11\x66requency_penalty\x18\x03 \x01(\x02\x12\x45\n\nlogit_bias\x18\x04 \x03(\x0b\x32\x31.speculation.v1.SamplingParameters.LogitBiasEntry\x12\x13\n\x0btemperature\x18\x05 \x01(\x02\x12\r\n\x05top_k\x18\x06 \x01(\r\x12\x12\n\x05top_p\x18\x07 \x01(\x02H\x01\x88\x01\x01\x12\r\n\x05min_p\x18\x08 \x01(\x02\x12\x11\n\x04seed\x18\t \x01(\x04H\x02\x88\x01\x01\x1a\x30\n\x0eLogitBiasEntry\x12\x0b\n\x03key\x18\x01 \x01(\r\x12\r\n\x05value\x18\x02 \x01(\x02:\x02\x38\x01\x42\x15\n\x13_repetition_penaltyB\x08\n\x06_top_pB\x07\n\x05_seed\",\n\x0b\x43\x61libration\x12\x0e\n\x06offset\x18\x01 \x01(\x01\x12\r\n\x05slope\x18\x02 \x01(\x01\"W\n\tTreeShape\x12\r\n\x05\x64\x65pth\x18\x01 \x01(\r\x12\x11\n\tbranching\x18\x02 \x01(\r\x12\x0e\n\x06\x62udget\x18\x03 \x01(\r\x12\x18\n\x10least_confidence\x18\x04 \x01(\x01\"F\n\x07\x43ontext\x12\x13\n\x0b\x62\x61se_length\x18\x01 \x01(\r\x12\x13\n\x0bprefix_hash\x18\x02 \x01(\x06\x12\x11\n\ttoken_ids\x18\x03 \x03(\r\"m\n\rWorkerTimings\x12\x10\n\x08queue_ns\x18\x01 \x01(\x04\x12\x12\n\ncompute_ns\x18\x02 \x01(\x04\x12\x10\n\x08total_ns\x18\x03 \x01(\x04\x12\x12\n\nbatch_size\x18\x04 \x01(\r\x12\x10\n\x08\x66orwards\x18\x05 \x01(\r\"\x11\n\x0f\x44\x65scribeRequest\"\xa3\x02\n\x10\x44\x65scribeResponse\x12(\n\x04role\x18\x01 \x01(\x0e\x32\x1a.speculation.v1.WorkerRole\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\r\n\x05model\x18\x03 \x01(\t\x12\x16\n\x0emodel_revision\x18\x04 \x01(\t\x12\x1d\n\x15tokenizer_fingerprint\x18\x05 \x01(\t\x12\x12\n\nvocab_size\x18\x06 \x01(\r\x12\x12\n\nmax_length\x18\x07 \x01(\r\x12\r\n\x05slots\x18\x08 \x01(\r\x12\r\n\x05\x64type\x18\t \x01(\t\x12\x0e\n\x06\x64\x65vice\x18\n \x01(\t\x12\x0f\n\x07version\x18\x0b \x01(\t\x12\x13\n\x0binstance_id\x18\x0c \x01(\t\x12\x15\n\rmost_outcomes\x18\r \x01(\r\"}\n\x12WorkerRegistration\x12\x0f\n\x07\x61\x64\x64ress\x18\x01 \x01(\t\x12\x30\n\x06worker\x18\x02 \x01(\x0b\x32 .speculation.v1.DescribeResponse\x12\x14\n\x0cheartbeat_ms\x18\x03 \x01(\x04\x12\x0e\n\x06ttl_ms\x18\x04 \x01(\x04*\x9d\x01\n\rSessionStatus\x12\x1e\n\x1aSESSION_STATUS_UNSPECIFIED\x10\x00\x12\x15\n\x11SESSION_STATUS_OK\x10\x01\x12\x1f\n\x1bSESSION_STATUS_NEED_CONTEXT\x10\x02\x12\x17\n\x13SESSION_STATUS_BUSY\x10\x03\x12\x1b\n\x17SESSION_STATUS_DRAINING\x10\x04*X\n\nWorkerRole\x12\x1b\n\x17WORKER_ROLE_UNSPECIFIED\x10\x00\x12\x15\n\x11WORKER_ROLE_DRAFT\x10\x01\x12\x16\n\x12WORKER_ROLE_VERIFY\x10\x02\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1bspeculation/v1/common.proto\x12\x0especulation.v1\"D\n\tTokenTree\x12\x11\n\ttoken_ids\x18\x01 \x03(\r\x12\x0f\n\x07parents\x18\x02 \x03(\r\x12\x13\n\x0b\x63onfidences\x18\x03 \x03(\x02\"\xe7\x02\n\x12SamplingParameters\x12\x1f\n\x12repetition_penalty\x18\x01 \x01(\x02H\x00\x88\x01\x01\x12\x18\n\x10presence_penalty\x18\x02 \x01(\x02\x12\x19\n\x11\x66requency_penalty\x18\x03 \x01(\x02\x12\x45\n\nlogit_bias\x18\x04 \x03(\x0b\x32\x31.speculation.v1.SamplingParameters.LogitBiasEntry\x12\x13\n\x0btemperature\x18\x05 \x01(\x02\x12\r\n\x05top_k\x18\x06 \x01(\r\x12\x12\n\x05top_p\x18\x07 \x01(\x02H\x01\x88\x01\x01\x12\r\n\x05min_p\x18\x08 \x01(\x02\x12\x11\n\x04seed\x18\t \x01(\x04H\x02\x88\x01\x01\x1a\x30\n\x0eLogitBiasEntry\x12\x0b\n\x03key\x18\x01 \x01(\r\x12\r\n\x05value\x18\x02 \x01(\x02:\x02\x38\x01\x42\x15\n\x13_repetition_penaltyB\x08\n\x06_top_pB\x07\n\x05_seed\",\n\x0b\x43\x61libration\x12\x0e\n\x06offset\x18\x01 \x01(\x01\x12\r\n\x05slope\x18\x02 \x01(\x01\"W\n\tTreeShape\x12\r\n\x05\x64\x65pth\x18\x01 \x01(\r\x12\x11\n\tbranching\x18\x02 \x01(\r\x12\x0e\n\x06\x62udget\x18\x03 \x01(\r\x12\x18\n\x10least_confidence\x18\x04 \x01(\x01\"F\n\x07\x43ontext\x12\x13\n\x0b\x62\x61se_length\x18\x01 \x01(\r\x12\x13\n\x0bprefix_hash\x18\x02 \x01(\x06\x12\x11\n\ttoken_ids\x18\x03 \x03(\r\"\x86\x01\n\rWorkerTimings\x12\x10\n\x08queue_ns\x18\x01 \x01(\x04\x12\x12\n\ncompute_ns\x18\x02 \x01(\x04\x12\x10\n\x08total_ns\x18\x03 \x01(\x04\x12\x12\n\nbatch_size\x18\x04 \x01(\r\x12\x10\n\x08\x66orwards\x18\x05 \x01(\r\x12\x17\n\x0f\x62\x61tch_positions\x18\x06 \x01(\r\"\x11\n\x0f\x44\x65scribeRequest\"\xa3\x02\n\x10\x44\x65scribeResponse\x12(\n\x04role\x18\x01 \x01(\x0e\x32\x1a.speculation.v1.WorkerRole\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\r\n\x05model\x18\x03 \x01(\t\x12\x16\n\x0emodel_revision\x18\x04 \x01(\t\x12\x1d\n\x15tokenizer_fingerprint\x18\x05 \x01(\t\x12\x12\n\nvocab_size\x18\x06 \x01(\r\x12\x12\n\nmax_length\x18\x07 \x01(\r\x12\r\n\x05slots\x18\x08 \x01(\r\x12\r\n\x05\x64type\x18\t \x01(\t\x12\x0e\n\x06\x64\x65vice\x18\n \x01(\t\x12\x0f\n\x07version\x18\x0b \x01(\t\x12\x13\n\x0binstance_id\x18\x0c \x01(\t\x12\x15\n\rmost_outcomes\x18\r \x01(\r\"}\n\x12WorkerRegistration\x12\x0f\n\x07\x61\x64\x64ress\x18\x01 \x01(\t\x12\x30\n\x06worker\x18\x02 \x01(\x0b\x32 .speculation.v1.DescribeResponse\x12\x14\n\x0cheartbeat_ms\x18\x03 \x01(\x04\x12\x0e\n\x06ttl_ms\x18\x04 \x01(\x04*\x9d\x01\n\rSessionStatus\x12\x1e\n\x1aSESSION_STATUS_UNSPECIFIED\x10\x00\x12\x15\n\x11SESSION_STATUS_OK\x10\x01\x12\x1f\n\x1bSESSION_STATUS_NEED_CONTEXT\x10\x02\x12\x17\n\x13SESSION_STATUS_BUSY\x10\x03\x12\x1b\n\x17SESSION_STATUS_DRAINING\x10\x04*X\n\nWorkerRole\x12\x1b\n\x17WORKER_ROLE_UNSPECIFIED\x10\x00\x12\x15\n\x11WORKER_ROLE_DRAFT\x10\x01\x12\x16\n\x12WORKER_ROLE_VERIFY\x10\x02\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -33,10 +33,10 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_SAMPLINGPARAMETERS_LOGITBIASENTRY']._loaded_options = None
   _globals['_SAMPLINGPARAMETERS_LOGITBIASENTRY']._serialized_options = b'8\001'
-  _globals['_SESSIONSTATUS']._serialized_start=1238
-  _globals['_SESSIONSTATUS']._serialized_end=1395
-  _globals['_WORKERROLE']._serialized_start=1397
-  _globals['_WORKERROLE']._serialized_end=1485
+  _globals['_SESSIONSTATUS']._serialized_start=1264
+  _globals['_SESSIONSTATUS']._serialized_end=1421
+  _globals['_WORKERROLE']._serialized_start=1423
+  _globals['_WORKERROLE']._serialized_end=1511
   _globals['_TOKENTREE']._serialized_start=47
   _globals['_TOKENTREE']._serialized_end=115
   _globals['_SAMPLINGPARAMETERS']._serialized_start=118
@@ -49,12 +49,12 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_TREESHAPE']._serialized_end=612
   _globals['_CONTEXT']._serialized_start=614
   _globals['_CONTEXT']._serialized_end=684
-  _globals['_WORKERTIMINGS']._serialized_start=686
-  _globals['_WORKERTIMINGS']._serialized_end=795
-  _globals['_DESCRIBEREQUEST']._serialized_start=797
-  _globals['_DESCRIBEREQUEST']._serialized_end=814
-  _globals['_DESCRIBERESPONSE']._serialized_start=817
-  _globals['_DESCRIBERESPONSE']._serialized_end=1108
-  _globals['_WORKERREGISTRATION']._serialized_start=1110
-  _globals['_WORKERREGISTRATION']._serialized_end=1235
+  _globals['_WORKERTIMINGS']._serialized_start=687
+  _globals['_WORKERTIMINGS']._serialized_end=821
+  _globals['_DESCRIBEREQUEST']._serialized_start=823
+  _globals['_DESCRIBEREQUEST']._serialized_end=840
+  _globals['_DESCRIBERESPONSE']._serialized_start=843
+  _globals['_DESCRIBERESPONSE']._serialized_end=1134
+  _globals['_WORKERREGISTRATION']._serialized_start=1136
+  _globals['_WORKERREGISTRATION']._serialized_end=1261
 # @@protoc_insertion_point(module_scope)

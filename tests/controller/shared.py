@@ -62,7 +62,7 @@ FULL = Round(
             logprobs=(-0.5, -0.25),
             node_probs=(0.5, 0.125),
             near_ties=1,
-            timings=WorkerTimings(queue_ns=1, compute_ns=2, total_ns=3, batch_size=4, forwards=5),
+            timings=WorkerTimings(queue_ns=1, compute_ns=2, total_ns=3, batch_size=4, batch_positions=9, forwards=5),
         ),
         timings=RoundTimings(draft_ns=6, verify_ns=7, round_ns=8, draft_worker_ns=9, verify_worker_ns=3),
         foreseen=("math",),
@@ -72,7 +72,7 @@ FULL = Round(
         "code": DraftExchange(
             address="here:1",
             elapsed_ns=6,
-            timings=WorkerTimings(queue_ns=1, compute_ns=2, total_ns=5, batch_size=2, forwards=3),
+            timings=WorkerTimings(queue_ns=1, compute_ns=2, total_ns=5, batch_size=2, batch_positions=7, forwards=3),
         )
     },
     verify_address="there:2",

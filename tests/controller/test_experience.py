@@ -28,6 +28,7 @@ from tests.strategies import trees
 NOT_TAUGHT = {
     *("explanation", "model_version", "top_logprobs"),
     *("allowed_shapes", "most_nodes", "most_depth", "exploration"),
+    *("elapsed_ms", "latency_objective_ms"),
 }
 """Words, names, what a caller wanted to see, and what an operator allowed: the plan is within that."""
 

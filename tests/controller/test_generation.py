@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Iterable, Mapping
+from itertools import count
 
 import pytest
 from hypothesis import given
@@ -12,8 +13,9 @@ from controller.request import GenerationRequest, Pins
 from controller.sequence import Sequence
 from controller.steering import DecisionMode, SteeredPolicy, Steering
 from router_models.catalogue import all_policies
+from router_models.fixed import NonePolicy
 from router_models.plan import Plan
-from router_models.policy import Policy
+from router_models.policy import Policy, RoundContext
 from speculation.acceptance import walk
 from speculation.errors import UnknownNameError
 from speculation.sampling import SamplingParameters
@@ -129,6 +131,27 @@ def test_who_shall_read_the_prompt_has_read_it_before_the_first_plan() -> None:
 
     assert session.read_by == ("a", "bb")
     assert set(rounds[0].context.prompt_surprisal) == {"a", "bb"}
+
+
+def test_every_round_knows_how_long_its_request_has_taken() -> None:
+    """Late is who is behind the operator's objective: that needs the time since the first round."""
+    request = GenerationRequest(request_id="r", prompt=(1, 2), max_new_tokens=4, sampling=SamplingParameters())
+    ticks = count(step=1_000_000)
+
+    async def contexts() -> list[RoundContext]:
+        rounds = generate(
+            request,
+            Sequence((1, 2), max_new_tokens=4),
+            session=ScriptedSession({}),
+            policy=NonePolicy(),
+            clock_ns=lambda: next(ticks),
+        )
+        return [done.context async for done in rounds]
+
+    first, *others = asyncio.run(contexts())
+
+    assert first.elapsed_ms == 1.0
+    assert [context.elapsed_ms for context in others] == [4.0, 7.0, 10.0], "three looks at the clock a round"
 
 
 def test_good_drafts_save_rounds() -> None:

@@ -149,6 +149,16 @@ def test_rules_are_read_as_they_are_written(tmp_path: Path) -> None:
     assert rest.max_depth == 8
 
 
+def test_a_rule_s_latency_objective_stands_in_for_the_router_s(tmp_path: Path) -> None:
+    text = "      latency_objective_ms: 25.5\n  latency_objective_ms: 50\n"
+
+    orders = orders_of(tmp_path, ROUTER + text)
+
+    assert [rule.terms.latency_objective_ms for rule in orders.rules] == [50.0, 50.0, 25.5]
+    assert orders.default.latency_objective_ms == 50.0
+    assert orders_of(tmp_path).default.latency_objective_ms == 0.0
+
+
 @pytest.mark.parametrize(
     ("task", "tenant", "source"),
     [

@@ -90,6 +90,34 @@ def test_corrections_find_the_ratio_and_lose_their_doubt() -> None:
     assert corrections.doubts[1] == before[1]
 
 
+def test_what_is_known_of_one_subject_begins_with_what_is_known_of_all() -> None:
+    everything = np.array([True, True])
+    of_all = Corrections(2)
+    for _ in range(400):
+        of_all.learn(everything, np.full((2, 3), 3.0), np.full((2, 3), 2.0))
+    of_one = Corrections(2, of_all)
+
+    assert of_one.ratios == pytest.approx(of_all.ratios)
+    for _ in range(400):
+        of_one.learn(everything, np.full((2, 3), 1.0), np.full((2, 3), 2.0))
+    assert of_one.ratios == pytest.approx(np.full((2, 3), 0.6), abs=0.1)
+    assert of_one.doubts == pytest.approx(of_all.doubts)
+
+
+def test_a_truth_that_nobody_believes_in_makes_no_chain_longer() -> None:
+    """Drafters stop by what they believe: else a chain that stops by itself would gain from luck at no cost."""
+    forecaster = Forecaster([chain_of(12, 0.4), FOUR_WIDE])
+    believed, better = np.array([0.8, 0.3, 0.2, 0.1]), np.array([0.9, 0.3, 0.2, 0.1])
+
+    forecast, accepted = forecaster.forecast_if(np.array([believed, better]))
+
+    assert accepted[0] == pytest.approx(forecast.accepted)
+    assert (accepted[1] > accepted[0]).all()
+    length = np.log(0.4) / np.log(0.8)
+    assert accepted[1][0] == pytest.approx(0.9 * (1 - 0.9**length) / (1 - 0.9))
+    assert forecast.nodes == pytest.approx(forecaster.forecast(believed).nodes)
+
+
 def test_what_is_no_longer_drafted_is_doubted_again() -> None:
     corrections = Corrections(2)
     for turn in range(2000):

@@ -12,9 +12,11 @@ from router_models.fixed import NonePolicy, StaticPolicy
 from router_models.menu import SHAPES
 from router_models.plan import Plan
 from router_models.planner import DRAWS, PlannerPolicy
+from router_models.policy import RoundContext
 from router_models.ranks import NOMINAL_HAZARDS, no_counts
 from speculation.tree import TreeShape
-from tests.router_models.world import Tally, World
+from speculation.verdict import WorkerTimings
+from tests.router_models.world import NS_PER_MS, Tally, World
 
 GOOD = np.array([0.85, 0.4, 0.2, 0.1])
 FAIR = np.array([0.5, 0.3, 0.2, 0.1])
@@ -155,15 +157,17 @@ def test_a_tree_that_was_there_already_says_nothing_about_the_cost_of_drafting()
     assert costs.verify.learnt
 
 
-@pytest.mark.parametrize("seed", range(2))
-def test_it_comes_close_to_the_best_fixed_choice(seed: int) -> None:
+def test_it_comes_close_to_the_best_fixed_choice() -> None:
     drafters = {"bad": BAD, "fair": FAIR, "good": GOOD}
-    planner = PlannerPolicy(seed=seed)
+    shares = []
+    for seed in range(4):
+        planner = PlannerPolicy(seed=seed)
+        World(drafters, seed=seed).serve(planner, requests=20)
+        settled = World(drafters, seed=seed + 100).serve(planner, requests=40, first=20)
+        shares.append(settled.tokens_per_ms / best_fixed(World(drafters, seed=seed + 200), requests=60))
 
-    World(drafters, seed=seed).serve(planner, requests=20)
-    settled = World(drafters, seed=seed + 100).serve(planner, requests=40, first=20)
-
-    assert settled.tokens_per_ms > 0.9 * best_fixed(World(drafters, seed=seed + 200), requests=60)
+    assert np.mean(shares) > 0.92
+    assert min(shares) > 0.87
 
 
 @pytest.mark.parametrize("seed", range(2))
@@ -217,6 +221,83 @@ def test_tasks_get_the_drafters_that_serve_them() -> None:
     settled = code.serve(planner, requests=20, first=100, task="code")
 
     assert settled.tokens_per_ms > 0.9 * best_fixed(World({"a": GOOD, "b": BAD}, seed=9), requests=20)
+
+
+def side_by_side(planner: PlannerPolicy, *, streams: int, rounds: int, late: bool) -> tuple[float, float]:
+    """Tokens a millisecond, and nodes a round, of requests whose trees one forward of the target judges together."""
+    world = World({"good": GOOD}, seed=5)
+    tokens, nodes, ms = 0, 0, 0.0
+    for number in range(rounds):
+        played = []
+        for stream in range(streams):
+            context = RoundContext(
+                request_id=f"request {stream}",
+                round=number,
+                drafters=("good",),
+                prompt_tokens=20,
+                emitted_tokens=1 + number,
+                remaining_tokens=1000,
+                requests_in_flight=streams,
+                elapsed_ms=1000.0 * (1 + number),
+                latency_objective_ms=1.0 if late else 0.0,
+            )
+            plan = planner.plan(context)
+            played.append((context, plan, world.play(plan)))
+        together = sum(len(outcome.tree) for _, _, outcome in played)
+        verify_ns = int((world.verify_ms + 0.6 * together) * NS_PER_MS)
+        round_ns = verify_ns + max(outcome.timings.draft_ns for _, _, outcome in played)
+        for context, plan, outcome in played:
+            timings = replace(outcome.timings, verify_ns=verify_ns, round_ns=outcome.timings.draft_ns + verify_ns)
+            worker = WorkerTimings(batch_size=streams, batch_positions=streams + together)
+            verdict = replace(outcome.verdict, timings=worker)
+            planner.learn(context, plan, replace(outcome, timings=timings, verdict=verdict))
+            tokens += len(outcome.verdict.token_ids)
+        nodes += together
+        ms += round_ns / NS_PER_MS
+    return tokens / ms, nodes / (rounds * streams)
+
+
+def test_requests_served_together_leave_each_other_room_unless_they_are_late() -> None:
+    """Each one's nodes make all of them wait: who thinks of himself alone drafts too many for the good of all."""
+    speed, nodes = side_by_side(PlannerPolicy(), streams=8, rounds=150, late=False)
+    speed_of_late, nodes_of_late = side_by_side(PlannerPolicy(), streams=8, rounds=150, late=True)
+
+    assert nodes < nodes_of_late
+    assert speed > 1.05 * speed_of_late
+
+
+def test_who_has_not_seen_a_crowd_thinks_that_all_of_it_shares_the_target() -> None:
+    costs = CostModel()
+    alone, of_one, of_eight = (float(costs.others_tokens(np.array(4.0), beside)) for beside in (0, 1, 8))
+
+    assert alone == 0.0
+    assert of_eight == pytest.approx(8 * of_one)
+
+
+@pytest.mark.parametrize(
+    ("objective_ms", "tokens", "elapsed_ms", "late"),
+    [
+        pytest.param(0.0, 10, 1e6, False, id="no objective"),
+        pytest.param(20.0, 0, 100.0, False, id="nothing yet"),
+        pytest.param(20.0, 10, 200.0, False, id="in time"),
+        pytest.param(20.0, 10, 201.0, True, id="too slow"),
+    ],
+)
+def test_a_request_is_late_when_it_is_slower_than_the_operator_wants(
+    objective_ms: float, tokens: int, elapsed_ms: float, late: bool
+) -> None:
+    context = RoundContext(
+        request_id="r",
+        round=1,
+        drafters=(),
+        prompt_tokens=1,
+        emitted_tokens=tokens,
+        remaining_tokens=10,
+        elapsed_ms=elapsed_ms,
+        latency_objective_ms=objective_ms,
+    )
+
+    assert context.late is late
 
 
 def test_the_same_history_gives_the_same_plans() -> None:

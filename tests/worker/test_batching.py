@@ -142,6 +142,26 @@ def test_what_waits_when_a_forward_ends_is_the_next_batch(engine: Engine, thread
     assert run(together()) == [5] * 5
 
 
+def test_a_job_is_told_how_many_positions_its_forwards_judged(engine: Engine, thread: EngineThread) -> None:
+    """What a forward costs is learnt from all that was judged in it, whoever's it was."""
+    queued = threading.Event()
+
+    def judging(token_ids: list[int], wanted: list[int] | None) -> Steps[None]:
+        slot = engine.open()
+        yield Chunk(slot=slot, token_ids=token_ids, wanted=wanted)
+        engine.close(slot)
+
+    async def together() -> list[int]:
+        thread.post(lambda: queued.wait(10) and None)
+        steps = (judging([1], None), judging([1, 2, 3], None), judging([4] * 9, [8]))
+        jobs = [asyncio.create_task(thread.run(one)) for one in steps]
+        await asyncio.sleep(0)
+        queued.set()
+        return [(await job)[1].batch_positions for job in jobs]
+
+    assert run(together()) == [1 + 3 + 1] * 3
+
+
 def test_timings_count_the_forwards_of_a_job(engine: Engine, thread: EngineThread) -> None:
     best, timings = run(thread.run(reading(engine, [1, 2], 4)))
 

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -33,6 +33,9 @@ REPLACED, IMPOSTOR = "code", "math"
 
 NEWCOMER = "json"
 """Who joins late."""
+
+SCORING_SHARE = 0.1
+"""Of answers scored by idle drafters while a prior is learnt: as a controller has it where nobody says otherwise."""
 
 DECISION_DRAFTERS, DECISION_ARMS = 8, 60
 
@@ -166,7 +169,8 @@ def zero_shot(
         new_policy: Makes one that has learnt nothing, of a seed: what it explores is to differ from prompt to prompt.
         seed: Of the other traffic.
     """
-    serve(stage.fleet(seed), teacher, traffic(stage.recording.requests, stage.warm_up, seed=seed))
+    taught_on = replace(stage.fleet(seed), scoring_share=SCORING_SHARE)
+    serve(taught_on, teacher, traffic(stage.recording.requests, stage.warm_up, seed=seed))
     prior = teacher.state()
     plain = stage.requests_of(PLAIN_DOMAINS)
     right = 0

@@ -6,8 +6,9 @@ from functools import lru_cache
 
 from router_models.policy import RoundContext
 
-SURPRISAL_STEPS = (0.02, 0.1, 0.3, 0.8, 1.5)
-"""Nats per token by which a drafter may be more surprised by the prompt than the least surprised one."""
+SURPRISAL_STEPS = (0.0, 0.02, 0.1, 0.3, 0.8, 1.5)
+"""Nats per token by which a drafter may be more surprised by the prompt than the least surprised one, which is in a
+class of its own."""
 
 Key = tuple[Hashable, ...]
 Path = Sequence[Key]

@@ -125,12 +125,15 @@ class PlannerPolicy(Policy):
             return Plan(drafters=(), explanation=f"plain decoding: {plain_ms:.1f} ms a token", propensity=propensity)
         drafter, number = chosen[0]
         tokens, cost_ms = 1.0 + float(forecast.accepted[drafter, number]), float(costs_ms[drafter, number])
+        lost = tokens - float(gains[drafter, number])
+        price = f", {lost:.1f} tokens less for others" if lost > 0.0 else ""
         name = context.drafters[drafter]
         return Plan(
             drafters=(name,),
             shape=shapes[number],
             propensity=propensity,
-            explanation=f"{tokens:.1f} tokens in {cost_ms:.1f} ms expected; plain decoding {plain_ms:.1f} ms a token",
+            explanation=f"{tokens:.1f} tokens in {cost_ms:.1f} ms expected{price}; "
+            f"plain decoding {plain_ms:.1f} ms a token",
             calibrations={name: self._knowledge.calibrations.of(kind_of(context, name))},
         )
 

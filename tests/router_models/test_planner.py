@@ -266,6 +266,19 @@ def test_requests_served_together_leave_each_other_room_unless_they_are_late() -
     assert speed > 1.05 * speed_of_late
 
 
+def test_a_plan_says_what_it_takes_off_for_others() -> None:
+    context = RoundContext(
+        request_id="r", round=0, drafters=("good",), prompt_tokens=9, emitted_tokens=0, remaining_tokens=64
+    )
+
+    alone, in_company = (PlannerPolicy().plan(replace(context, requests_in_flight=served)) for served in (1, 2))
+
+    assert alone.speculates
+    assert "for others" not in alone.explanation
+    assert in_company.speculates
+    assert "tokens less for others" in in_company.explanation
+
+
 def test_who_has_not_seen_a_crowd_thinks_that_all_of_it_shares_the_target() -> None:
     costs = CostModel()
     alone, of_one, of_eight = (float(costs.others_tokens(np.array(4.0), beside)) for beside in (0, 1, 8))

@@ -5,6 +5,7 @@ from collections.abc import Hashable, Mapping, Sequence
 from functools import lru_cache
 
 from router_models.policy import RoundContext
+from router_models.turns import STRAIGHT, Turn
 
 SURPRISAL_STEPS = (0.0, 0.02, 0.1, 0.3, 0.8, 1.5)
 """Nats per token by which a drafter may be more surprised by the prompt than the least surprised one, which is in a
@@ -15,22 +16,40 @@ Path = Sequence[Key]
 """Keys from the coarsest level to the finest."""
 Paths = tuple[Path, ...]
 
+TURNED = "turned"
+"""In place of a surprisal, where the prompt says no more about the answer."""
+
 LEVELS = 4
 """Of a path; the finest is the request itself."""
 
 
-def path_of(context: RoundContext, drafter: str) -> Path:
+def path_of(context: RoundContext, drafter: str, turn: Turn = STRAIGHT) -> Path:
     """How surprised a drafter is (a new one starts there), which one it is, the subject, the request.
 
     The subject is the task that the caller names, else the drafter that the prompt surprised least: a drafter that read
-    everything does not do everything equally well.
+    everything does not do everything equally well. Once the answer has turned to something else, its prompt says no
+    more about it: the subject is then what comes after the drafter that was right so far.
     """
-    return _paths(context.request_id, context.task, context.temperature > 0, _surprisal(context), (drafter,))[0]
+    return _paths_at(context, (drafter,), turn)[0]
 
 
-def paths_of(context: RoundContext) -> Paths:
+def paths_of(context: RoundContext, turn: Turn = STRAIGHT) -> Paths:
     """Of every drafter on offer: one object for all rounds of a request in which nothing of it changes."""
-    return _paths(context.request_id, context.task, context.temperature > 0, _surprisal(context), context.drafters)
+    return _paths_at(context, context.drafters, turn)
+
+
+def _paths_at(context: RoundContext, drafters: tuple[str, ...], turn: Turn) -> Paths:
+    sampled = context.temperature > 0
+    if turn.number:
+        return _paths_after(context.request_id, sampled, drafters, turn.number, turn.after)
+    return _paths(context.request_id, context.task, sampled, _surprisal(context), drafters)
+
+
+@lru_cache(maxsize=4096)
+def _paths_after(request_id: str, sampled: bool, drafters: tuple[str, ...], number: int, after: str) -> Paths:
+    return tuple(
+        _path_in((sampled, TURNED), f"after {after}", f"{request_id}, turn {number}", drafter) for drafter in drafters
+    )
 
 
 @lru_cache(maxsize=4096)
@@ -44,6 +63,10 @@ def _paths(
 
 def _path(request_id: str, subject: str, sampled: bool, drafter: str, excess: float | None) -> Path:
     alike = (sampled, None if excess is None else bisect_left(SURPRISAL_STEPS, excess))
+    return _path_in(alike, subject, request_id, drafter)
+
+
+def _path_in(alike: Key, subject: str, request_id: str, drafter: str) -> Path:
     of_subject = (*alike, drafter, subject)
     return (alike, (*alike, drafter), of_subject, (*of_subject, request_id))
 

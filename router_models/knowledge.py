@@ -6,10 +6,10 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from router_models.acceptance_model import AcceptanceModel
+from router_models.acceptance_model import MOST_CONTEXTS, AcceptanceModel
 from router_models.ahead_model import AheadModel
 from router_models.calibration_model import BINS, CalibrationModel
-from router_models.contexts import Key, Paths, field_of, is_of_a_request, kind_of, path_of
+from router_models.contexts import Key, Path, Paths, field_of, is_of_a_request, kind_of, path_of
 from router_models.cost_model import CostModel
 from router_models.drift import Drift
 from router_models.forecast import Corrections, Forecaster, observe
@@ -18,6 +18,7 @@ from router_models.plan import Plan
 from router_models.policy import RoundContext, RoundOutcome, TextScores
 from router_models.ranks import CLASS_ENDS, NUM_CLASSES, Counts, count_ranks, no_counts
 from router_models.recent import Recent
+from router_models.turns import STRAIGHT, Turn
 from speculation.calibration import UNCALIBRATED
 from speculation.errors import InvalidModelStateError
 from speculation.tree import TreeShape
@@ -60,6 +61,7 @@ class Knowledge:
         self._corrections_given = 0
         self._found: Recent[Key, tuple[Paths, int, Sequence[Corrections]]] = Recent(MOST_FIELDS)
         self._drifts: dict[Key, Drift] = {}
+        self._turns: Recent[str, Turn] = Recent(MOST_CONTEXTS)
 
     def corrections_on(self, paths: Paths) -> Sequence[Corrections]:
         """Of each path's drafter and subject, looked up again only where there is a new one, or one was forgotten."""
@@ -86,17 +88,28 @@ class Knowledge:
 
     def learn_within_request(self, context: RoundContext, plan: Plan, outcome: RoundOutcome) -> None:
         """Take in what a round says about its own request."""
+        turn = self.turn(context)
         for drafter, tree in outcome.drafts.items():
-            counts = count_ranks(tree, outcome.verdict.token_ids, plan.shape)
-            self.acceptance.learn(path_of(context, drafter)[-1:], counts)
+            counts, path = count_ranks(tree, outcome.verdict.token_ids, plan.shape), path_of(context, drafter, turn)
+            self._follow_turns(context, drafter, path, counts)
+            self.acceptance.learn(path[-1:], counts)
+
+    def turn(self, context: RoundContext) -> Turn:
+        """Where the request's answer stands."""
+        return self._turns.get(context.request_id, STRAIGHT) if context.round else STRAIGHT
+
+    def _follow_turns(self, context: RoundContext, drafter: str, path: Path, counts: Counts) -> None:
+        believed = float(self.acceptance.mean(path)[0])
+        turn = self.turn(context).seen(drafter, float(counts[0, 0]), float(counts[1, 0]), believed)
+        self._turns.put(context.request_id, turn)
 
     def learn(self, context: RoundContext, plan: Plan, outcome: RoundOutcome, *, unread: int) -> None:
         """Take in a round; `unread` are the tokens that its drafter had to read first."""
         self.costs.learn(plan, outcome, unread=unread, beside=context.requests_in_flight - 1)
         self.ahead.learn(context, plan, outcome)
-        emitted = outcome.verdict.token_ids
+        emitted, turn = outcome.verdict.token_ids, self.turn(context)
         for drafter, tree in outcome.drafts.items():
-            kind, path = kind_of(context, drafter), path_of(context, drafter)
+            kind, path = kind_of(context, drafter), path_of(context, drafter, turn)
             self.calibrations.learn(kind, tree, emitted, plan.calibrations.get(drafter, UNCALIBRATED))
             known, observed = observe(self._forecaster.shapes, plan.shape, tree, emitted)
             if known.any():
@@ -107,6 +120,7 @@ class Knowledge:
                 self._corrections_by_field.move_to_end(field)
             counts = count_ranks(tree, emitted, plan.shape)
             self._watch(context, drafter, counts)
+            self._follow_turns(context, drafter, path, counts)
             self.acceptance.learn(path, counts)
 
     def _watch(self, context: RoundContext, drafter: str, counts: Counts) -> None:
@@ -197,6 +211,7 @@ class Knowledge:
         # Requests first: what is used longest ago is forgotten first, and most of them have ended.
         self.acceptance.restore({**of_requests, **self.acceptance.state()})
         self.ahead.keep_requests_of(other.ahead)
+        self._turns = other._turns
 
 
 def _counts_of(ranks: Sequence[int]) -> Counts:

@@ -205,7 +205,7 @@ class PlannerPolicy(Policy):
         costs_ms = costs.draft_ms((drafter,), forecast.levels, forecast.nodes, unread, beside)
         costs_ms = costs_ms + costs.verify_ms(forecast.nodes, beside)
         return Expectation(
-            hazards=self._knowledge.acceptance.mean(path_of(context, drafter)),
+            hazards=self._knowledge.acceptance.mean(path_of(context, drafter, self._knowledge.turn(context))),
             accepted=float(forecast.accepted[0, number]),
             ms=float(costs_ms[0, number]),
             calibration=self._knowledge.calibrations.of(kind_of(context, drafter)),
@@ -213,7 +213,7 @@ class PlannerPolicy(Policy):
 
     def _forecast(self, context: RoundContext, forecaster: Forecaster) -> tuple[Forecast, Doubts]:
         """(drafters, shapes) forecasts and doubts of them; corrected if the menu is ours."""
-        paths = paths_of(context)
+        paths = paths_of(context, self._knowledge.turn(context))
         rates = self._knowledge.acceptance.rates(paths)
         likely, accepted = forecaster.forecast_if(rates.mean_and_one_deviation_better())
         by_rate = (accepted[1] / accepted[0] - 1.0) / SHARPNESS**0.5

@@ -33,7 +33,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     async def fill() -> None:
         async with embedded_redis(f"embedded://{home}/r") as url, redis_client(url) as redis:
-            await write(redis, scored_run())
+            await write(redis, scored_run(160))  # a planner that learns soon tries little: estimates need many answers
 
     asyncio.run(fill())
     with pytest.MonkeyPatch.context() as patch:

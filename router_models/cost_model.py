@@ -224,33 +224,27 @@ class CostModel:
         positive: Array = np.maximum(cost, 1e-3)
         return positive
 
-    def verify_ms(self, nodes: Array, beside: int) -> Array:
-        """(...) nodes to (...): the target's part of a round and all that is neither draft nor verification."""
-        return self.node_ms(beside) * nodes + self.plain_ms(beside)
+    def verify_ms(self, nodes: Array, beside: int) -> tuple[Array, float]:
+        """(...) nodes to (...): the target's part of a round and all that is neither draft nor verification. And the
+        same without nodes: plain decoding."""
+        fixed, session, node = self.verify.weights(crowd_of(beside)).tolist()
+        company = self.company.of(beside)
+        plain_ms = max(fixed + session * company.sessions + node * company.nodes + self._rest_ms, 1e-3)
+        return node * nodes + plain_ms, plain_ms
 
     def others_tokens(self, nodes: Array, beside: int) -> Array | float:
         """(...) nodes to (...): tokens that those who share the forward do not make while it judges them."""
         if not beside:
             return 0.0
         company = self.company.of(beside)
-        return self.node_ms(beside) * company.sessions * company.tokens_per_ms * nodes
-
-    def plain_ms(self, beside: int) -> float:
-        """The same without nodes: plain decoding."""
-        fixed, session, node = self.verify.weights(crowd_of(beside)).tolist()
-        company = self.company.of(beside)
-        plain: float = fixed + session * company.sessions + node * company.nodes + self._rest_ms
-        return max(plain, 1e-3)
+        node_ms = float(self.verify.weights(crowd_of(beside))[2])
+        return node_ms * company.sessions * company.tokens_per_ms * nodes
 
     def of_drafter(self, name: str) -> CrowdCost:
         """What drafting with it costs."""
         if name not in self.drafts:
             self.drafts[name] = CrowdCost(DRAFT_GUESSES)
         return self.drafts[name]
-
-    def node_ms(self, beside: int) -> float:
-        """Of one more node."""
-        return float(self.verify.weights(crowd_of(beside))[2])
 
     @property
     def _rest_ms(self) -> float:

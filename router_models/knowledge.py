@@ -78,7 +78,7 @@ class Knowledge:
         if known is not None:
             return known
         self._corrections_given += 1
-        above = self._corrections_of_kind(field[:2])
+        above = self._corrections_of_kind(field[:KIND])
         return self._corrections_by_field.put(field, Corrections(len(self._forecaster.shapes), above))
 
     def _corrections_of_kind(self, kind: Key) -> Corrections:
@@ -88,6 +88,7 @@ class Knowledge:
 
     def learn_within_request(self, context: RoundContext, plan: Plan, outcome: RoundOutcome) -> None:
         """Take in what a round says about its own request."""
+        self._forget_turns_before(context)
         turn = self.turn(context)
         for drafter, tree in outcome.drafts.items():
             counts, path = count_ranks(tree, outcome.verdict.token_ids, plan.shape), path_of(context, drafter, turn)
@@ -98,6 +99,11 @@ class Knowledge:
         """Where the request's answer stands."""
         return self._turns.get(context.request_id, STRAIGHT) if context.round else STRAIGHT
 
+    def _forget_turns_before(self, context: RoundContext) -> None:
+        """A request begins anew with round 0, whoever had its name before."""
+        if not context.round:
+            self._turns.pop(context.request_id, None)
+
     def _follow_turns(self, context: RoundContext, drafter: str, path: Path, counts: Counts) -> None:
         believed = float(self.acceptance.mean(path)[0])
         turn = self.turn(context).seen(drafter, float(counts[0, 0]), float(counts[1, 0]), believed)
@@ -105,6 +111,7 @@ class Knowledge:
 
     def learn(self, context: RoundContext, plan: Plan, outcome: RoundOutcome, *, unread: int) -> None:
         """Take in a round; `unread` are the tokens that its drafter had to read first."""
+        self._forget_turns_before(context)
         self.costs.learn(plan, outcome, unread=unread, beside=context.requests_in_flight - 1)
         self.ahead.learn(context, plan, outcome)
         emitted, turn = outcome.verdict.token_ids, self.turn(context)
@@ -138,7 +145,7 @@ class Knowledge:
     def _forget_corrections(self, kind: Key) -> None:
         self._corrections.pop(kind, None)
         self._corrections_given += 1
-        for field in [field for field in self._corrections_by_field if field[:2] == kind]:
+        for field in [field for field in self._corrections_by_field if field[:KIND] == kind]:
             del self._corrections_by_field[field]
 
     def learn_scores(self, context: RoundContext, scores: Mapping[str, TextScores]) -> None:

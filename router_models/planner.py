@@ -203,7 +203,7 @@ class PlannerPolicy(Policy):
         number, beside = forecaster.places[plan.shape], context.requests_in_flight - 1
         unread, costs = self._reading.unread(context, (drafter,)), self._knowledge.costs
         costs_ms = costs.draft_ms((drafter,), forecast.levels, forecast.nodes, unread, beside)
-        costs_ms = costs_ms + costs.verify_ms(forecast.nodes, beside)
+        costs_ms = costs_ms + costs.verify_ms(forecast.nodes, beside)[0]
         return Expectation(
             hazards=self._knowledge.acceptance.mean(path_of(context, drafter, self._knowledge.turn(context))),
             accepted=float(forecast.accepted[0, number]),
@@ -235,8 +235,8 @@ class PlannerPolicy(Policy):
         if ready is not None and self._is_on_offer(ready, context, forecaster):
             place = context.drafters.index(ready.drafter), forecaster.places[ready.shape]
             drafting[place] *= 1.0 - self._knowledge.ahead.share(kind_of(context, ready.drafter))
-        plain_ms = costs.plain_ms(beside)
-        return drafting + (costs.node_ms(beside) * forecast.nodes + plain_ms), plain_ms
+        verifying, plain_ms = costs.verify_ms(forecast.nodes, beside)
+        return drafting + verifying, plain_ms
 
     def _others_tokens(self, context: RoundContext, forecast: Forecast) -> Array | float:
         """(drafters, shapes) tokens that those served beside this request lose by its nodes.

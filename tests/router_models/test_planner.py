@@ -157,17 +157,15 @@ def test_a_tree_that_was_there_already_says_nothing_about_the_cost_of_drafting()
     assert costs.verify.learnt
 
 
-def test_it_comes_close_to_the_best_fixed_choice() -> None:
+@pytest.mark.parametrize("seed", range(4))
+def test_it_comes_close_to_the_best_fixed_choice(seed: int) -> None:
     drafters = {"bad": BAD, "fair": FAIR, "good": GOOD}
-    shares = []
-    for seed in range(4):
-        planner = PlannerPolicy(seed=seed)
-        World(drafters, seed=seed).serve(planner, requests=20)
-        settled = World(drafters, seed=seed + 100).serve(planner, requests=40, first=20)
-        shares.append(settled.tokens_per_ms / best_fixed(World(drafters, seed=seed + 200), requests=60))
+    planner = PlannerPolicy(seed=seed)
 
-    assert np.mean(shares) > 0.92
-    assert min(shares) > 0.87
+    World(drafters, seed=seed).serve(planner, requests=40)
+    settled = World(drafters, seed=seed + 100).serve(planner, requests=120, first=40)
+
+    assert settled.tokens_per_ms > 0.9 * best_fixed(World(drafters, seed=seed + 200), requests=120)
 
 
 @pytest.mark.parametrize("seed", range(2))

@@ -1,10 +1,12 @@
 """An answer that turns to something else is noticed within a few rounds, and one that does not is left alone."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from router_models.contexts import LEVELS, is_of_a_request, path_of
-from router_models.plan import Plan
+from router_models.plan import Plan, no_speculation
 from router_models.planner import PlannerPolicy
 from router_models.policy import RoundContext, RoundOutcome
 from router_models.turns import STRAIGHT, Turn
@@ -65,6 +67,21 @@ def test_after_a_turn_nothing_of_the_prompt_is_believed() -> None:
     assert "extraction" in before[2]
     assert "after json" in after[2]
     assert not set(before) & set(after)
+
+
+def test_a_request_that_has_the_name_of_an_earlier_one_has_not_turned() -> None:
+    """Its first round may have drafted nothing, so that only the round's number tells."""
+    planner, world = PlannerPolicy(), World({"json": BAD})
+    first = RoundContext(
+        request_id="r", round=0, drafters=("json",), prompt_tokens=9, emitted_tokens=0, remaining_tokens=60
+    )
+    plain = no_speculation("")
+    knowledge = planner._knowledge
+    knowledge._turns.put("r", Turn(number=1, after="json"))
+
+    planner.learn(first, plain, world.play(plain))
+
+    assert knowledge.turn(replace(first, round=1)) == STRAIGHT
 
 
 class Turning(World):

@@ -11,6 +11,7 @@ from controller.request import GenerationRequest
 from controller.sequence import Sequence
 from router_models.plan import Plan
 from router_models.policy import Policy, RoundContext, RoundOutcome, RoundTimings
+from speculation.profile import ForwardProfile
 from speculation.tree import TokenTree, prune
 from speculation.verdict import Verdict, WorkerTimings
 
@@ -57,6 +58,14 @@ class FleetSession(Protocol):
     @property
     def prompt_surprisal(self) -> Mapping[str, float]:
         """Nats per token of the end of the prompt, by drafter that has read it."""
+
+    @property
+    def drafter_profiles(self) -> Mapping[str, ForwardProfile]:
+        """What the forwards of each drafter took when it started, where it was measured."""
+
+    @property
+    def target_profile(self) -> ForwardProfile | None:
+        """The same of the target."""
 
     @property
     def ineligible_drafters(self) -> tuple[str, ...]:
@@ -228,6 +237,8 @@ def _describe(
         prompt_surprisal=dict(session.prompt_surprisal),
         requests_in_flight=requests_in_flight,
         elapsed_ms=elapsed_ns / 1e6,
+        drafter_profiles=session.drafter_profiles,
+        target_profile=session.target_profile,
     )
 
 

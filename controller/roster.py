@@ -2,13 +2,14 @@
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from enum import Enum
 
 from controller.tasks import Signal, owned_tasks
 from controller.worker_client import DraftStream, Opening, Role, VerifyStream, WorkerClient, WorkerDescription
 from speculation.errors import DrainingError, ForerunError, IncompatibleWorkerError, WorkerUnavailableError
+from speculation.profile import ForwardProfile
 
 logger = logging.getLogger(__name__)
 
@@ -220,6 +221,21 @@ class Roster:
     def drafters_for(self, length: int) -> tuple[str, ...]:
         """Drafters that can be asked now to continue a sequence of that length."""
         return self._names(worker for worker in self.workers if worker.serving and worker.can_hold(length))
+
+    @property
+    def drafter_profiles(self) -> Mapping[str, ForwardProfile]:
+        """What the forwards of each drafter that serves took when it started."""
+        return dict(self._profiles(Role.DRAFT))
+
+    @property
+    def target_profile(self) -> ForwardProfile | None:
+        """The same of the target."""
+        return next((profile for _, profile in self._profiles(Role.VERIFY)), None)
+
+    def _profiles(self, role: Role) -> Iterable[tuple[str, ForwardProfile]]:
+        for worker in self._serving(role, lambda description: description.profile is not None):
+            if worker.description is not None and worker.description.profile is not None:
+                yield worker.name, worker.description.profile
 
     @property
     def unavailable_drafters(self) -> tuple[str, ...]:

@@ -1,7 +1,7 @@
 """One request's place on the fleet: it asks whoever can answer, and outlives every worker."""
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from time import perf_counter_ns
@@ -23,6 +23,7 @@ from speculation.errors import (
     InvalidTreeError,
     WorkerUnavailableError,
 )
+from speculation.profile import ForwardProfile
 from speculation.tree import TokenTree
 from speculation.verdict import Verdict
 
@@ -114,6 +115,16 @@ class RequestSession:
     def retold_tokens(self) -> int:
         """Tokens that workers had to be told again: they had forgotten them, or the session had moved."""
         return self._moved_tokens + sum(stream.retold_tokens for stream in self._streams)
+
+    @property
+    def drafter_profiles(self) -> Mapping[str, ForwardProfile]:
+        """What the forwards of each drafter took when it started."""
+        return self._roster.drafter_profiles
+
+    @property
+    def target_profile(self) -> ForwardProfile | None:
+        """The same of the target."""
+        return self._roster.target_profile
 
     @property
     def ineligible_drafters(self) -> tuple[str, ...]:

@@ -22,11 +22,13 @@ from speculation.errors import (
     CapacityError,
     DrainingError,
     IncompatibleWorkerError,
+    InvalidRequestError,
     InvalidTreeError,
     WorkerUnavailableError,
 )
 from speculation.foresight import Foreseen
 from speculation.prefix import Context
+from speculation.profile import ForwardProfile
 from speculation.rpc import error_of, status_to_errors
 from speculation.sampling import SamplingParameters
 from speculation.tree import TokenTree, TreeShape
@@ -36,6 +38,8 @@ from speculation.wire import (
     calibration_to_proto,
     context_to_proto,
     foreseen_from_proto,
+    profile_from_proto,
+    profile_to_proto,
     sampling_to_proto,
     shape_to_proto,
     timings_from_proto,
@@ -94,6 +98,7 @@ class WorkerDescription:
         version: Of the worker's code.
         instance_id: Changes with every start of the process.
         most_outcomes: Outcomes of a verification that it can be asked to foresee; 0: none.
+        profile: What its forwards took when it started, if it said so.
     """
 
     role: Role
@@ -109,6 +114,7 @@ class WorkerDescription:
     version: str = ""
     instance_id: str = ""
     most_outcomes: int = 0
+    profile: ForwardProfile | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -589,7 +595,17 @@ def description_from_proto(message: common_pb2.DescribeResponse) -> WorkerDescri
         version=message.version,
         instance_id=message.instance_id,
         most_outcomes=message.most_outcomes,
+        profile=_profile(message),
     )
+
+
+def _profile(message: common_pb2.DescribeResponse) -> ForwardProfile | None:
+    if not message.HasField("forward_profile"):
+        return None
+    try:
+        return profile_from_proto(message.forward_profile)
+    except InvalidRequestError as error:
+        raise IncompatibleWorkerError(str(error)) from error
 
 
 def description_to_proto(description: WorkerDescription) -> common_pb2.DescribeResponse:
@@ -609,4 +625,5 @@ def description_to_proto(description: WorkerDescription) -> common_pb2.DescribeR
         version=description.version,
         instance_id=description.instance_id,
         most_outcomes=description.most_outcomes,
+        forward_profile=None if description.profile is None else profile_to_proto(description.profile),
     )

@@ -20,6 +20,7 @@ from forerun.client import RouterClient, WorkerHealth, WorkerView
 from forerun.models import model_folder
 from forerun.supervisor import LISTEN, Listener, ProcessSpec, ProcessStatus, Supervisor
 from speculation.errors import ConfigurationError
+from worker.settings import SUFFIX
 
 FREE_PORT = "127.0.0.1:0"
 DRAIN_MARGIN_S = 10.0
@@ -48,12 +49,16 @@ ONE_THREAD: Mapping[str, str] = MappingProxyType(
 )
 
 
+SUFFIX_OF_TARGET = "suffix"
+"""As a drafter's model: none, but what the text has said before, in the target's tokens."""
+
+
 class FleetSettings(Settings):
     """Which processes make the fleet, and how its controller is set: a file of these is a controller's file and more.
 
     Attributes:
         target: Model of the verify workers: a folder, a hub id, or zoo:target@deep and the like.
-        drafters: Model of each draft worker, by the name that requests use.
+        drafters: Model of each draft worker, by the name that requests use; `suffix` drafts without one.
         verify_workers: Processes that serve the target.
         dtype: Number format of all models.
         device: Torch device of all models.
@@ -127,7 +132,10 @@ async def local_fleet(
     # Writing a cost-padded model takes a second or two of computing, once.
     target = await asyncio.to_thread(model_folder, settings.target)
     verifiers = [_worker("verify", name, target, settings) for name in _numbered(TARGET, settings.verify_workers)]
-    drafters = [_worker("draft", name, model_folder(model), settings) for name, model in settings.drafters.items()]
+    drafters = [
+        _worker("draft", name, SUFFIX + target if model == SUFFIX_OF_TARGET else model_folder(model), settings)
+        for name, model in settings.drafters.items()
+    ]
     # The controller itself cuts requests off after its grace; ours only ends what is stuck.
     drain_s = settings.timeouts.drain_grace_s + DRAIN_MARGIN_S
     async with Supervisor(folder / "logs", drain_s=drain_s, listener=listener) as supervisor:

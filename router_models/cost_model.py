@@ -1,7 +1,7 @@
 """What a round costs: drafting by drafter, levels and nodes, verifying by nodes, both by how many are served at once;
 learnt from timings."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from router_models.plan import Plan
 from router_models.policy import RoundOutcome
+from speculation.profile import ForwardProfile
 from speculation.tree import TokenTree, TreeShape
 
 Array = NDArray[np.float64]
@@ -43,6 +44,19 @@ DRAFT_GUESSES = (Guess(2.0, 1.0), Guess(2.0, 4.0), Guess(0.1, 6.0), Guess(0.02, 
 
 VERIFY_GUESSES = (Guess(25.0, 1.0), Guess(2.0, 1.0), Guess(0.5, 6.0))
 """Per round, other session that shares the forward, and node, whoever's it is."""
+
+
+def draft_guesses(profile: ForwardProfile) -> tuple[Guess, ...]:
+    """DRAFT_GUESSES, for a drafter whose forwards were timed."""
+    took_ms = (DRAFT_GUESSES[0].ms, profile.forward_ms, profile.node_ms, profile.prompt_token_ms)
+    return tuple(guess._replace(ms=ms) for guess, ms in zip(DRAFT_GUESSES, took_ms, strict=True))
+
+
+def verify_guesses(profile: ForwardProfile) -> tuple[Guess, ...]:
+    """VERIFY_GUESSES, for a target whose forwards were timed: another session is another token."""
+    took_ms = (profile.forward_ms, profile.node_ms, profile.node_ms)
+    return tuple(guess._replace(ms=ms) for guess, ms in zip(VERIFY_GUESSES, took_ms, strict=True))
+
 
 REST_GUESSES = (Guess(0.5, 1.0),)
 
@@ -190,6 +204,14 @@ class CostModel:
         self.verify = CrowdCost(VERIFY_GUESSES)
         self.company = CompanyModel()
         self.rest = LinearCost(REST_GUESSES)
+
+    def expect(self, drafters: Mapping[str, ForwardProfile], target: ForwardProfile | None) -> None:
+        """Guess by what workers measured when they started, where nothing was learnt yet."""
+        for name, profile in drafters.items():
+            if not self.of_drafter(name).learnt:
+                self.drafts[name] = CrowdCost(draft_guesses(profile))
+        if target is not None and not self.verify.learnt:
+            self.verify = CrowdCost(verify_guesses(target))
 
     def learn(self, plan: Plan, outcome: RoundOutcome, *, unread: int, beside: int) -> None:
         """Take in a round.

@@ -106,6 +106,8 @@ class PlannerPolicy(Policy):
         """The fastest choice under one of several posterior draws."""
         if not context.drafters:
             return no_speculation("no drafter is on offer")
+        if context.round == 0:
+            self._knowledge.costs.expect(context.drafter_profiles, context.target_profile)
         if self._adapts:
             return self._fastest(context)
         if context.round == 0:

@@ -7,6 +7,7 @@ from typing import Protocol, runtime_checkable
 
 from router_models.model_state import ModelState
 from router_models.plan import Plan
+from speculation.profile import ForwardProfile
 from speculation.tree import MAX_DEPTH, MAX_NODES, TokenTree, TreeShape
 from speculation.verdict import Verdict
 
@@ -34,6 +35,9 @@ class RoundContext:
         exploration: Share of its exploration that a policy is allowed, 0 to 1; at 0 it does what it thinks best.
         elapsed_ms: Since the request's first round began.
         latency_objective_ms: A token, at most, if the operator has his way; 0: he did not say.
+        drafter_profiles: What the forwards of each drafter took when it started, where it was measured. Not in the
+            log: a few rounds outweigh it.
+        target_profile: The same of the target.
     """
 
     request_id: str
@@ -54,6 +58,8 @@ class RoundContext:
     exploration: float = 1.0
     elapsed_ms: float = 0.0
     latency_objective_ms: float = 0.0
+    drafter_profiles: Mapping[str, ForwardProfile] = field(default_factory=lambda: MappingProxyType({}))
+    target_profile: ForwardProfile | None = None
 
     @property
     def late(self) -> bool:

@@ -1,12 +1,14 @@
 """Domain values to protobuf and back; what comes from outside is checked on the way in."""
 
 from collections.abc import Iterable
+from math import inf
 from types import MappingProxyType
 
 from speculation.calibration import LARGEST_OFFSET, LARGEST_SLOPE, Calibration
 from speculation.errors import InvalidRequestError, InvalidTreeError
 from speculation.foresight import Foreseen
 from speculation.prefix import Context
+from speculation.profile import ForwardProfile
 from speculation.sampling import SamplingParameters
 from speculation.tree import MAX_NODES, TokenTree, TreeShape
 from speculation.v1 import common_pb2, draft_pb2, verify_pb2
@@ -52,6 +54,28 @@ def foreseen_from_proto(message: draft_pb2.Foreseen, *, vocab_size: int) -> Fore
         InvalidTreeError: Its tree is none, or names a token that is not below vocab_size.
     """
     return Foreseen(token_ids=tuple(message.token_ids), tree=tree_from_proto(message.tree, vocab_size=vocab_size))
+
+
+def profile_to_proto(profile: ForwardProfile) -> common_pb2.ForwardProfile:
+    """The message of a profile."""
+    return common_pb2.ForwardProfile(
+        forward_ms=profile.forward_ms, node_ms=profile.node_ms, prompt_token_ms=profile.prompt_token_ms
+    )
+
+
+def profile_from_proto(message: common_pb2.ForwardProfile) -> ForwardProfile:
+    """The profile of a message.
+
+    Raises:
+        InvalidRequestError: It holds something else than lengths of time.
+    """
+    profile = ForwardProfile(
+        forward_ms=message.forward_ms, node_ms=message.node_ms, prompt_token_ms=message.prompt_token_ms
+    )
+    for field in ("forward_ms", "node_ms", "prompt_token_ms"):
+        if not 0.0 <= (took_ms := getattr(profile, field)) < inf:
+            raise InvalidRequestError(f"forward_profile.{field}", f"{took_ms} is not a length of time")
+    return profile
 
 
 def shape_to_proto(shape: TreeShape) -> common_pb2.TreeShape:

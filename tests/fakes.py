@@ -349,6 +349,7 @@ def description(
     fingerprint: str = FINGERPRINT,
     vocab_size: int = VOCAB_SIZE,
     max_length: int = 4096,
+    profile: common_pb2.ForwardProfile | None = None,
 ) -> common_pb2.DescribeResponse:
     """What a fake worker says it is."""
     roles = {"draft": common_pb2.WORKER_ROLE_DRAFT, "verify": common_pb2.WORKER_ROLE_VERIFY}
@@ -361,6 +362,7 @@ def description(
         max_length=max_length,
         slots=8,
         most_outcomes=MOST_OUTCOMES if role == "draft" else 0,
+        forward_profile=profile,
     )
 
 

@@ -53,7 +53,7 @@ def _parser() -> argparse.ArgumentParser:
 
     parser = argparse.ArgumentParser(prog="python -m worker", description="Serves one model to a Forerun controller.")
     add("--role", "what the model is for", choices=ROLES, required=True)
-    add("--model", "folder or hub id", required=True)
+    add("--model", "folder or hub id; suffix:TARGET drafts without a model, from the text itself", required=True)
     add("--name", "name of the drafter or target, as operators and requests use it", required=True)
     add("--listen", "host:port; port 0 takes a free one", metavar="ADDRESS")
     add("--revision", "hub branch, tag or commit of the model")

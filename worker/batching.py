@@ -19,7 +19,8 @@ from torch import Tensor
 
 from speculation.errors import CapacityError, DrainingError
 from speculation.verdict import WorkerTimings
-from worker.engine import Chunk, Engine
+from worker.scratch import Chunk
+from worker.slots import Slots
 
 SHUT_DOWN = "the worker has shut down"
 
@@ -115,7 +116,7 @@ class EngineThread:
         max_jobs: Jobs waiting or running at once, without work for idle time; more are refused.
     """
 
-    def __init__(self, engine: Engine, *, max_jobs: int = 256) -> None:
+    def __init__(self, engine: Slots, *, max_jobs: int = 256) -> None:
         self._engine = engine
         self._max_jobs, self._num_jobs = max_jobs, 0
         self._orders: SimpleQueue[Callable[[], None]] = SimpleQueue()

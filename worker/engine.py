@@ -24,13 +24,10 @@ from worker.cache import KeyValuePool, LayerShape, PackedRow
 from worker.models import context_length
 from worker.probe import PROBE_LENGTH, PROBE_SLOTS, refuse_unservable, require_exact
 from worker.scratch import EMPTY, Chunk, Scratch
+from worker.slots import NoFreeSlotError
 from worker.step import PooledStep, Span
 
 __all__ = ["ROOT", "Chunk", "Engine", "NoFreeSlotError", "SlotFullError"]
-
-
-class NoFreeSlotError(CapacityError):
-    """Every slot is open; expected under load: close one or try later."""
 
 
 class SlotFullError(CapacityError):

@@ -13,9 +13,9 @@ from speculation.sampling import SamplingParameters
 from speculation.tree import MAX_NODES
 from speculation.verdict import WorkerTimings
 from worker.batching import EngineThread, GaveWayError, Result, Steps
-from worker.engine import Engine
 from worker.sampling import Sampler
 from worker.sessions import ContextNotHeldError, Session, SessionTable
+from worker.slots import Slots
 from worker.surprisal import PromptSurprisal
 
 TREE_ROOM = MAX_NODES
@@ -100,7 +100,7 @@ class Host:
         max_calls: Calls waiting or running at once.
     """
 
-    def __init__(self, engine: Engine, *, max_length: int, max_streams: int = 1024, max_calls: int = 256) -> None:
+    def __init__(self, engine: Slots, *, max_length: int, max_streams: int = 1024, max_calls: int = 256) -> None:
         self.engine, self.max_length = engine, max_length
         self.draining = False
         self._table = SessionTable(engine, max_length=max_length)

@@ -13,7 +13,14 @@ from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 from safetensors import SafetensorError, safe_open
 from torch import nn
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 from transformers.utils import logging as transformers_logging
 
 from speculation.errors import ConfigurationError, CorruptModelError, ModelNotFoundError, UnservableModelError
@@ -86,6 +93,20 @@ def load_model(
     )
 
 
+def load_vocabulary(name_or_folder: str, *, revision: str | None = None) -> tuple[PreTrainedTokenizerBase, int]:
+    """A model's tokenizer and the number of its tokens, those that only pad it included, without its weights.
+
+    Raises:
+        ModelNotFoundError: There is no such folder or reachable hub id.
+        CorruptModelError: Files are missing or damaged.
+    """
+    with _quiet():
+        folder = _folder(name_or_folder, revision)
+        tokenizer = _load_tokenizer(name_or_folder, folder)
+        config = _load_config(name_or_folder, folder).get_text_config()
+    return tokenizer, max(len(tokenizer), getattr(config, "vocab_size", 0))
+
+
 def context_length(model: PreTrainedModel) -> int | None:
     """Positions the model was built for; None when its configuration names no bound."""
     length = getattr(model.config.get_text_config(), "max_position_embeddings", None)
@@ -148,11 +169,16 @@ def _require_files(name: str, folder: Path) -> None:
             raise CorruptModelError(name, f"{path.name} cannot be read ({_first_line(error)})") from error
 
 
-def _load_weights(name: str, folder: Path, dtype: torch.dtype) -> PreTrainedModel:
+def _load_config(name: str, folder: Path) -> PreTrainedConfig:
     try:
-        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+        config: PreTrainedConfig = AutoConfig.from_pretrained(folder, trust_remote_code=False)
     except (ValueError, KeyError, OSError) as error:
         raise CorruptModelError(name, f"config.json cannot be used ({_first_line(error)})") from error
+    return config
+
+
+def _load_weights(name: str, folder: Path, dtype: torch.dtype) -> PreTrainedModel:
+    config = _load_config(name, folder)
     if type(config) not in AutoModelForCausalLM._model_mapping:
         raise UnservableModelError(name, f"{config.model_type} models are not causal language models")
     try:

@@ -8,21 +8,28 @@ import uuid
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 
 import grpc
 from grpc_health.v1 import health, health_pb2_grpc
 from grpc_health.v1.health_pb2 import HealthCheckResponse
 from grpc_reflection.v1alpha import reflection
+from transformers import PreTrainedTokenizerBase
 
 from speculation.errors import ConfigurationError
 from speculation.fingerprint import tokenizer_fingerprint
-from speculation.foresight import MOST_OUTCOMES
+from speculation.profile import NO_FORWARDS, ForwardProfile
+from speculation.wire import profile_to_proto
+from worker.drafter import LanguageModelDrafter
 from worker.engine import Engine
 from worker.host import TREE_ROOM, Host
-from worker.models import LoadedModel, load_model
+from worker.models import load_model, load_vocabulary
+from worker.profiling import profile_of
 from worker.registration import Registration
-from worker.service import SERVICE_NAMES, Description, add_service, describe
-from worker.settings import MEBIBYTE, WorkerSettings, split_address
+from worker.service import SERVICE_NAMES, Description, DraftService, SessionService, VerifyService, describe
+from worker.settings import MEBIBYTE, SUFFIX, WorkerSettings, split_address
+from worker.slots import NoModel, Slots
+from worker.suffix_drafter import REVISION, SuffixDrafter
 
 MESSAGE_LIMIT = 16 * MEBIBYTE
 
@@ -86,6 +93,23 @@ async def serve(
 @asynccontextmanager
 async def running(settings: WorkerSettings) -> AsyncIterator[Ready]:
     """A worker that can be called while the body runs, and drains after it."""
+    host, service = _without_model(settings) if settings.without_model else _with_model(settings)
+    async with AsyncExitStack() as stack:
+        stack.callback(host.close)
+        address = await stack.enter_async_context(_listening(settings, host, service))
+        if settings.redis_url is not None:
+            registration = Registration(
+                settings.redis_url,
+                namespace=settings.namespace,
+                address=settings.advertise or address,
+                worker=service.description,
+                ttl_s=settings.heartbeat_ttl_s,
+            )
+            await stack.enter_async_context(registration.kept())
+        yield Ready(address=address, name=settings.name, role=settings.role, host=host)
+
+
+def _with_model(settings: WorkerSettings) -> tuple[Host, SessionService]:
     loaded = load_model(
         settings.model,
         dtype=settings.dtype,
@@ -95,28 +119,31 @@ async def running(settings: WorkerSettings) -> AsyncIterator[Ready]:
     )
     max_length = min(settings.max_length, loaded.context_length or settings.max_length)
     engine = Engine(loaded.model, slots=settings.slots, max_length=max_length + TREE_ROOM)
-    host = Host(engine, max_length=max_length, max_streams=settings.max_sessions, max_calls=settings.max_calls)
-    description = _description(settings, loaded, host)
-    async with AsyncExitStack() as stack:
-        stack.callback(host.close)
-        address = await stack.enter_async_context(_listening(settings, host, description))
-        if settings.redis_url is not None:
-            registration = Registration(
-                settings.redis_url,
-                namespace=settings.namespace,
-                address=settings.advertise or address,
-                worker=description,
-                ttl_s=settings.heartbeat_ttl_s,
-            )
-            await stack.enter_async_context(registration.kept())
-        yield Ready(address=address, name=settings.name, role=settings.role, host=host)
+    host = _host(settings, engine, max_length)
+    about = partial(_description, settings, host, loaded.tokenizer, loaded.revision, profile_of(engine))
+    if settings.role == "verify":
+        return host, VerifyService(host, about(), engine)
+    drafter = LanguageModelDrafter(engine)
+    return host, DraftService(host, about(most_outcomes=drafter.most_outcomes), drafter)
+
+
+def _without_model(settings: WorkerSettings) -> tuple[Host, SessionService]:
+    tokenizer, vocab_size = load_vocabulary(settings.model.removeprefix(SUFFIX), revision=settings.revision)
+    host = _host(settings, NoModel(slots=settings.slots, vocab_size=vocab_size), settings.max_length)
+    drafter = SuffixDrafter(vocab_size)
+    about = _description(settings, host, tokenizer, REVISION, NO_FORWARDS, most_outcomes=drafter.most_outcomes)
+    return host, DraftService(host, about, drafter)
+
+
+def _host(settings: WorkerSettings, engine: Slots, max_length: int) -> Host:
+    return Host(engine, max_length=max_length, max_streams=settings.max_sessions, max_calls=settings.max_calls)
 
 
 @asynccontextmanager
-async def _listening(settings: WorkerSettings, host: Host, description: Description) -> AsyncIterator[str]:
+async def _listening(settings: WorkerSettings, host: Host, service: SessionService) -> AsyncIterator[str]:
     """The address of a server that takes calls while the body runs; afterwards it drains and stops."""
     server = grpc.aio.server(options=SERVER_OPTIONS)
-    add_service(server, settings.role, host, description)
+    service.join(server)
     state = health.aio.HealthServicer()  # type: ignore[attr-defined]
     health_pb2_grpc.add_HealthServicer_to_server(state, server)
     service_name = SERVICE_NAMES[settings.role]
@@ -141,13 +168,21 @@ def _bind(server: grpc.aio.Server, listen: str) -> str:
     return f"{wanted_host}:{port}"
 
 
-def _description(settings: WorkerSettings, loaded: LoadedModel, host: Host) -> Description:
+def _description(
+    settings: WorkerSettings,
+    host: Host,
+    tokenizer: PreTrainedTokenizerBase,
+    revision: str,
+    profile: ForwardProfile,
+    *,
+    most_outcomes: int = 0,
+) -> Description:
     return describe(
         role=settings.role,
         name=settings.name,
-        model=loaded.name,
-        model_revision=loaded.revision,
-        tokenizer_fingerprint=tokenizer_fingerprint(loaded.tokenizer.get_vocab()),
+        model=settings.model,
+        model_revision=revision,
+        tokenizer_fingerprint=tokenizer_fingerprint(tokenizer.get_vocab()),
         vocab_size=host.engine.vocab_size,
         max_length=host.max_length,
         slots=settings.slots,
@@ -155,7 +190,8 @@ def _description(settings: WorkerSettings, loaded: LoadedModel, host: Host) -> D
         device=settings.device,
         version=_version(),
         instance_id=uuid.uuid4().hex,
-        most_outcomes=MOST_OUTCOMES if settings.role == "draft" else 0,
+        most_outcomes=most_outcomes,
+        forward_profile=profile_to_proto(profile),
     )
 
 

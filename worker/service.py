@@ -12,15 +12,14 @@ import grpc
 from speculation import wire
 from speculation.calibration import UNCALIBRATED, Calibration
 from speculation.errors import InvalidRequestError
-from speculation.foresight import MOST_OUTCOMES
 from speculation.prefix import Context
 from speculation.rpc import errors_to_status, status_of
 from speculation.sampling import MAX_TOP_LOGPROBS
 from speculation.v1 import common_pb2, draft_pb2, draft_pb2_grpc, verify_pb2, verify_pb2_grpc
-from worker.drafting import draft
-from worker.foresight import foresee
+from worker.batching import Steps
+from worker.drafter import Drafter
+from worker.engine import Engine
 from worker.host import Busy, Done, Draining, GaveWay, Host, NeedContext, Outcome, Stream
-from worker.scoring import score
 from worker.sessions import Session, read_all
 from worker.settings import Role
 from worker.verification import verify
@@ -43,23 +42,24 @@ def describe(*, role: Role, **fields: Any) -> Description:
     return common_pb2.DescribeResponse(role=ROLES[role], **fields)
 
 
-def add_service(server: grpc.aio.Server, role: Role, host: Host, description: Description) -> None:
-    """Offer the service of a role."""
-    if role == "draft":
-        draft_pb2_grpc.add_DraftServiceServicer_to_server(DraftService(host, description), server)  # type: ignore[no-untyped-call]
-    else:
-        verify_pb2_grpc.add_VerifyServiceServicer_to_server(VerifyService(host, description), server)  # type: ignore[no-untyped-call]
+class SessionService(ABC):
+    """What the two services share: one stream is one session, opened by its first message.
 
-
-class _SessionService(ABC):
-    """What the two services share: one stream is one session, opened by its first message."""
+    Attributes:
+        description: What the worker is.
+    """
 
     def __init__(self, host: Host, description: Description) -> None:
-        self._host, self._description = host, description
+        self.description = description
+        self._host = host
+
+    @abstractmethod
+    def join(self, server: grpc.aio.Server) -> None:
+        """Be offered by a server."""
 
     async def Describe(self, request: common_pb2.DescribeRequest, context: CallContext) -> Description:  # noqa: N802
         """What this worker is."""
-        return self._description
+        return self.description
 
     async def _converse(self, requests: AsyncIterable[Any], context: CallContext) -> None:
         """One session. Replies are written, not yielded, so that a lost stream always ends this coroutine at once."""
@@ -90,8 +90,8 @@ class _SessionService(ABC):
         elif request.HasField("open"):
             self._open(stream, request.open)
             reply.status = common_pb2.SESSION_STATUS_OK
-            reply.opened.name = self._description.name
-            reply.opened.model_revision = self._description.model_revision
+            reply.opened.name = self.description.name
+            reply.opened.model_revision = self.description.model_revision
         elif request.HasField("extend"):
             await self._extend(stream.session, request.extend, reply)
         else:
@@ -102,11 +102,15 @@ class _SessionService(ABC):
 
     async def _extend(self, session: Session, message: Any, reply: Any) -> None:
         """Read a context ahead of time."""
-        outcome = await self._host.call(session, _context(message, self._host), read_all(self._host.engine, session))
+        outcome = await self._host.call(session, _context(message, self._host), self._read(session))
         _report(reply, outcome)
         if isinstance(outcome, Done):
             reply.extended.held_length = outcome.result
             _tell_surprisal(session, reply.extended)
+
+    @abstractmethod
+    def _read(self, session: Session) -> Steps[int]:
+        """Read all that is there of the session; returns how many tokens are held."""
 
     @abstractmethod
     def _new_reply(self) -> Any:
@@ -121,14 +125,25 @@ class _SessionService(ABC):
         """Do what a message other than `open` and `extend` asks for, and write the outcome into the reply."""
 
 
-class DraftService(_SessionService, draft_pb2_grpc.DraftServiceServicer):
+class DraftService(SessionService, draft_pb2_grpc.DraftServiceServicer):
     """Proposes trees and scores finished text."""
+
+    def __init__(self, host: Host, description: Description, drafter: Drafter) -> None:
+        super().__init__(host, description)
+        self._drafter = drafter
+
+    def join(self, server: grpc.aio.Server) -> None:
+        """Be offered by a server."""
+        draft_pb2_grpc.add_DraftServiceServicer_to_server(self, server)  # type: ignore[no-untyped-call]
 
     async def Draft(  # noqa: N802
         self, request_iterator: AsyncIterable[draft_pb2.DraftRequest], context: CallContext
     ) -> None:
         """One session."""
         await self._converse(request_iterator, context)
+
+    def _read(self, session: Session) -> Steps[int]:
+        return self._drafter.read(session)
 
     def _new_reply(self) -> draft_pb2.DraftResponse:
         return draft_pb2.DraftResponse()
@@ -159,8 +174,7 @@ class DraftService(_SessionService, draft_pb2_grpc.DraftServiceServicer):
 
     async def _propose(self, session: Session, message: draft_pb2.Propose, reply: draft_pb2.DraftResponse) -> None:
         host = self._host
-        steps = draft(
-            host.engine,
+        steps = self._drafter.draft(
             session,
             wire.shape_from_proto(message.shape),
             max_length=host.max_length,
@@ -175,10 +189,10 @@ class DraftService(_SessionService, draft_pb2_grpc.DraftServiceServicer):
 
     async def _foresee(self, session: Session, message: draft_pb2.Foresee, reply: draft_pb2.DraftResponse) -> None:
         host, context = self._host, _context(message, self._host)
-        if not 1 <= message.outcomes <= MOST_OUTCOMES:
-            raise InvalidRequestError("outcomes", f"{message.outcomes} is not between 1 and {MOST_OUTCOMES}")
-        steps = foresee(
-            host.engine,
+        most = self._drafter.most_outcomes
+        if not 1 <= message.outcomes <= most:
+            raise InvalidRequestError("outcomes", f"{message.outcomes}; this drafter foresees 1 to {most}")
+        steps = self._drafter.foresee(
             session,
             wire.tree_from_proto(message.tree, vocab_size=host.engine.vocab_size),
             wire.shape_from_proto(message.shape),
@@ -199,21 +213,32 @@ class DraftService(_SessionService, draft_pb2_grpc.DraftServiceServicer):
             raise InvalidRequestError("token_ids", "there is nothing to score")
         wire.check_token_ids("token_ids", message.token_ids, host.engine.vocab_size)
         _require_room("token_ids", context, len(message.token_ids), host)
-        outcome = await host.call(session, context, score(host.engine, session, tuple(message.token_ids)))
+        outcome = await host.call(session, context, self._drafter.score(session, tuple(message.token_ids)))
         _report(reply, outcome)
         if isinstance(outcome, Done):
             reply.scores.ranks.extend(outcome.result.ranks)
             reply.scores.confidences.extend(outcome.result.confidences)
 
 
-class VerifyService(_SessionService, verify_pb2_grpc.VerifyServiceServicer):
+class VerifyService(SessionService, verify_pb2_grpc.VerifyServiceServicer):
     """Emits the target's tokens."""
+
+    def __init__(self, host: Host, description: Description, engine: Engine) -> None:
+        super().__init__(host, description)
+        self._engine = engine
+
+    def join(self, server: grpc.aio.Server) -> None:
+        """Be offered by a server."""
+        verify_pb2_grpc.add_VerifyServiceServicer_to_server(self, server)  # type: ignore[no-untyped-call]
 
     async def Verify(  # noqa: N802
         self, request_iterator: AsyncIterable[verify_pb2.VerifyRequest], context: CallContext
     ) -> None:
         """One session."""
         await self._converse(request_iterator, context)
+
+    def _read(self, session: Session) -> Steps[int]:
+        return read_all(self._engine, session)
 
     def _new_reply(self) -> verify_pb2.VerifyResponse:
         return verify_pb2.VerifyResponse()
@@ -237,7 +262,7 @@ class VerifyService(_SessionService, verify_pb2_grpc.VerifyServiceServicer):
         tree = wire.tree_from_proto(message.tree, vocab_size=host.engine.vocab_size)
         _require_room("tree", context, tree.depth, host)
         outcome = await host.call(
-            session, context, verify(host.engine, session, tree, top_logprobs=stream.top_logprobs)
+            session, context, verify(self._engine, session, tree, top_logprobs=stream.top_logprobs)
         )
         _report(reply, outcome)
         if isinstance(outcome, Done):

@@ -10,8 +10,9 @@ from speculation.errors import CapacityError, InvalidRequestError
 from speculation.prefix import EMPTY_PREFIX, Context, extend_hash
 from speculation.tree import ROOT
 from worker.batching import Result, Steps
-from worker.engine import Chunk, Engine, NoFreeSlotError
+from worker.engine import Chunk, Engine
 from worker.sampling import Sampler
+from worker.slots import NoFreeSlotError, Slots
 from worker.surprisal import PromptSurprisal
 
 SLICE = 256
@@ -114,7 +115,7 @@ class SessionTable:
         max_length: Tokens a session may hold.
     """
 
-    def __init__(self, engine: Engine, *, max_length: int) -> None:
+    def __init__(self, engine: Slots, *, max_length: int) -> None:
         self._engine, self._max_length = engine, max_length
         self._idle: dict[Session, None] = {}
 

@@ -9,6 +9,9 @@ from speculation.errors import ConfigurationError
 SECONDS = 1.0
 MEBIBYTE = 2**20
 
+SUFFIX = "suffix:"
+"""Before the name of a target: a drafter without a model, for that target's tokens."""
+
 Role = Literal["draft", "verify"]
 ROLES: tuple[Role, ...] = ("draft", "verify")
 
@@ -19,7 +22,7 @@ class WorkerSettings:
 
     Attributes:
         role: Which service it offers.
-        model: Folder or hub id.
+        model: Folder or hub id; suffix: and that of the target for a drafter without a model.
         name: The drafter's or target's name, as operators and requests use it.
         listen: host:port; port 0 takes a free one.
         revision: Hub branch, tag or commit of the model.
@@ -69,11 +72,18 @@ class WorkerSettings:
         for field in ("heartbeat_ttl_s", "grace_s"):
             if not getattr(self, field) >= 0:
                 raise ConfigurationError(field, f"{getattr(self, field)} is not a length of time")
+        if self.without_model and self.role != "draft":
+            raise ConfigurationError("model", f"{self.model} has no model to verify with")
         _, port = split_address(self.listen)
         if self.redis_url is not None and self.advertise is None and _is_everywhere(self.listen):
             raise ConfigurationError("advertise", f"{self.listen} is no address that others could call; name one")
         if not 0 <= port < 2**16:
             raise ConfigurationError("listen", f"port {port} does not exist")
+
+    @property
+    def without_model(self) -> bool:
+        """Whether it drafts from what the text has said before."""
+        return self.model.startswith(SUFFIX)
 
 
 def split_address(address: str) -> tuple[str, int]:

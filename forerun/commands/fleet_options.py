@@ -6,7 +6,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from forerun.local_fleet import EMBEDDED_REDIS, FleetSettings
+from forerun.local_fleet import EMBEDDED_REDIS, SUFFIX_OF_TARGET, FleetSettings
 from speculation.errors import ConfigurationError
 
 
@@ -29,7 +29,8 @@ def fleet_settings(file: Path | None, given: Mapping[str, Any], *, redis: str | 
 
 
 def drafters_of(text: str) -> dict[str, str]:
-    """The drafters of "code,docs,small=./my-small-model": a zoo name, or a name of one's own and its model."""
+    """The drafters of "code,docs,suffix,small=./my-small-model": a zoo name, "suffix", or a name of one's own and its
+    model."""
     drafters: dict[str, str] = {}
     for entry in filter(None, (part.strip() for part in text.split(","))):
         name, equals, model = entry.partition("=")
@@ -37,5 +38,5 @@ def drafters_of(text: str) -> dict[str, str]:
             raise ConfigurationError("--drafters", f"{entry!r} is neither NAME nor NAME=MODEL")
         if name in drafters:
             raise ConfigurationError("--drafters", f"{name!r} is given twice")
-        drafters[name] = model or f"zoo:{name}"
+        drafters[name] = model or (SUFFIX_OF_TARGET if name == SUFFIX_OF_TARGET else f"zoo:{name}")
     return drafters

@@ -28,7 +28,10 @@ def up(
     ] = None,
     drafters: Annotated[
         str | None,
-        typer.Option(help="Zoo names, or NAME=MODEL for others, by commas.", show_default="code,docs,math,json,mixed"),
+        typer.Option(
+            help="Zoo names, or NAME=MODEL for others, by commas; suffix drafts without a model.",
+            show_default="code,docs,math,json,mixed",
+        ),
     ] = None,
     verify_workers: Annotated[
         int | None, typer.Option(min=1, help="Processes that serve the target.", show_default="1")
@@ -56,7 +59,7 @@ def up(
 
     [cyan]forerun up[/cyan]
 
-    [cyan]forerun up --profile plain --drafters code,math --listen 127.0.0.1:0 --json[/cyan]
+    [cyan]forerun up --profile plain --drafters code,math,suffix --listen 127.0.0.1:0 --json[/cyan]
 
     [cyan]forerun up --target ./my-model --drafters small=./my-small-model[/cyan]
     """

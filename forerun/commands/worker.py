@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 import typer
 
 from forerun.commands.program import PASS_ON, become
+from worker.settings import SUFFIX
 
 __all__ = ["PASS_ON", "worker"]
 
@@ -16,7 +17,13 @@ Role = Literal["draft", "verify"]
 def worker(
     context: typer.Context,
     role: Annotated[Role, typer.Argument(help="What the model is for: to draft, or to verify (the target).")],
-    model: Annotated[str, typer.Option(help="A folder, a hub id, or one of the zoo: zoo:code, zoo:target@deep.")],
+    model: Annotated[
+        str,
+        typer.Option(
+            help="A folder, a hub id, or one of the zoo: zoo:code, zoo:target@deep. suffix:TARGET drafts for "
+            "that target without a model, from what a text has said before."
+        ),
+    ],
     name: Annotated[
         str | None, typer.Option(help="Its name in requests.", show_default="target, or the model's last part")
     ] = None,
@@ -27,6 +34,8 @@ def worker(
 
     [cyan]forerun worker draft --model ./my-small-model --name small --device cuda:0 --redis redis://host:6379[/cyan]
 
+    [cyan]forerun worker draft --model suffix:./my-target --redis redis://host:6379[/cyan]
+
     All options:  [cyan]python -m worker --help[/cyan]
     """
     from forerun.models import model_folder
@@ -36,8 +45,11 @@ def worker(
 
 
 def default_name(role: Role, model: str) -> str:
-    """ "target" for the target, and for a drafter the last part of its model's name: "code" for "zoo:code"."""
-    return "target" if role == "verify" else Path(model.rpartition(":")[2]).name
+    """ "target" for the target, "suffix" for a drafter without a model, and for one with a model the last part of that
+    one's name: "code" for "zoo:code"."""
+    if role == "verify":
+        return "target"
+    return SUFFIX.rstrip(":") if model.startswith(SUFFIX) else Path(model.rpartition(":")[2]).name
 
 
 def _flags(arguments: dict[str, str]) -> Sequence[str]:

@@ -119,7 +119,7 @@ class DescribeRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class DescribeResponse(_message.Message):
-    __slots__ = ("role", "name", "model", "model_revision", "tokenizer_fingerprint", "vocab_size", "max_length", "slots", "dtype", "device", "version", "instance_id", "most_outcomes")
+    __slots__ = ("role", "name", "model", "model_revision", "tokenizer_fingerprint", "vocab_size", "max_length", "slots", "dtype", "device", "version", "instance_id", "most_outcomes", "forward_profile")
     ROLE_FIELD_NUMBER: _ClassVar[int]
     NAME_FIELD_NUMBER: _ClassVar[int]
     MODEL_FIELD_NUMBER: _ClassVar[int]
@@ -133,6 +133,7 @@ class DescribeResponse(_message.Message):
     VERSION_FIELD_NUMBER: _ClassVar[int]
     INSTANCE_ID_FIELD_NUMBER: _ClassVar[int]
     MOST_OUTCOMES_FIELD_NUMBER: _ClassVar[int]
+    FORWARD_PROFILE_FIELD_NUMBER: _ClassVar[int]
     role: WorkerRole
     name: str
     model: str
@@ -146,7 +147,18 @@ class DescribeResponse(_message.Message):
     version: str
     instance_id: str
     most_outcomes: int
-    def __init__(self, role: _Optional[_Union[WorkerRole, str]] = ..., name: _Optional[str] = ..., model: _Optional[str] = ..., model_revision: _Optional[str] = ..., tokenizer_fingerprint: _Optional[str] = ..., vocab_size: _Optional[int] = ..., max_length: _Optional[int] = ..., slots: _Optional[int] = ..., dtype: _Optional[str] = ..., device: _Optional[str] = ..., version: _Optional[str] = ..., instance_id: _Optional[str] = ..., most_outcomes: _Optional[int] = ...) -> None: ...
+    forward_profile: ForwardProfile
+    def __init__(self, role: _Optional[_Union[WorkerRole, str]] = ..., name: _Optional[str] = ..., model: _Optional[str] = ..., model_revision: _Optional[str] = ..., tokenizer_fingerprint: _Optional[str] = ..., vocab_size: _Optional[int] = ..., max_length: _Optional[int] = ..., slots: _Optional[int] = ..., dtype: _Optional[str] = ..., device: _Optional[str] = ..., version: _Optional[str] = ..., instance_id: _Optional[str] = ..., most_outcomes: _Optional[int] = ..., forward_profile: _Optional[_Union[ForwardProfile, _Mapping]] = ...) -> None: ...
+
+class ForwardProfile(_message.Message):
+    __slots__ = ("forward_ms", "node_ms", "prompt_token_ms")
+    FORWARD_MS_FIELD_NUMBER: _ClassVar[int]
+    NODE_MS_FIELD_NUMBER: _ClassVar[int]
+    PROMPT_TOKEN_MS_FIELD_NUMBER: _ClassVar[int]
+    forward_ms: float
+    node_ms: float
+    prompt_token_ms: float
+    def __init__(self, forward_ms: _Optional[float] = ..., node_ms: _Optional[float] = ..., prompt_token_ms: _Optional[float] = ...) -> None: ...
 
 class WorkerRegistration(_message.Message):
     __slots__ = ("address", "worker", "heartbeat_ms", "ttl_ms")

@@ -14,6 +14,7 @@ from controller.roster import Health
 from controller.sequence import Sequence
 from controller.worker_client import Opening, Role
 from speculation.errors import WorkerUnavailableError
+from speculation.profile import ForwardProfile
 from speculation.sampling import SamplingParameters
 from speculation.v1 import common_pb2
 from tests import fakes
@@ -33,6 +34,11 @@ def examined(fleet: WorkerFleet) -> bool:
         pytest.param(description("draft", "a", fingerprint="0" * 64), "would mean other words", id="another tokenizer"),
         pytest.param(description("draft", "a", vocab_size=90), "knows 90 tokens", id="a vocabulary too small"),
         pytest.param(description(revision="r2"), "model revision r2 is not r1", id="another target"),
+        pytest.param(
+            description("draft", "a", profile=common_pb2.ForwardProfile(node_ms=-1.0)),
+            "forward_profile.node_ms: -1.0 is not a length of time",
+            id="a profile of no times",
+        ),
     ],
 )
 def test_who_does_not_belong_is_refused_with_the_reason(second: common_pb2.DescribeResponse, problem: str) -> None:
@@ -49,6 +55,20 @@ def test_who_does_not_belong_is_refused_with_the_reason(second: common_pb2.Descr
                 assert problem in refused.problem
                 assert fleet.drafter_names == ()
                 assert (await fleet.verifier(None)).address == target.address
+
+    run(scenario())
+
+
+def test_what_workers_measured_at_their_start_is_known_of_those_that_serve() -> None:
+    quick, slow = common_pb2.ForwardProfile(forward_ms=1.0), common_pb2.ForwardProfile(forward_ms=40.0, node_ms=2.0)
+
+    async def scenario() -> None:
+        told = (description(profile=slow), description("draft", "a", profile=quick), description("draft", "b"))
+        async with fakes.workers(*told) as workers, fleet_of(*workers) as fleet:
+            await until(fleet, lambda fleet: fleet.serves and len(fleet.drafter_names) == 2)
+
+            assert fleet.target_profile == ForwardProfile(forward_ms=40.0, node_ms=2.0, prompt_token_ms=0.0)
+            assert fleet.drafter_profiles == {"a": ForwardProfile(forward_ms=1.0, node_ms=0.0, prompt_token_ms=0.0)}
 
     run(scenario())
 

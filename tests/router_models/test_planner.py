@@ -14,6 +14,7 @@ from router_models.plan import Plan
 from router_models.planner import DRAWS, PlannerPolicy
 from router_models.policy import RoundContext
 from router_models.ranks import NOMINAL_HAZARDS, no_counts
+from speculation.profile import ForwardProfile
 from speculation.tree import TreeShape
 from speculation.verdict import WorkerTimings
 from tests.router_models.world import NS_PER_MS, Tally, World
@@ -135,6 +136,45 @@ def test_what_a_rush_teaches_is_not_believed_of_a_quiet_hour() -> None:
     assert cost.weights(crowd_of(31)) @ (1.0, 8.0) == pytest.approx(560.0, rel=0.05)
     assert cost.weights(crowd_of(14)) is cost.weights(crowd_of(31)), "the nearest that was measured"
     assert cost.weights(crowd_of(0)) @ (1.0, 8.0) == pytest.approx(29.0, rel=0.05)
+
+
+FREE = ForwardProfile(forward_ms=0.0, node_ms=0.0, prompt_token_ms=0.0)
+SLOW = ForwardProfile(forward_ms=9.0, node_ms=0.5, prompt_token_ms=1.0)
+
+
+def test_before_anything_was_timed_costs_are_what_workers_measured_when_they_started() -> None:
+    costs, world = CostModel(), World({"code": GOOD})
+    levels = nodes = np.array([[4.0], [4.0]])
+    unread = np.array([20.0, 20.0])
+
+    costs.expect({"suffix": FREE, "code": SLOW}, ForwardProfile(forward_ms=40.0, node_ms=3.0, prompt_token_ms=1.0))
+    free_ms, slow_ms = costs.draft_ms(("suffix", "code"), levels, nodes, unread, 0)[:, 0]
+    verify_ms, plain_ms = costs.verify_ms(np.array(4.0), 0)
+
+    assert slow_ms - free_ms == pytest.approx(4 * 9.0 + 4 * 0.5 + 20 * 1.0)
+    assert verify_ms - plain_ms == pytest.approx(4 * 3.0)
+    assert plain_ms > 40.0
+
+    plan = Plan(drafters=("code",), shape=TreeShape(depth=4, branching=1, budget=4), explanation="")
+    costs.learn(plan, world.play(plan), unread=0, beside=0)
+    learnt_ms = costs.draft_ms(("code",), levels[:1], nodes[:1], unread[:1], 0)
+    costs.expect({"code": FREE}, FREE)
+    assert costs.draft_ms(("code",), levels[:1], nodes[:1], unread[:1], 0) == learnt_ms, "what was timed counts"
+
+
+def test_of_two_drafters_of_whom_nothing_is_known_the_faster_one_is_tried_first() -> None:
+    """One without a model: a drafter that nobody tries is never known to be good."""
+    first = RoundContext(
+        request_id="r",
+        round=0,
+        drafters=("code", "suffix"),
+        prompt_tokens=9,
+        emitted_tokens=0,
+        remaining_tokens=60,
+        drafter_profiles={"code": SLOW, "suffix": FREE},
+    )
+
+    assert PlannerPolicy().plan(first).drafters == ("suffix",)
 
 
 def test_two_drafters_at_once_say_nothing_about_the_cost_of_either() -> None:

@@ -8,6 +8,7 @@ from speculation import wire
 from speculation.calibration import Calibration
 from speculation.errors import InvalidRequestError, InvalidTreeError
 from speculation.prefix import Context
+from speculation.profile import ForwardProfile
 from speculation.sampling import SamplingParameters
 from speculation.tree import TokenTree, TreeShape, chain
 from speculation.v1 import common_pb2
@@ -15,6 +16,7 @@ from speculation.verdict import TokenLogprob, Verdict, WorkerTimings
 from tests.strategies import sampling_parameters, trees
 
 float32 = st.floats(-100, 0, width=32)
+times = st.floats(0, 1e6, width=32)
 
 
 @given(trees())
@@ -60,6 +62,20 @@ def test_a_calibration_survives_the_wire(offset: float, slope: float) -> None:
 def test_a_calibration_that_would_change_the_order_is_refused(offset: float, slope: float) -> None:
     with pytest.raises(InvalidRequestError, match="calibration"):
         wire.calibration_from_proto(common_pb2.Calibration(offset=offset, slope=slope))
+
+
+@given(times, times, times)
+def test_a_forward_profile_survives_the_wire(forward_ms: float, node_ms: float, prompt_token_ms: float) -> None:
+    profile = ForwardProfile(forward_ms=forward_ms, node_ms=node_ms, prompt_token_ms=prompt_token_ms)
+
+    assert wire.profile_from_proto(wire.profile_to_proto(profile)) == profile
+
+
+@pytest.mark.parametrize("field", ["forward_ms", "node_ms", "prompt_token_ms"])
+@pytest.mark.parametrize("value", [-1.0, float("nan"), float("inf")])
+def test_a_profile_of_something_else_than_times_is_refused(field: str, value: float) -> None:
+    with pytest.raises(InvalidRequestError, match=f"forward_profile.{field}"):
+        wire.profile_from_proto(common_pb2.ForwardProfile(**{field: value}))
 
 
 @given(st.integers(1, 64), st.integers(1, 64), st.integers(1, 256), st.floats(0, 1))

@@ -1,0 +1,87 @@
+"""The protocol of drafters, and the one of them that is a language model."""
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from speculation.calibration import UNCALIBRATED, Calibration
+from speculation.foresight import MOST_OUTCOMES, Foreseen
+from speculation.tree import TokenTree, TreeShape
+from worker.batching import Steps
+from worker.drafting import draft
+from worker.engine import Engine
+from worker.foresight import foresee
+from worker.scoring import Scores, score
+from worker.sessions import Session, read_all
+
+
+class Drafter(Protocol):
+    """Proposes what may follow. Every method is a job for a session whose context is taken and whose slot is held.
+
+    Attributes:
+        most_outcomes: Outcomes of a verification that it can be asked to foresee; 0: it drafts nothing ahead.
+    """
+
+    most_outcomes: int
+
+    def read(self, session: Session) -> Steps[int]:
+        """Prepare for the session's tokens; returns how many are held."""
+
+    def draft(
+        self, session: Session, shape: TreeShape, *, max_length: int, calibration: Calibration = UNCALIBRATED
+    ) -> Steps[TokenTree]:
+        """The tree most worth verifying after the context."""
+
+    def foresee(
+        self,
+        session: Session,
+        tree: TokenTree,
+        shape: TreeShape,
+        *,
+        count: int,
+        max_length: int,
+        calibration: Calibration = UNCALIBRATED,
+    ) -> Steps[tuple[Foreseen, ...]]:
+        """What `draft` would answer after the likeliest outcomes of a verification."""
+
+    def score(self, session: Session, token_ids: Sequence[int]) -> Steps[Scores]:
+        """How it would have ranked tokens that are known already."""
+
+
+class LanguageModelDrafter:
+    """A drafter by an engine: see worker/drafting.py, worker/foresight.py and worker/scoring.py.
+
+    Args:
+        engine: Of the drafting model.
+    """
+
+    most_outcomes = MOST_OUTCOMES
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    def read(self, session: Session) -> Steps[int]:
+        """See `read_all`."""
+        return read_all(self._engine, session)
+
+    def draft(
+        self, session: Session, shape: TreeShape, *, max_length: int, calibration: Calibration = UNCALIBRATED
+    ) -> Steps[TokenTree]:
+        """See `draft`."""
+        return draft(self._engine, session, shape, max_length=max_length, calibration=calibration)
+
+    def foresee(
+        self,
+        session: Session,
+        tree: TokenTree,
+        shape: TreeShape,
+        *,
+        count: int,
+        max_length: int,
+        calibration: Calibration = UNCALIBRATED,
+    ) -> Steps[tuple[Foreseen, ...]]:
+        """See `foresee`."""
+        return foresee(self._engine, session, tree, shape, count=count, max_length=max_length, calibration=calibration)
+
+    def score(self, session: Session, token_ids: Sequence[int]) -> Steps[Scores]:
+        """See `score`."""
+        return score(self._engine, session, token_ids)

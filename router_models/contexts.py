@@ -8,8 +8,8 @@ from router_models.policy import RoundContext
 from router_models.turns import STRAIGHT, Turn
 
 SURPRISAL_STEPS = (0.0, 0.02, 0.1, 0.3, 0.8, 1.5)
-"""Nats per token by which a drafter may be more surprised by the prompt than the least surprised one, which is in a
-class of its own."""
+"""Nats per token by which a drafter may be more surprised by the prompt than the one that is at home there, which is in
+a class of its own."""
 
 Key = tuple[Hashable, ...]
 Path = Sequence[Key]
@@ -23,26 +23,32 @@ LEVELS = 4
 """Of a path; the finest is the request itself."""
 
 
-def path_of(context: RoundContext, drafter: str, turn: Turn = STRAIGHT) -> Path:
+def path_of(context: RoundContext, drafter: str, home: str = "", turn: Turn = STRAIGHT) -> Path:
     """How surprised a drafter is (a new one starts there), which one it is, the subject, the request.
 
-    The subject is the task that the caller names, else the drafter that the prompt surprised least: a drafter that read
+    The subject is the task that the caller names, else the drafter that is at home in the prompt: a drafter that read
     everything does not do everything equally well. Once the answer has turned to something else, its prompt says no
     more about it: the subject is then what comes after the drafter that was right so far.
+
+    Args:
+        context: Of the round.
+        drafter: Which one.
+        home: See router_models/homes.py; empty if nobody has read the prompt.
+        turn: Where the answer stands.
     """
-    return _paths_at(context, (drafter,), turn)[0]
+    return _paths_at(context, (drafter,), home, turn)[0]
 
 
-def paths_of(context: RoundContext, turn: Turn = STRAIGHT) -> Paths:
+def paths_of(context: RoundContext, home: str = "", turn: Turn = STRAIGHT) -> Paths:
     """Of every drafter on offer: one object for all rounds of a request in which nothing of it changes."""
-    return _paths_at(context, context.drafters, turn)
+    return _paths_at(context, context.drafters, home, turn)
 
 
-def _paths_at(context: RoundContext, drafters: tuple[str, ...], turn: Turn) -> Paths:
+def _paths_at(context: RoundContext, drafters: tuple[str, ...], home: str, turn: Turn) -> Paths:
     sampled = context.temperature > 0
     if turn.number:
         return _paths_after(context.request_id, sampled, drafters, turn.number, turn.after)
-    return _paths(context.request_id, context.task, sampled, _surprisal(context), drafters)
+    return _paths(context.request_id, context.task, sampled, _surprisal(context), drafters, home)
 
 
 @lru_cache(maxsize=4096)
@@ -54,16 +60,22 @@ def _paths_after(request_id: str, sampled: bool, drafters: tuple[str, ...], numb
 
 @lru_cache(maxsize=4096)
 def _paths(
-    request_id: str, task: str, sampled: bool, surprisal: tuple[tuple[str, float], ...], drafters: tuple[str, ...]
+    request_id: str,
+    task: str,
+    sampled: bool,
+    surprisal: tuple[tuple[str, float], ...],
+    drafters: tuple[str, ...],
+    home: str,
 ) -> Paths:
-    excess = _excess(dict(surprisal))
-    subject = task or min(excess, key=lambda name: (excess[name], name), default="")
-    return tuple(_path(request_id, subject, sampled, drafter, excess.get(drafter)) for drafter in drafters)
+    nats = dict(surprisal)
+    at_home = nats.get(home, 0.0)
+    classes = {name: 0 if name == home else _class_behind(nats[name] - at_home) for name in nats}
+    return tuple(_path_in((sampled, classes.get(drafter)), task or home, request_id, drafter) for drafter in drafters)
 
 
-def _path(request_id: str, subject: str, sampled: bool, drafter: str, excess: float | None) -> Path:
-    alike = (sampled, None if excess is None else bisect_left(SURPRISAL_STEPS, excess))
-    return _path_in(alike, subject, request_id, drafter)
+def _class_behind(excess: float) -> int:
+    """Of a drafter that is not at home; it may be less surprised by a hair."""
+    return max(bisect_left(SURPRISAL_STEPS, excess), 1)
 
 
 def _path_in(alike: Key, subject: str, request_id: str, drafter: str) -> Path:

@@ -9,10 +9,11 @@ from numpy.typing import NDArray
 from router_models.acceptance_model import MOST_CONTEXTS, AcceptanceModel
 from router_models.ahead_model import AheadModel
 from router_models.calibration_model import BINS, CalibrationModel
-from router_models.contexts import Key, Path, Paths, field_of, is_of_a_request, kind_of, path_of
+from router_models.contexts import Key, Path, Paths, field_of, is_of_a_request, kind_of, path_of, paths_of
 from router_models.cost_model import CostModel
 from router_models.drift import Drift
 from router_models.forecast import Corrections, Forecaster, observe
+from router_models.homes import HomeModel
 from router_models.model_state import ModelState
 from router_models.plan import Plan
 from router_models.policy import RoundContext, RoundOutcome, TextScores
@@ -48,6 +49,7 @@ class Knowledge:
         calibrations: What a drafter's confidence is worth.
         costs: What a round costs.
         ahead: What of it drafting ahead saves.
+        homes: Whose kind of text a prompt is.
     """
 
     def __init__(self, forecaster: Forecaster) -> None:
@@ -55,6 +57,7 @@ class Knowledge:
         self.calibrations = CalibrationModel()
         self.costs = CostModel()
         self.ahead = AheadModel()
+        self.homes = HomeModel()
         self._forecaster = forecaster
         self._corrections: dict[Key, Corrections] = {}
         self._corrections_by_field: Recent[Key, Corrections] = Recent(MOST_FIELDS)
@@ -62,6 +65,21 @@ class Knowledge:
         self._found: Recent[Key, tuple[Paths, int, Sequence[Corrections]]] = Recent(MOST_FIELDS)
         self._drifts: dict[Key, Drift] = {}
         self._turns: Recent[str, Turn] = Recent(MOST_CONTEXTS)
+
+    def paths(self, context: RoundContext) -> Paths:
+        """Of every drafter on offer: in which company it is seen."""
+        return paths_of(context, self._home(context), self.turn(context))
+
+    def path(self, context: RoundContext, drafter: str) -> Path:
+        """Of one."""
+        return path_of(context, drafter, self._home(context), self.turn(context))
+
+    def _path_by_prompt(self, context: RoundContext, drafter: str) -> Path:
+        """As if its answer had not turned."""
+        return path_of(context, drafter, self._home(context))
+
+    def _home(self, context: RoundContext) -> str:
+        return self.homes.home(context.request_id, context.prompt_surprisal)
 
     def corrections_on(self, paths: Paths) -> Sequence[Corrections]:
         """Of each path's drafter and subject, looked up again only where there is a new one, or one was forgotten."""
@@ -89,9 +107,9 @@ class Knowledge:
     def learn_within_request(self, context: RoundContext, plan: Plan, outcome: RoundOutcome) -> None:
         """Take in what a round says about its own request."""
         self._forget_turns_before(context)
-        turn = self.turn(context)
+        paths = {drafter: self.path(context, drafter) for drafter in outcome.drafts}
         for drafter, tree in outcome.drafts.items():
-            counts, path = count_ranks(tree, outcome.verdict.token_ids, plan.shape), path_of(context, drafter, turn)
+            counts, path = count_ranks(tree, outcome.verdict.token_ids, plan.shape), paths[drafter]
             self._follow_turns(context, drafter, path, counts)
             self.acceptance.learn(path[-1:], counts)
 
@@ -114,9 +132,12 @@ class Knowledge:
         self._forget_turns_before(context)
         self.costs.learn(plan, outcome, unread=unread, beside=context.requests_in_flight - 1)
         self.ahead.learn(context, plan, outcome)
-        emitted, turn = outcome.verdict.token_ids, self.turn(context)
+        if context.round == 0:
+            self.homes.learn(context.prompt_surprisal)
+        emitted = outcome.verdict.token_ids
+        paths = {drafter: self.path(context, drafter) for drafter in outcome.drafts}
         for drafter, tree in outcome.drafts.items():
-            kind, path = kind_of(context, drafter), path_of(context, drafter, turn)
+            kind, path = kind_of(context, drafter), paths[drafter]
             self.calibrations.learn(kind, tree, emitted, plan.calibrations.get(drafter, UNCALIBRATED))
             known, observed = observe(self._forecaster.shapes, plan.shape, tree, emitted)
             if known.any():
@@ -134,7 +155,7 @@ class Knowledge:
         """Go by the last two requests where a drafter does much worse or better than was believed of it."""
         if context.emitted_tokens >= OPENING:
             return
-        path = path_of(context, drafter)
+        path = self._path_by_prompt(context, drafter)
         company, believed = path[1], self.acceptance.mean(path[:-1])[0]
         drift = self._drifts.setdefault(company, Drift())
         if drift.noticed(float(counts[0, 0]), float(counts[1, 0]), float(believed), request=path[-1]):
@@ -151,7 +172,7 @@ class Knowledge:
     def learn_scores(self, context: RoundContext, scores: Mapping[str, TextScores]) -> None:
         """Every token of a finished answer is a rank that its drafter would have had to find."""
         for drafter, scored in scores.items():
-            self.acceptance.learn(path_of(context, drafter)[:-1], SCORE_WEIGHT * _counts_of(scored.ranks))
+            self.acceptance.learn(self._path_by_prompt(context, drafter)[:-1], SCORE_WEIGHT * _counts_of(scored.ranks))
 
     def state(self, policy: str) -> ModelState:
         """All of it but what is known of single requests."""
@@ -166,6 +187,7 @@ class Knowledge:
                 if learnt.sums.any()
             },
             "ahead": dict(self.ahead.state()),
+            "homes": dict(self.homes.sums),
             "draft_costs": {
                 (name, crowd): cost.state
                 for name, by_crowd in self.costs.drafts.items()
@@ -198,6 +220,7 @@ class Knowledge:
         knowledge.acceptance.restore(_table(state, "acceptance", (2, NUM_CLASSES), _key))
         knowledge.calibrations.restore(_table(state, "calibration", (3, BINS), _key))
         knowledge.ahead.restore(_table(state, "ahead", (2,), _key))
+        knowledge.homes.sums = _table(state, "homes", (2,), str)
         shapes = [_shape_label(shape) for shape in forecaster.shapes]
         if state.labels["shapes"] == shapes:
             # Those of all subjects come first: the others stand on them.
@@ -218,6 +241,7 @@ class Knowledge:
         # Requests first: what is used longest ago is forgotten first, and most of them have ended.
         self.acceptance.restore({**of_requests, **self.acceptance.state()})
         self.ahead.keep_requests_of(other.ahead)
+        self.homes.keep_requests_of(other.homes)
         self._turns = other._turns
 
 

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from router_models.ahead_model import Draft
-from router_models.contexts import kind_of, path_of, paths_of
+from router_models.contexts import kind_of
 from router_models.forecast import Forecast, Forecaster
 from router_models.knowledge import Knowledge
 from router_models.limits import offered
@@ -207,7 +207,7 @@ class PlannerPolicy(Policy):
         costs_ms = costs.draft_ms((drafter,), forecast.levels, forecast.nodes, unread, beside)
         costs_ms = costs_ms + costs.verify_ms(forecast.nodes, beside)[0]
         return Expectation(
-            hazards=self._knowledge.acceptance.mean(path_of(context, drafter, self._knowledge.turn(context))),
+            hazards=self._knowledge.acceptance.mean(self._knowledge.path(context, drafter)),
             accepted=float(forecast.accepted[0, number]),
             ms=float(costs_ms[0, number]),
             calibration=self._knowledge.calibrations.of(kind_of(context, drafter)),
@@ -215,7 +215,7 @@ class PlannerPolicy(Policy):
 
     def _forecast(self, context: RoundContext, forecaster: Forecaster) -> tuple[Forecast, Doubts]:
         """(drafters, shapes) forecasts and doubts of them; corrected if the menu is ours."""
-        paths = paths_of(context, self._knowledge.turn(context))
+        paths = self._knowledge.paths(context)
         rates = self._knowledge.acceptance.rates(paths)
         likely, accepted = forecaster.forecast_if(rates.mean_and_one_deviation_better())
         by_rate = (accepted[1] / accepted[0] - 1.0) / SHARPNESS**0.5

@@ -60,7 +60,7 @@ def test_after_a_turn_nothing_of_the_prompt_is_believed() -> None:
         prompt_surprisal={"json": 0.5, "math": 9.0},
     )
 
-    before, after = path_of(context, "math"), path_of(context, "math", Turn(number=1, after="json"))
+    before, after = path_of(context, "math", "json"), path_of(context, "math", "json", Turn(number=1, after="json"))
 
     assert len(before) == len(after) == LEVELS
     assert is_of_a_request(after[-1])

@@ -221,6 +221,65 @@ def overhead(
 
 
 @app.command()
+def rules(
+    prompts: Prompts = None,
+    tokens: Tokens = None,
+    quick: Quick = False,
+    seed: Seed = SEED,
+    as_json: AsJson = False,
+) -> None:
+    """Measure tokens a round at T = 1 by rule of acceptance: shared noise, top-k trees without it, rejection sampling.
+
+    Sixteen nodes each, the four plain domains, the right drafter. Rejection has the tree that turns out best.
+
+    [cyan]forerun bench rules --json[/cyan]
+    """
+    from bench.rules import measure_rules
+
+    _report(
+        measure_rules,
+        work=tasks(PLAIN_DOMAINS, prompts or (2 if quick else 12), skip=HELD_FOR_TUNING),
+        tokens=tokens or (24 if quick else 64),
+        profile="plain",
+        drafters=SPECIALISTS,
+        seed=seed,
+        as_json=as_json,
+    )
+
+
+@app.command()
+def peers(
+    prompts: Prompts = None,
+    tokens: Tokens = None,
+    profile: Annotated[Profile, typer.Option(help="What the target costs: plain, deep or wide.")] = "deep",
+    quick: Quick = False,
+    seed: Seed = SEED,
+    as_json: AsJson = False,
+) -> None:
+    """Measure the planner against transformers' generate, assisted generation and prompt lookup, on the same weights.
+
+    Greedily, one request at a time, all prompt sets, in turn prompt by prompt. Each peer has the drafter, length and
+    schedule that turn out best on each set; the planner has learnt from 60 other prompts.
+
+    [cyan]forerun bench peers --json[/cyan]
+    """
+    from functools import partial
+
+    from bench.peers import measure_peers
+    from forerun.local_fleet import SUFFIX_OF_TARGET, ZOO_DRAFTERS
+
+    _report(
+        partial(measure_peers, warm_up=tasks(PROMPT_SETS, 1 if quick else 10), cores=os.cpu_count() or 1),
+        work=tasks(PROMPT_SETS, prompts or (1 if quick else 6), skip=HELD_FOR_TUNING),
+        tokens=tokens or (24 if quick else 64),
+        profile=profile,
+        drafters={**ZOO_DRAFTERS, SUFFIX_OF_TARGET: SUFFIX_OF_TARGET},
+        seed=seed,
+        as_json=as_json,
+    )
+
+
+@app.command()
 def router(
     recording: Annotated[
         Path | None, typer.Option(help="A file of what the models said: read if it is there, else written.")

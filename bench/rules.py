@@ -1,0 +1,117 @@
+"""Which rule of acceptance brings most tokens a round when sampling, at the same number of nodes?
+
+Shared noise (ours), the same drafters without it (top-k trees, as others build them), and rejection sampling, which
+stands for the best of its trees on each prompt set, chosen after the fact.
+"""
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+
+import numpy as np
+
+from bench.figures import Figure, figure
+from bench.fleet import Bench
+from bench.rejection import RejectionPeer
+from bench.speed import COUPLED_SHAPE
+from bench.spread import mean_over_groups, median
+from forerun.models import model_folder
+from forerun.progress import steps
+from forerun.workload import Task
+
+NODES = COUPLED_SHAPE.budget
+
+REJECTION_TREES: Mapping[str, tuple[int, ...]] = MappingProxyType(
+    {
+        "a chain of 16": (1,) * 16,
+        "a chain of 8": (1,) * 8,
+        "2 chains of 8": (2, *(1,) * 7),
+        "3 chains of 5": (3, *(1,) * 4),
+        "4 chains of 4": (4, *(1,) * 3),
+        "2, then 4 chains of 3": (2, 2, 1, 1),
+    }
+)
+"""Candidates by level: up to NODES nodes each."""
+
+OURS, UNCOUPLED, REJECTION = "coupled", "uncoupled", "rejection"
+
+Lengths = Mapping[str, Mapping[Task, float]]
+"""Tokens a round, by rule and prompt."""
+
+
+async def measure_rules(bench: Bench, tasks: Sequence[Task], *, max_new_tokens: int, seed: int) -> tuple[Figure, ...]:
+    """Tokens a round at T = 1, the right drafter of each set."""
+    peers = {
+        name: await asyncio.to_thread(RejectionPeer, bench.target_folder, model_folder(f"zoo:{name}"))
+        for name in dict.fromkeys(task.drafter for task in tasks)
+    }
+    found: dict[str, dict[Task, float]] = {}
+    with steps("rules", len(tasks)) as step:
+        for turn, task in enumerate(tasks):
+            for rule in (OURS, UNCOUPLED):
+                found.setdefault(rule, {})[task] = await _drafted(
+                    bench, task, max_new_tokens, seed + turn, uncoupled=rule == UNCOUPLED
+                )
+            for name, levels in REJECTION_TREES.items():
+                found.setdefault(f"{REJECTION}, {name}", {})[task] = await asyncio.to_thread(
+                    peers[task.drafter].tokens_a_round,
+                    task.prompt,
+                    levels,
+                    max_new_tokens=max_new_tokens,
+                    seed=seed + turn,
+                )
+            step()
+    return rule_figures(found, seed)
+
+
+async def _drafted(bench: Bench, task: Task, max_new_tokens: int, seed: int, *, uncoupled: bool) -> float:
+    answer = await bench.client.generate(
+        task.prompt,
+        max_new_tokens=max_new_tokens,
+        temperature=1.0,
+        seed=seed,
+        policy="static",
+        drafters=[task.drafter],
+        shape=COUPLED_SHAPE,
+        uncoupled=uncoupled,
+    )
+    return answer.tokens_per_round
+
+
+def rule_figures(lengths: Lengths, seed: int) -> tuple[Figure, ...]:
+    """Ratios of the means of each prompt set, and those means. Answers of two rules are of different texts."""
+    best = {name: _best_rejection(lengths, name) for name in _sets(lengths)}
+    over_uncoupled = [_ratios(lengths, name, UNCOUPLED) for name in best]
+    over_rejection = [_ratios(lengths, name, rule) for name, rule in best.items()]
+    return (
+        figure("rules.coupled_over_uncoupled", mean_over_groups(over_uncoupled, np.mean, seed=seed), "x", goal=1.5),
+        figure("rules.coupled_over_rejection", mean_over_groups(over_rejection, np.mean, seed=seed), "x", goal=1.0),
+        *(
+            figure(f"rules.{rule}.{name}", median(_of_set(lengths, rule, name), seed=seed), "tokens")
+            for name in best
+            for rule in (OURS, UNCOUPLED)
+        ),
+        *(
+            figure(f"rules.{REJECTION}.{name}", median(_of_set(lengths, rule, name), seed=seed), f"tokens, {rule}")
+            for name, rule in best.items()
+        ),
+    )
+
+
+def _ratios(lengths: Lengths, prompt_set: str, rule: str) -> Sequence[float]:
+    """Ours over the mean of another rule."""
+    mean = float(np.mean(_of_set(lengths, rule, prompt_set)))
+    return [ours / mean for ours in _of_set(lengths, OURS, prompt_set)]
+
+
+def _best_rejection(lengths: Lengths, prompt_set: str) -> str:
+    rules = [rule for rule in lengths if rule.startswith(REJECTION)]
+    return max(rules, key=lambda rule: float(np.mean(_of_set(lengths, rule, prompt_set))))
+
+
+def _of_set(lengths: Lengths, rule: str, prompt_set: str) -> list[float]:
+    return [length for task, length in lengths[rule].items() if task.prompt_set == prompt_set]
+
+
+def _sets(lengths: Lengths) -> Sequence[str]:
+    return list(dict.fromkeys(task.prompt_set for task in lengths[OURS]))

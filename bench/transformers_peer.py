@@ -1,0 +1,143 @@
+"""transformers' own generation, as a peer on the same weights: plain, assisted by a drafter, and with prompt lookup."""
+
+import copy
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+from transformers.generation.streamers import BaseStreamer
+
+
+@dataclass(frozen=True, slots=True)
+class Schedule:
+    """How long assisted generation drafts.
+
+    Attributes:
+        tokens: A round, to begin with.
+        kind: transformers' num_assistant_tokens_schedule; `heuristic_transient` begins anew with every answer.
+        threshold: Confidence below which a draft ends.
+    """
+
+    tokens: int
+    kind: str = "constant"
+    threshold: float = 0.0
+
+
+SCHEDULES: Mapping[str, Schedule] = MappingProxyType(
+    {
+        "constant 4": Schedule(4),
+        "constant 8": Schedule(8),
+        "heuristic from 5": Schedule(5, "heuristic_transient"),
+        "the library's default": Schedule(20, "constant", 0.4),
+    }
+)
+
+LOOKUPS = (4, 10)
+"""Tokens that prompt lookup drafts a round."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Timed:
+    """One answer.
+
+    Attributes:
+        token_ids: An end token included.
+        decode_rate: Tokens a second after the first that came.
+    """
+
+    token_ids: tuple[int, ...]
+    decode_rate: float
+
+
+def decode_rate(arrivals: Sequence[tuple[float, int]]) -> float:
+    """Tokens a second after the first arrival: (seconds, tokens) of each; nan if all came at once."""
+    waited_s = arrivals[-1][0] - arrivals[0][0]
+    return sum(count for _, count in arrivals[1:]) / waited_s if waited_s > 0.0 else float("nan")
+
+
+@dataclass(slots=True)
+class _Arrivals(BaseStreamer):
+    """When tokens came; the first that transformers hands over is the prompt."""
+
+    seen: list[tuple[float, int]] = field(default_factory=list)
+    _prompt_passed: bool = False
+
+    def put(self, value: torch.Tensor) -> None:
+        """Take what came."""
+        if self._prompt_passed:
+            self.seen.append((time.perf_counter(), value.numel()))
+        self._prompt_passed = True
+
+    def end(self) -> None:
+        """The answer is complete."""
+
+
+class TransformersPeer:
+    """A target and drafters in this process, in float32.
+
+    Args:
+        target: Folder of the target.
+        drafters: Folders of the drafters, by name.
+    """
+
+    def __init__(self, target: str, drafters: Mapping[str, str]) -> None:
+        self._target = _load(target)
+        self._tokenizer: Any = AutoTokenizer.from_pretrained(target)
+        self._drafters = {name: _load(folder) for name, folder in drafters.items()}
+        self._settings = {name: copy.deepcopy(model.generation_config) for name, model in self._drafters.items()}
+
+    def generate(self, prompt: str, max_new_tokens: int) -> Timed:
+        """Greedily, one token a forward."""
+        return self._timed(prompt, max_new_tokens)
+
+    def assisted(self, prompt: str, max_new_tokens: int, drafter: str, schedule: Schedule) -> Timed:
+        """Greedily, with a drafter."""
+        assistant = self._drafters[drafter]
+        assistant.generation_config = copy.deepcopy(self._settings[drafter])
+        assistant.generation_config.num_assistant_tokens = schedule.tokens
+        assistant.generation_config.num_assistant_tokens_schedule = schedule.kind
+        assistant.generation_config.assistant_confidence_threshold = schedule.threshold
+        return self._timed(prompt, max_new_tokens, assistant_model=assistant)
+
+    def looked_up(self, prompt: str, max_new_tokens: int, tokens: int) -> Timed:
+        """Greedily, with drafts from the prompt."""
+        return self._timed(prompt, max_new_tokens, prompt_lookup_num_tokens=tokens)
+
+    def _timed(self, prompt: str, max_new_tokens: int, **options: Any) -> Timed:
+        ids = torch.tensor([self._tokenizer(prompt)["input_ids"]])
+        arrivals = _Arrivals()
+        with torch.inference_mode():
+            output: Any = self._target.generate(  # type: ignore[operator]
+                ids,
+                attention_mask=torch.ones_like(ids),
+                do_sample=False,
+                max_new_tokens=max_new_tokens,
+                streamer=arrivals,
+                **options,
+            )
+        return Timed(token_ids=tuple(output[0, ids.shape[1] :].tolist()), decode_rate=decode_rate(arrivals.seen))
+
+
+def fastest_threads(peer: TransformersPeer, prompt: str, choices: Sequence[int], *, max_new_tokens: int) -> int:
+    """The number of torch threads with which plain generation is fastest; it is set from then on."""
+    best: dict[int, float] = {}
+    for _ in range(3):
+        for threads in choices:
+            torch.set_num_threads(threads)
+            best[threads] = max(best.get(threads, 0.0), peer.generate(prompt, max_new_tokens).decode_rate)
+    threads = max(best, key=best.__getitem__)
+    torch.set_num_threads(threads)
+    return threads
+
+
+def _load(folder: str) -> PreTrainedModel:
+    from transformers.utils.logging import disable_progress_bar
+
+    disable_progress_bar()  # type: ignore[no-untyped-call]
+    # from_pretrained leaves the model in evaluation mode.
+    model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    return model

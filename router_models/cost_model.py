@@ -68,7 +68,7 @@ class LinearCost:
     """Milliseconds as a linear function of features: least squares that forget.
 
     The normal equations A w = b of exponentially weighted measurements, plus a prior that is not forgotten, so that A
-    never becomes singular.
+    never becomes singular. The sums are of measurements alone: whoever goes on from them may guess otherwise.
 
     Attributes:
         weights: (features,) milliseconds per unit; no part of a round gives time back.
@@ -93,7 +93,7 @@ class LinearCost:
         self._rounds = FORGETTING * self._rounds + 1.0
         self._sums *= FORGETTING
         self._sums[:, :-1] += np.outer(x, x)
-        self._sums[:, -1] += x * (cost_ms - x @ self._prior)
+        self._sums[:, -1] += x * cost_ms
         self._solve()
 
     @property
@@ -108,8 +108,9 @@ class LinearCost:
         self._solve()
 
     def _solve(self) -> None:
-        solved = self._prior + np.linalg.solve(self._sums[:, :-1] + self._ridge, self._sums[:, -1])
-        self.weights = np.maximum(solved, 0.0)
+        measured, cost_ms = self._sums[:, :-1], self._sums[:, -1]
+        beyond_prior = np.linalg.solve(measured + self._ridge, cost_ms - measured @ self._prior)
+        self.weights = np.maximum(self._prior + beyond_prior, 0.0)
 
 
 def crowd_of(beside: int) -> int:

@@ -187,7 +187,7 @@ class Knowledge:
                 if learnt.sums.any()
             },
             "ahead": dict(self.ahead.state()),
-            "homes": dict(self.homes.sums),
+            "homes": dict(sorted(self.homes.sums.items())),
             "draft_costs": {
                 (name, crowd): cost.state
                 for name, by_crowd in self.costs.drafts.items()

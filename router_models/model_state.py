@@ -12,7 +12,7 @@ from safetensors.numpy import save
 
 from speculation.errors import InvalidModelStateError
 
-FORMAT = "forerun router model 1"
+FORMAT = "forerun router model 2"
 """Changes whenever an older reader would misunderstand."""
 
 MOST_BYTES = 64 << 20

@@ -72,6 +72,8 @@ class WorkerSettings:
         for field in ("heartbeat_ttl_s", "grace_s"):
             if not getattr(self, field) >= 0:
                 raise ConfigurationError(field, f"{getattr(self, field)} is not a length of time")
+        if self.model in ("", SUFFIX):
+            raise ConfigurationError("model", f"{self.model!r} names none; say {SUFFIX}TARGET to draft for a target")
         if self.without_model and self.role != "draft":
             raise ConfigurationError("model", f"{self.model} has no model to verify with")
         _, port = split_address(self.listen)

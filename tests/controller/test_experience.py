@@ -29,8 +29,9 @@ NOT_TAUGHT = {
     *("explanation", "model_version", "top_logprobs"),
     *("allowed_shapes", "most_nodes", "most_depth", "exploration"),
     *("elapsed_ms", "latency_objective_ms"),
+    *("drafter_profiles", "target_profile"),
 }
-"""Words, names, what a caller wanted to see, and what an operator allowed: the plan is within that."""
+"""Words, names, what a caller wanted to see, what an operator allowed (the plan is within that), and first guesses."""
 
 
 def logged(done: Round) -> bytes:

@@ -18,6 +18,7 @@ from router_models.plan import Plan
 from router_models.policy import Policy, RoundContext
 from speculation.acceptance import walk
 from speculation.errors import UnknownNameError
+from speculation.profile import ForwardProfile
 from speculation.sampling import SamplingParameters
 from speculation.tree import TokenTree, TreeShape
 from speculation.verdict import Verdict
@@ -36,6 +37,8 @@ class ScriptedSession:
         self.prompt_surprisal: dict[str, float] = {}
         self.model_revisions: dict[str, str] = {}
         self.ineligible_drafters: tuple[str, ...] = ()
+        self.drafter_profiles: dict[str, ForwardProfile] = {}
+        self.target_profile: ForwardProfile | None = None
         self.failovers = self.retold_tokens = 0
         self.verify_address = "here:1"
         self.verified: list[TokenTree] = []

@@ -31,7 +31,7 @@ def damaged(state: ModelState) -> dict[str, bytes]:
         "nothing": b"",
         "no safetensors": b"\x80\x04\x95pickle" * 9,
         "cut off": whole[:-4],
-        "of another format": whole.replace(b"forerun router model 1", b"forerun router model 9"),
+        "of another format": whole.replace(b"forerun router model 2", b"forerun router model 9"),
         "a number that is none": ModelState(policy="p", arrays={"a": np.array([np.nan])}).to_bytes(),
         "no metadata": b"\x02\x00\x00\x00\x00\x00\x00\x00{}",
     }

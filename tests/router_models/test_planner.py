@@ -162,6 +162,17 @@ def test_before_anything_was_timed_costs_are_what_workers_measured_when_they_sta
     assert costs.draft_ms(("code",), levels[:1], nodes[:1], unread[:1], 0) == learnt_ms, "what was timed counts"
 
 
+def test_what_was_measured_is_the_same_for_those_who_guessed_otherwise() -> None:
+    """A restarted controller goes by the guesses of this release for drafters that it knows from its log."""
+    guessed_well, guessed_badly = LinearCost((Guess(9.0, 1.0), Guess(3.0, 4.0))), LinearCost(GUESSES)
+    for depth in (1, 2, 4, 6) * 50:
+        guessed_well.learn((1.0, depth), 9 + 3 * depth)
+
+    guessed_badly.restore(guessed_well.state)
+
+    assert guessed_badly.weights == pytest.approx(guessed_well.weights, rel=0.05)
+
+
 def test_of_two_drafters_of_whom_nothing_is_known_the_faster_one_is_tried_first() -> None:
     """One without a model: a drafter that nobody tries is never known to be good."""
     first = RoundContext(

@@ -187,6 +187,12 @@ def test_a_session_that_lost_its_slot_is_asked_for_its_text_again(folder: Path) 
     assert run(converse()) == [ok, ok, need_context, ok]
 
 
+@pytest.mark.parametrize("model", ["", "suffix:"])
+def test_it_must_be_told_whose_tokens_it_drafts(model: str) -> None:
+    with pytest.raises(ConfigurationError, match="suffix:TARGET"):
+        WorkerSettings(role="draft", model=model, name="suffix")
+
+
 def test_it_cannot_verify() -> None:
     with pytest.raises(ConfigurationError, match="no model to verify with"):
         WorkerSettings(role="verify", model="suffix:anything", name="target")

@@ -46,8 +46,10 @@ def count_ranks(tree: TokenTree, token_ids: Sequence[int], shape: TreeShape | No
     Args:
         tree: What was drafted.
         token_ids: What the target emitted.
-        shape: What was asked for. A chain that ends early ends where its drafter was unsure: to pass over that place
-            would flatter it, too, so the chance that it gave its candidate at most, halved, counts as a hit.
+        shape: What was asked for. A chain that ends early ends where its drafter was unsure, and a tree that is empty
+            has no beginning for the same reason: to pass over that place would flatter it, too, so the chance that it
+            gave its candidate at most, halved, counts as a hit. One that was asked to draft however unsure it is had no
+            candidate at all.
     """
     counts = no_counts()
     for level, step in enumerate(steps_of(tree, token_ids)):
@@ -115,10 +117,12 @@ def _count_one(counts: Counts, *, shown: int, rank: int | None) -> None:
 
 
 def _count_unsure(counts: Counts, tree: TokenTree, node: int, level: int, shape: TreeShape | None) -> None:
-    if shape is None or shape.branching > 1 or level >= min(shape.depth, shape.budget) or not shape.least_confidence:
+    if shape is None or level >= min(shape.depth, shape.budget) or (shape.branching > 1 and len(tree)):
         return
-    believed = 1.0 if node == ROOT else max(tree.path_confidences[node], shape.least_confidence)
-    counts[:, 0] += 0.5 * min(shape.least_confidence / believed, 1.0), 1.0
+    counts[1, 0] += 1.0
+    if shape.least_confidence:
+        believed = 1.0 if node == ROOT else max(tree.path_confidences[node], shape.least_confidence)
+        counts[0, 0] += 0.5 * min(shape.least_confidence / believed, 1.0)
 
 
 def rank_probabilities(hazards: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -1,5 +1,7 @@
 """Ranks: what a round says about a drafter, and what follows from it for shapes."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -46,6 +48,28 @@ def test_a_round_says_which_classes_were_searched(
     tree: TokenTree, emitted: tuple[int, ...], hits: list[int], trials: list[int]
 ) -> None:
     assert count_ranks(tree, emitted).tolist() == [hits, trials]
+
+
+CHAIN = TreeShape(depth=4, branching=1, budget=4)
+BUSH = TreeShape(depth=4, branching=2, budget=8)
+
+
+@pytest.mark.parametrize(
+    ("shape", "tree", "emitted", "hits", "trials"),
+    [
+        pytest.param(CHAIN, chain([]), (5,), 0.0, 1.0, id="nothing to say"),
+        pytest.param(CHAIN, chain([5, 6]), (5, 6, 7), 2.0, 3.0, id="no more to say"),
+        pytest.param(CHAIN, chain([5, 6, 7, 8]), (5, 6, 7, 8, 9), 4.0, 4.0, id="as long as it may be"),
+        pytest.param(replace(CHAIN, least_confidence=0.4), chain([]), (5,), 0.2, 1.0, id="not sure enough to begin"),
+        pytest.param(BUSH, chain([]), (5,), 0.0, 1.0, id="a tree without a beginning"),
+        pytest.param(BUSH, chain([5]), (5, 6), 1.0, 1.0, id="below a leaf of a tree nobody looked"),
+    ],
+)
+def test_a_drafter_without_a_candidate_was_asked_all_the_same(
+    shape: TreeShape, tree: TokenTree, emitted: tuple[int, ...], hits: float, trials: float
+) -> None:
+    """Else one that is mostly silent is believed for what it said long ago."""
+    assert count_ranks(tree, emitted, shape)[:, 0].tolist() == [hits, trials]
 
 
 def test_the_order_of_candidates_is_their_confidence_not_their_place() -> None:

@@ -23,7 +23,7 @@ from forerun.local_fleet import CONTROLLER_FILE
 from forerun.workload import tasks
 
 FORERUN = (sys.executable, "-m", "forerun")
-DRAFTERS = ("code", "mixed")
+DRAFTERS = ("code", "mixed", "suffix")
 PATIENCE_S = 600
 
 

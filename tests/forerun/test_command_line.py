@@ -15,6 +15,7 @@ from forerun.__main__ import app, main
 from forerun.commands import worker
 from forerun.commands.fleet_options import drafters_of, fleet_settings
 from forerun.commands.generate import shape_of
+from forerun.models import model_folder
 from speculation.errors import CapacityError, ConfigurationError, InvalidRequestError
 from speculation.tree import TreeShape
 from tests.forerun.fake_service import WORDS, FakeGenerationService, serving
@@ -232,6 +233,7 @@ def test_the_command_line_overrules_the_file(tmp_path: Path) -> None:
 
 def test_drafters_are_zoo_names_or_models_of_ones_own() -> None:
     assert drafters_of("code, small=./models/small") == {"code": "zoo:code", "small": "./models/small"}
+    assert drafters_of("code,suffix") == {"code": "zoo:code", "suffix": "suffix"}
     assert drafters_of("") == {}
     with pytest.raises(ConfigurationError, match="twice"):
         drafters_of("code,code")
@@ -257,6 +259,14 @@ def test_a_worker_is_told_folders_and_never_zoo_names(monkeypatch: pytest.Monkey
     assert arguments[4:] == ["--name", "code", "--listen", "127.0.0.1:0"]
 
 
+def test_a_drafter_without_a_model_is_told_the_folder_of_its_target() -> None:
+    prefix, _, folder = model_folder("suffix:zoo:code").partition(":")
+
+    assert prefix == "suffix"
+    assert Path(folder).is_dir()
+    assert model_folder("suffix:./mine") == "suffix:./mine"
+
+
 @pytest.mark.parametrize(
     ("role", "model", "name"),
     [
@@ -264,6 +274,7 @@ def test_a_worker_is_told_folders_and_never_zoo_names(monkeypatch: pytest.Monkey
         pytest.param("draft", "zoo:code", "code", id="of the zoo"),
         pytest.param("draft", "./models/small/", "small", id="a folder"),
         pytest.param("draft", "somebody/tiny-llama", "tiny-llama", id="a hub id"),
+        pytest.param("draft", "suffix:zoo:target", "suffix", id="no model"),
     ],
 )
 def test_a_worker_has_a_name_even_if_none_is_given(role: Literal["draft", "verify"], model: str, name: str) -> None:

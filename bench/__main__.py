@@ -35,7 +35,7 @@ SPECIALISTS = {name: f"zoo:{name}" for name in PLAIN_DOMAINS}
 
 AsJson = Annotated[bool, typer.Option("--json", help="End with one line of JSON on stdout.")]
 Quick = Annotated[bool, typer.Option("--quick", help="Few and short answers: to see that it works.")]
-Prompts = Annotated[int | None, typer.Option(min=1, max=160, help="Prompts of each set.", show_default=False)]
+Prompts = Annotated[int | None, typer.Option(min=1, max=180, help="Prompts of each set.", show_default=False)]
 Tokens = Annotated[int | None, typer.Option(min=2, help="Most tokens of an answer.", show_default=False)]
 Seed = Annotated[int, typer.Option(min=0, help="Of sampled answers and of the resampling.")]
 
@@ -67,7 +67,7 @@ def exactness(
     [cyan]forerun bench exactness --prompts 20 --tokens 96 --json[/cyan]
     """
     from bench.exactness import measure_exactness
-    from forerun.local_fleet import SUFFIX_OF_TARGET, ZOO_DRAFTERS
+    from forerun.local_fleet import ALL_DRAFTERS
 
     work = tasks(PROMPT_SETS, prompts or (1 if quick else 6), skip=HELD_FOR_TUNING)
     figures = _report(
@@ -75,7 +75,7 @@ def exactness(
         work=work,
         tokens=tokens or (16 if quick else 48),
         profile=profile,
-        drafters={**ZOO_DRAFTERS, SUFFIX_OF_TARGET: SUFFIX_OF_TARGET},
+        drafters=ALL_DRAFTERS,
         seed=seed,
         as_json=as_json,
     )
@@ -180,15 +180,17 @@ def edits(
 
     [cyan]forerun bench edits --json[/cyan]
     """
-    from bench.edits import WARM_UP_PROMPTS, measure_edits
-    from forerun.local_fleet import SUFFIX_OF_TARGET, ZOO_DRAFTERS
+    from functools import partial
+
+    from bench.edits import measure_edits
+    from forerun.local_fleet import ALL_DRAFTERS
 
     _report(
-        measure_edits,
-        work=tasks(("edit",), WARM_UP_PROMPTS + (prompts or (2 if quick else 16)), skip=HELD_FOR_TUNING),
+        partial(measure_edits, warm_up=tasks(("edit",), 12)),
+        work=tasks(("edit",), prompts or (2 if quick else 16), skip=HELD_FOR_TUNING),
         tokens=tokens or (24 if quick else 96),
         profile=profile,
-        drafters={**ZOO_DRAFTERS, SUFFIX_OF_TARGET: SUFFIX_OF_TARGET},
+        drafters=ALL_DRAFTERS,
         seed=seed,
         as_json=as_json,
     )
@@ -266,14 +268,14 @@ def peers(
     from functools import partial
 
     from bench.peers import measure_peers
-    from forerun.local_fleet import SUFFIX_OF_TARGET, ZOO_DRAFTERS
+    from forerun.local_fleet import ALL_DRAFTERS
 
     _report(
         partial(measure_peers, warm_up=tasks(PROMPT_SETS, 1 if quick else 10), cores=os.cpu_count() or 1),
         work=tasks(PROMPT_SETS, prompts or (1 if quick else 6), skip=HELD_FOR_TUNING),
         tokens=tokens or (24 if quick else 64),
         profile=profile,
-        drafters={**ZOO_DRAFTERS, SUFFIX_OF_TARGET: SUFFIX_OF_TARGET},
+        drafters=ALL_DRAFTERS,
         seed=seed,
         as_json=as_json,
     )

@@ -18,8 +18,6 @@ from forerun.workload import Task
 
 FIGURE = "speed.edit_model_free"
 TEMPERATURES = (0.0, 1.0)
-WARM_UP_PROMPTS = 12
-"""Answered both ways before anything counts: the planner begins knowing nothing."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,16 +37,19 @@ class Comparison:
     share: float
 
 
-async def measure_edits(bench: Bench, tasks: Sequence[Task], *, max_new_tokens: int, seed: int) -> tuple[Figure, ...]:
-    """Gain of the planner; the first WARM_UP_PROMPTS of the tasks do not count."""
+async def measure_edits(
+    bench: Bench, tasks: Sequence[Task], *, max_new_tokens: int, seed: int, warm_up: Sequence[Task]
+) -> tuple[Figure, ...]:
+    """Gain of the planner, which has answered the prompts of the warm-up both ways before anything counts."""
     compared = []
-    with steps("edits", len(TEMPERATURES) * len(tasks)) as step:
-        for turn, task in enumerate(tasks):
+    everything = (*warm_up, *tasks)
+    with steps("edits", len(TEMPERATURES) * len(everything)) as step:
+        for turn, task in enumerate(everything):
             for temperature in TEMPERATURES:
                 options = {"max_new_tokens": max_new_tokens, "temperature": temperature, "seed": seed + turn}
                 compared.append(await _compare(bench, task, options, with_it_first=turn % 2 == 0))
                 step()
-    return _figures(compared[len(TEMPERATURES) * WARM_UP_PROMPTS :], seed)
+    return _figures(compared[len(TEMPERATURES) * len(warm_up) :], seed)
 
 
 async def _compare(bench: Bench, task: Task, options: dict[str, Any], *, with_it_first: bool) -> Comparison:

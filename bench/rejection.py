@@ -11,7 +11,9 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+from transformers import AutoTokenizer, PreTrainedModel
+
+from forerun.reference import plain_model
 
 Probabilities = NDArray[np.float64]
 
@@ -47,7 +49,7 @@ class RejectionPeer:
     """
 
     def __init__(self, target: str, drafter: str) -> None:
-        self._models = (_load(target), _load(drafter))
+        self._models = (plain_model(target), plain_model(drafter))
         self._tokenizer: Any = AutoTokenizer.from_pretrained(target)
 
     def tokens_a_round(self, prompt: str, levels: Sequence[int], *, max_new_tokens: int, seed: int) -> float:
@@ -90,12 +92,3 @@ class _Reader:
         self._past = output.past_key_values
         chances: Probabilities = output.logits[0, -1].double().softmax(dim=-1).numpy()
         return chances
-
-
-def _load(folder: str) -> PreTrainedModel:
-    from transformers.utils.logging import disable_progress_bar
-
-    disable_progress_bar()  # type: ignore[no-untyped-call]
-    # from_pretrained leaves the model in evaluation mode.
-    model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
-    return model

@@ -13,7 +13,7 @@ import numpy as np
 from bench.figures import Figure, figure
 from bench.fleet import Bench
 from bench.rejection import RejectionPeer
-from bench.speed import COUPLED_SHAPE
+from bench.speed import COUPLED_SHAPE, tokens_a_round_t1
 from bench.spread import mean_over_groups, median
 from forerun.models import model_folder
 from forerun.progress import steps
@@ -49,8 +49,8 @@ async def measure_rules(bench: Bench, tasks: Sequence[Task], *, max_new_tokens: 
     with steps("rules", len(tasks)) as step:
         for turn, task in enumerate(tasks):
             for rule in (OURS, UNCOUPLED):
-                found.setdefault(rule, {})[task] = await _drafted(
-                    bench, task, max_new_tokens, seed + turn, uncoupled=rule == UNCOUPLED
+                found.setdefault(rule, {})[task] = await tokens_a_round_t1(
+                    bench, task, seed + turn, max_new_tokens, uncoupled=rule == UNCOUPLED
                 )
             for name, levels in REJECTION_TREES.items():
                 found.setdefault(f"{REJECTION}, {name}", {})[task] = await asyncio.to_thread(
@@ -62,20 +62,6 @@ async def measure_rules(bench: Bench, tasks: Sequence[Task], *, max_new_tokens: 
                 )
             step()
     return rule_figures(found, seed)
-
-
-async def _drafted(bench: Bench, task: Task, max_new_tokens: int, seed: int, *, uncoupled: bool) -> float:
-    answer = await bench.client.generate(
-        task.prompt,
-        max_new_tokens=max_new_tokens,
-        temperature=1.0,
-        seed=seed,
-        policy="static",
-        drafters=[task.drafter],
-        shape=COUPLED_SHAPE,
-        uncoupled=uncoupled,
-    )
-    return answer.tokens_per_round
 
 
 def rule_figures(lengths: Lengths, seed: int) -> tuple[Figure, ...]:

@@ -14,7 +14,6 @@ import numpy as np
 from bench.figures import Figure, count, figure
 from bench.fleet import Bench
 from bench.spread import mean_over_groups, median
-from forerun.client import Generation
 from forerun.progress import steps
 from forerun.workload import PLAIN_DOMAINS, Task
 from speculation.tree import TreeShape
@@ -123,23 +122,25 @@ async def _goodput_of_each(
 
 async def _lengths(bench: Bench, task: Task, seed: int, max_new_tokens: int, step: Callable[[], None]) -> Pair:
     """Tokens a round without and with shared noise; the text is the same."""
-    answers: list[Generation] = []
-    for uncoupled in (True, False):
-        answers.append(
-            await bench.client.generate(
-                task.prompt,
-                max_new_tokens=max_new_tokens,
-                temperature=1.0,
-                seed=seed,
-                policy="static",
-                drafters=[task.drafter],
-                shape=COUPLED_SHAPE,
-                uncoupled=uncoupled,
-            )
-        )
+    first = await tokens_a_round_t1(bench, task, seed, max_new_tokens, uncoupled=True)
+    second = await tokens_a_round_t1(bench, task, seed, max_new_tokens, uncoupled=False)
     step()
-    first, second = (answer.tokens_per_round for answer in answers)
     return Pair(domain=task.prompt_set, first=first, second=second)
+
+
+async def tokens_a_round_t1(bench: Bench, task: Task, seed: int, max_new_tokens: int, *, uncoupled: bool) -> float:
+    """Of an answer at T = 1 with trees of COUPLED_SHAPE by the right drafter."""
+    answer = await bench.client.generate(
+        task.prompt,
+        max_new_tokens=max_new_tokens,
+        temperature=1.0,
+        seed=seed,
+        policy="static",
+        drafters=[task.drafter],
+        shape=COUPLED_SHAPE,
+        uncoupled=uncoupled,
+    )
+    return answer.tokens_per_round
 
 
 def _speed_figures(pairs: Sequence[Pair], seed: int) -> tuple[Figure, ...]:

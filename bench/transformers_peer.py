@@ -8,8 +8,10 @@ from types import MappingProxyType
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+from transformers import AutoTokenizer
 from transformers.generation.streamers import BaseStreamer
+
+from forerun.reference import plain_model
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,9 +87,9 @@ class TransformersPeer:
     """
 
     def __init__(self, target: str, drafters: Mapping[str, str]) -> None:
-        self._target = _load(target)
+        self._target = plain_model(target)
         self._tokenizer: Any = AutoTokenizer.from_pretrained(target)
-        self._drafters = {name: _load(folder) for name, folder in drafters.items()}
+        self._drafters = {name: plain_model(folder) for name, folder in drafters.items()}
         self._settings = {name: copy.deepcopy(model.generation_config) for name, model in self._drafters.items()}
 
     def generate(self, prompt: str, max_new_tokens: int) -> Timed:
@@ -111,7 +113,7 @@ class TransformersPeer:
         ids = torch.tensor([self._tokenizer(prompt)["input_ids"]])
         arrivals = _Arrivals()
         with torch.inference_mode():
-            output: Any = self._target.generate(  # type: ignore[operator]
+            output: Any = self._target.generate(
                 ids,
                 attention_mask=torch.ones_like(ids),
                 do_sample=False,
@@ -132,12 +134,3 @@ def fastest_threads(peer: TransformersPeer, prompt: str, choices: Sequence[int],
     threads = max(best, key=best.__getitem__)
     torch.set_num_threads(threads)
     return threads
-
-
-def _load(folder: str) -> PreTrainedModel:
-    from transformers.utils.logging import disable_progress_bar
-
-    disable_progress_bar()  # type: ignore[no-untyped-call]
-    # from_pretrained leaves the model in evaluation mode.
-    model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
-    return model

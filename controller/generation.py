@@ -237,8 +237,8 @@ def _describe(
         prompt_surprisal=dict(session.prompt_surprisal),
         requests_in_flight=requests_in_flight,
         elapsed_ms=elapsed_ns / 1e6,
-        drafter_profiles=session.drafter_profiles,
-        target_profile=session.target_profile,
+        drafter_profiles={} if number else session.drafter_profiles,
+        target_profile=None if number else session.target_profile,
     )
 
 

@@ -233,9 +233,10 @@ class Roster:
         return next((profile for _, profile in self._profiles(Role.VERIFY)), None)
 
     def _profiles(self, role: Role) -> Iterable[tuple[str, ForwardProfile]]:
-        for worker in self._serving(role, lambda description: description.profile is not None):
-            if worker.description is not None and worker.description.profile is not None:
-                yield worker.name, worker.description.profile
+        for worker in self.workers:
+            profile = worker.description.profile if worker.description is not None else None
+            if worker.serving and worker.role is role and profile is not None:
+                yield worker.name, profile
 
     @property
     def unavailable_drafters(self) -> tuple[str, ...]:

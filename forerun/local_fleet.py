@@ -52,6 +52,9 @@ ONE_THREAD: Mapping[str, str] = MappingProxyType(
 SUFFIX_OF_TARGET = "suffix"
 """As a drafter's model: none, but what the text has said before, in the target's tokens."""
 
+ALL_DRAFTERS: Mapping[str, str] = MappingProxyType({**ZOO_DRAFTERS, SUFFIX_OF_TARGET: SUFFIX_OF_TARGET})
+"""Those of the zoo and the one without a model."""
+
 
 class FleetSettings(Settings):
     """Which processes make the fleet, and how its controller is set: a file of these is a controller's file and more.

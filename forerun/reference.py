@@ -18,14 +18,9 @@ class Reference:
     @classmethod
     def load(cls, folder: str | Path) -> Self:
         """Load model and tokenizer of a folder. Takes seconds and all the memory that the model needs."""
-        import torch
-        from transformers import AutoModelForCausalLM, AutoTokenizer
-        from transformers.utils.logging import disable_progress_bar
+        from transformers import AutoTokenizer
 
-        disable_progress_bar()  # type: ignore[no-untyped-call]
-        # from_pretrained leaves the model in evaluation mode.
-        model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
-        return cls(model, AutoTokenizer.from_pretrained(folder))
+        return cls(plain_model(folder), AutoTokenizer.from_pretrained(folder))
 
     def encode(self, prompt: str) -> tuple[int, ...]:
         """Tokens of a prompt whose chat markers, if any, are in it already."""
@@ -41,3 +36,13 @@ class Reference:
                 ids, attention_mask=torch.ones_like(ids), do_sample=False, max_new_tokens=max_new_tokens
             )
         return tuple(output[0, len(prompt) :].tolist())
+
+
+def plain_model(folder: str | Path) -> Any:
+    """A model as transformers loads it, in float32 and evaluation mode."""
+    import torch
+    from transformers import AutoModelForCausalLM
+    from transformers.utils.logging import disable_progress_bar
+
+    disable_progress_bar()  # type: ignore[no-untyped-call]
+    return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)

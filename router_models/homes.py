@@ -9,6 +9,7 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import NDArray
 
+from router_models.reading import MOST_REQUESTS
 from router_models.recent import Recent
 
 TIE = 0.05
@@ -17,9 +18,6 @@ behind the drafter of all kinds on text of its own, and at least 0.15 on any oth
 
 FORGETTING = 0.995
 """Weight of a request against the next: two hundred are remembered."""
-
-MOST_REQUESTS = 4096
-"""Requests remembered; nobody says when one has ended."""
 
 
 class HomeModel:

@@ -6,7 +6,7 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from router_models.acceptance_model import MOST_CONTEXTS, AcceptanceModel
+from router_models.acceptance_model import AcceptanceModel
 from router_models.ahead_model import AheadModel
 from router_models.calibration_model import BINS, CalibrationModel
 from router_models.contexts import Key, Path, Paths, field_of, is_of_a_request, kind_of, path_of, paths_of
@@ -18,6 +18,7 @@ from router_models.model_state import ModelState
 from router_models.plan import Plan
 from router_models.policy import RoundContext, RoundOutcome, TextScores
 from router_models.ranks import CLASS_ENDS, NUM_CLASSES, Counts, count_ranks, no_counts
+from router_models.reading import MOST_REQUESTS
 from router_models.recent import Recent
 from router_models.turns import STRAIGHT, Turn
 from speculation.calibration import UNCALIBRATED
@@ -64,7 +65,7 @@ class Knowledge:
         self._corrections_given = 0
         self._found: Recent[Key, tuple[Paths, int, Sequence[Corrections]]] = Recent(MOST_FIELDS)
         self._drifts: dict[Key, Drift] = {}
-        self._turns: Recent[str, Turn] = Recent(MOST_CONTEXTS)
+        self._turns: Recent[str, Turn] = Recent(MOST_REQUESTS)
 
     def paths(self, context: RoundContext) -> Paths:
         """Of every drafter on offer: in which company it is seen."""

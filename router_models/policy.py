@@ -35,8 +35,8 @@ class RoundContext:
         exploration: Share of its exploration that a policy is allowed, 0 to 1; at 0 it does what it thinks best.
         elapsed_ms: Since the request's first round began.
         latency_objective_ms: A token, at most, if the operator has his way; 0: he did not say.
-        drafter_profiles: What the forwards of each drafter took when it started, where it was measured. Not in the
-            log: a few rounds outweigh it.
+        drafter_profiles: What the forwards of each drafter took when it started, where it was measured; told with the
+            first round. Not in the log: a few rounds outweigh it.
         target_profile: The same of the target.
     """
 

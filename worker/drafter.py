@@ -1,7 +1,7 @@
-"""The protocol of drafters, and the one of them that is a language model."""
+"""What a drafter is, and the one of them that is a language model."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Protocol
 
 from speculation.calibration import UNCALIBRATED, Calibration
 from speculation.foresight import MOST_OUTCOMES, Foreseen
@@ -14,18 +14,20 @@ from worker.scoring import Scores, score
 from worker.sessions import Session, read_all
 
 
-class Drafter(Protocol):
+class Drafter(ABC):
     """Proposes what may follow. Every method is a job for a session whose context is taken and whose slot is held.
 
     Attributes:
         most_outcomes: Outcomes of a verification that it can be asked to foresee; 0: it drafts nothing ahead.
     """
 
-    most_outcomes: int
+    most_outcomes = 0
 
+    @abstractmethod
     def read(self, session: Session) -> Steps[int]:
         """Prepare for the session's tokens; returns how many are held."""
 
+    @abstractmethod
     def draft(
         self, session: Session, shape: TreeShape, *, max_length: int, calibration: Calibration = UNCALIBRATED
     ) -> Steps[TokenTree]:
@@ -41,13 +43,15 @@ class Drafter(Protocol):
         max_length: int,
         calibration: Calibration = UNCALIBRATED,
     ) -> Steps[tuple[Foreseen, ...]]:
-        """What `draft` would answer after the likeliest outcomes of a verification."""
+        """What `draft` would answer after the likeliest outcomes of a verification, at most most_outcomes."""
+        raise NotImplementedError(f"{type(self).__name__} drafts nothing ahead")
 
+    @abstractmethod
     def score(self, session: Session, token_ids: Sequence[int]) -> Steps[Scores]:
         """How it would have ranked tokens that are known already."""
 
 
-class LanguageModelDrafter:
+class LanguageModelDrafter(Drafter):
     """A drafter by an engine: see worker/drafting.py, worker/foresight.py and worker/scoring.py.
 
     Args:

@@ -3,10 +3,9 @@
 from collections.abc import Sequence
 
 from speculation.calibration import UNCALIBRATED, Calibration
-from speculation.errors import InvalidRequestError
-from speculation.foresight import Foreseen
 from speculation.tree import EMPTY_TREE, ROOT, TokenTree, TreeShape
 from worker.batching import Steps
+from worker.drafter import Drafter
 from worker.drafting import Growth, within
 from worker.scoring import Scores
 from worker.sessions import Session
@@ -16,17 +15,12 @@ REVISION = "suffix-1"
 """Changes whenever other trees would be drafted."""
 
 
-class SuffixDrafter:
-    """A drafter by `SuffixIndex`. Its jobs want no forward.
+class SuffixDrafter(Drafter):
+    """A drafter by `SuffixIndex`. Its jobs want no forward; what it drafts at once it need not draft ahead.
 
     Args:
         vocab_size: Of the tokens.
-
-    Attributes:
-        most_outcomes: 0: what is drafted at once need not be drafted ahead.
     """
-
-    most_outcomes = 0
 
     def __init__(self, vocab_size: int) -> None:
         self._vocab_size = vocab_size
@@ -60,19 +54,6 @@ class SuffixDrafter:
                     growth.add(node, token, chance)
             frontier = growth.frontier()
         return growth.best()
-
-    def foresee(
-        self,
-        session: Session,
-        tree: TokenTree,
-        shape: TreeShape,
-        *,
-        count: int,
-        max_length: int,
-        calibration: Calibration = UNCALIBRATED,
-    ) -> Steps[tuple[Foreseen, ...]]:
-        """Not to be asked for: see most_outcomes."""
-        raise InvalidRequestError("outcomes", "this drafter drafts nothing ahead: see most_outcomes of Describe")
 
     def score(self, session: Session, token_ids: Sequence[int]) -> Steps[Scores]:
         """Rank the tokens that follow the context; one that was never seen in its place ranks last."""

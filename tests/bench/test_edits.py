@@ -6,12 +6,12 @@ from typing import Any
 
 import pytest
 
-from bench.edits import FIGURE, TEMPERATURES, WARM_UP_PROMPTS, Comparison, _figures, measure_edits
+from bench.edits import FIGURE, TEMPERATURES, Comparison, _figures, measure_edits
 from bench.fleet import Bench
 from forerun.workload import Task
 from tests.bench.test_benches import ScriptedClient, by_name
 
-TASKS = [Task("edit", number, f"edit {number}") for number in range(WARM_UP_PROMPTS + 2)]
+TASKS = [Task("edit", number, f"edit {number}") for number in range(6)]
 DRAFTERS = ("code", "mixed", "suffix")
 
 
@@ -35,7 +35,7 @@ def test_each_prompt_is_asked_both_ways_at_every_temperature_and_no_way_is_alway
     client = ScriptedClient()
     bench = Bench(client, "", DRAFTERS)  # type: ignore[arg-type]
 
-    asyncio.run(measure_edits(bench, TASKS, max_new_tokens=8, seed=1))
+    asyncio.run(measure_edits(bench, TASKS[4:], max_new_tokens=8, seed=1, warm_up=TASKS[:4]))
 
     def way(options: dict[str, Any]) -> tuple[str, ...]:
         return tuple(options["drafters"])

@@ -13,7 +13,7 @@ from google.protobuf.message import DecodeError
 
 from controller.records import COMBINATIONS
 from router_models.plan import Plan, is_propensity
-from router_models.policy import Policy, RoundContext, RoundOutcome, RoundTimings, TextScores
+from router_models.policy import Policy, RoundContext, RoundOutcome, RoundTimings, Silence, TextScores
 from speculation.errors import InvalidRequestError
 from speculation.tree import TokenTree
 from speculation.v1 import log_pb2
@@ -173,7 +173,14 @@ def _outcome(record: log_pb2.RoundRecord) -> RoundOutcome:
             verify_worker_ns=timings.verify_worker_ns,
         ),
         foreseen=tuple(record.foreseen_drafters),
+        silences=tuple(map(_silence, record.silences)),
     )
+
+
+def _silence(message: log_pb2.Silence) -> Silence:
+    if not 0.0 <= message.least_confidence <= 1.0:
+        raise InvalidRequestError("record.silences", f"confidence {message.least_confidence} is not between 0 and 1")
+    return Silence(drafter=message.drafter, least_confidence=message.least_confidence, took_ns=message.took_ns)
 
 
 def _drafts(record: log_pb2.RoundRecord, tree: TokenTree) -> dict[str, TokenTree]:

@@ -2,15 +2,15 @@
 
 from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from time import perf_counter_ns
 from types import MappingProxyType
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from controller.request import GenerationRequest
 from controller.sequence import Sequence
 from router_models.plan import Plan
-from router_models.policy import Policy, RoundContext, RoundOutcome, RoundTimings
+from router_models.policy import Policy, RoundContext, RoundOutcome, RoundTimings, Silence
 from speculation.profile import ForwardProfile
 from speculation.tree import TokenTree, prune
 from speculation.verdict import Verdict, WorkerTimings
@@ -50,6 +50,14 @@ class Drafts:
     draft_ns: int = 0
     worker_ns: int = 0
     exchanges: Mapping[str, DraftExchange] = field(default_factory=lambda: MappingProxyType({}))
+
+    @property
+    def silent(self) -> bool:
+        """Whether all who were asked have nothing to say and knew it without a forward: it has cost a message."""
+        asked = self.exchanges.keys() == self.trees.keys() and not self.missing
+        return bool(asked and self.trees) and not any(
+            len(self.trees[name]) or exchange.timings.forwards for name, exchange in self.exchanges.items()
+        )
 
 
 class FleetSession(Protocol):
@@ -137,7 +145,7 @@ class Round:
 
     Attributes:
         context: What the policy knew.
-        plan: What was done.
+        plan: What was done, after silent drafters had been left out.
         missing: Drafters that were asked and did not answer.
         outcome: What came of it.
         emitted: Tokens that the answer gained: the verdict's, cut where the answer ends.
@@ -180,9 +188,9 @@ async def generate(
     number, began_ns = 0, clock_ns()
     while not sequence.finished:
         started_ns = clock_ns()
-        context = describe(number, started_ns - began_ns)
-        plan = policy.plan(context).within(sequence.remaining)
-        drafts = await session.draft(plan, sequence)
+        context, plan, drafts, silences = await _draft(
+            describe(number, started_ns - began_ns), sequence, session=session, policy=policy
+        )
         tree = _fitting(plan.combine(tuple(drafts.trees.values())), session.room(sequence))
         asked_ns = clock_ns()
         session.foresee(plan, tree, sequence)
@@ -196,7 +204,12 @@ async def generate(
             verify_worker_ns=verdict.timings.total_ns,
         )
         outcome = RoundOutcome(
-            drafts=drafts.trees, tree=tree, verdict=verdict, timings=timings, foreseen=drafts.foreseen
+            drafts=drafts.trees,
+            tree=tree,
+            verdict=verdict,
+            timings=timings,
+            foreseen=drafts.foreseen,
+            silences=silences,
         )
         policy.learn(context, plan, outcome)
         emitted = sequence.extend(verdict.token_ids)
@@ -212,6 +225,28 @@ async def generate(
             retold_tokens=session.retold_tokens,
         )
         number += 1
+
+
+class _Drafted(NamedTuple):
+    context: RoundContext
+    plan: Plan
+    drafts: Drafts
+    silences: tuple[Silence, ...]
+
+
+async def _draft(context: RoundContext, sequence: Sequence, *, session: FleetSession, policy: Policy) -> _Drafted:
+    """Plan and draft. Where those who were asked have nothing to say, plan again without them."""
+    silences: tuple[Silence, ...] = ()
+    while True:
+        plan = policy.plan(context).within(sequence.remaining)
+        drafts = await session.draft(plan, sequence)
+        if not drafts.silent:
+            return _Drafted(context, plan, drafts, silences)
+        silences += tuple(
+            Silence(drafter=name, least_confidence=plan.shape.least_confidence, took_ns=exchange.elapsed_ns)
+            for name, exchange in drafts.exchanges.items()
+        )
+        context = replace(context, drafters=tuple(name for name in context.drafters if name not in drafts.trees))
 
 
 def _describe(

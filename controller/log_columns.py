@@ -212,6 +212,12 @@ ROUNDS = Table(
         Column("combination", Kind.TEXT, "how the trees of several drafters became one", _combination),
         Column("missing_drafters", Kind.TEXTS, "who was asked and did not answer in time"),
         Column("foreseen_drafters", Kind.TEXTS, "whose tree was there before it was asked for: not in the times"),
+        Column(
+            "silent_drafters",
+            Kind.TEXTS,
+            "who was asked first and had nothing to say: the round was planned again without them",
+            lambda record: [silence.drafter for silence in record.silences],
+        ),
         Column("frozen", Kind.FLAG, "nobody learns from this round"),
         Column("drafted_nodes", Kind.COUNT, "nodes verified", "num_draft_tokens"),
         Column("drafted_levels", Kind.COUNT, "levels of the verified tree", "tree_depth"),

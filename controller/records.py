@@ -193,6 +193,10 @@ def round_record(done: Round, *, decision_event_id: str, frozen: bool = False) -
         drafters=done.plan.drafters,
         missing_drafters=done.missing,
         foreseen_drafters=done.outcome.foreseen,
+        silences=[
+            log_pb2.Silence(drafter=one.drafter, least_confidence=one.least_confidence, took_ns=one.took_ns)
+            for one in done.outcome.silences
+        ],
         num_draft_tokens=len(tree),
         tree_depth=tree.depth,
         num_accepted_draft_tokens=verdict.num_accepted,
@@ -321,6 +325,7 @@ def round_report(record_bytes: bytes, choice: bytes, text_of: Callable[[Sequence
         timings=record.timings,
         missing_drafters=record.missing_drafters,
         foreseen_drafters=record.foreseen_drafters,
+        silent_drafters=[silence.drafter for silence in record.silences],
     )
 
 

@@ -22,6 +22,8 @@ def draw_round(report: RoundReport) -> RenderableType:
     headline.append(f"  {_timings(report)}", "dim")
     if report.foreseen_drafters:
         headline.append(f"  foreseen by {', '.join(report.foreseen_drafters)}", "cyan")
+    if report.silent_drafters:
+        headline.append(f"  nothing to say: {', '.join(report.silent_drafters)}", "dim")
     if report.missing_drafters:
         headline.append(f"  no answer from {', '.join(report.missing_drafters)}", "yellow")
     return Group(headline, _tree(report))

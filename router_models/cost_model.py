@@ -227,6 +227,8 @@ class CostModel:
             beside: Requests served at the same time.
         """
         timings, crowd = outcome.timings, crowd_of(beside)
+        for silence in outcome.silences:
+            self.of_drafter(silence.drafter).learn(crowd, (1.0, 1.0, 0.0, 0.0), silence.took_ns / NS_PER_MS)
         if len(plan.drafters) == 1 and outcome.drafts and not outcome.foreseen:
             (name,) = plan.drafters
             tree = outcome.drafts[name]
@@ -235,8 +237,14 @@ class CostModel:
         sessions, nodes = others_in(outcome)
         self.verify.learn(crowd, (1.0, sessions, len(outcome.tree) + nodes), timings.verify_ns / NS_PER_MS)
         self.company.learn(crowd, outcome)
-        rest_ns = max(timings.round_ns - timings.draft_ns - timings.verify_ns, 0)
+        silent_ns = sum(silence.took_ns for silence in outcome.silences)
+        rest_ns = max(timings.round_ns - timings.draft_ns - timings.verify_ns - silent_ns, 0)
         self.rest.learn((1.0,), rest_ns / NS_PER_MS)
+
+    def silence_ms(self, drafters: Sequence[str], beside: int) -> Array:
+        """(drafters,) what it takes to hear that there is nothing to say: one level without a node."""
+        crowd = crowd_of(beside)
+        return np.array([self.of_drafter(name).weights(crowd)[:2].sum() for name in drafters])
 
     def draft_ms(self, drafters: Sequence[str], levels: Array, nodes: Array, unread: Array, beside: int) -> Array:
         """(..., drafters, shapes) levels and nodes, (drafters,) tokens to be read, to (..., drafters, shapes)."""

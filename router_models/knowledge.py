@@ -20,6 +20,7 @@ from router_models.policy import RoundContext, RoundOutcome, TextScores
 from router_models.ranks import CLASS_ENDS, NUM_CLASSES, Counts, count_ranks, no_counts
 from router_models.reading import MOST_REQUESTS
 from router_models.recent import Recent
+from router_models.reticence import Prospect, ReticenceModel
 from router_models.turns import STRAIGHT, Turn
 from speculation.calibration import UNCALIBRATED
 from speculation.errors import InvalidModelStateError
@@ -51,6 +52,7 @@ class Knowledge:
         costs: What a round costs.
         ahead: What of it drafting ahead saves.
         homes: Whose kind of text a prompt is.
+        reticence: Of drafters that say nothing where they are unsure.
     """
 
     def __init__(self, forecaster: Forecaster) -> None:
@@ -59,6 +61,7 @@ class Knowledge:
         self.costs = CostModel()
         self.ahead = AheadModel()
         self.homes = HomeModel()
+        self.reticence = ReticenceModel(forecaster.shapes, most=MOST_FIELDS)
         self._forecaster = forecaster
         self._corrections: dict[Key, Corrections] = {}
         self._corrections_by_field: Recent[Key, Corrections] = Recent(MOST_FIELDS)
@@ -105,6 +108,17 @@ class Knowledge:
             self._corrections[kind] = Corrections(len(self._forecaster.shapes))
         return self._corrections[kind]
 
+    def prospects(self, context: RoundContext, paths: Paths) -> Sequence[tuple[int, Prospect]]:
+        """Of the reticent among the drafters on offer, with their places there."""
+        reticence = self.reticence
+        if reticence.drafters.isdisjoint(context.drafters):
+            return ()
+        return [
+            (place, reticence.prospect(field_of(path)))
+            for place, (drafter, path) in enumerate(zip(context.drafters, paths, strict=True))
+            if drafter in reticence.drafters
+        ]
+
     def learn_within_request(self, context: RoundContext, plan: Plan, outcome: RoundOutcome) -> None:
         """Take in what a round says about its own request."""
         self._forget_turns_before(context)
@@ -135,12 +149,16 @@ class Knowledge:
         self.ahead.learn(context, plan, outcome)
         if context.round == 0:
             self.homes.learn(context.prompt_surprisal)
+        for silence in outcome.silences:
+            self.reticence.silent(field_of(self.path(context, silence.drafter)), silence.least_confidence)
         emitted = outcome.verdict.token_ids
         paths = {drafter: self.path(context, drafter) for drafter in outcome.drafts}
         for drafter, tree in outcome.drafts.items():
             kind, path = kind_of(context, drafter), paths[drafter]
             self.calibrations.learn(kind, tree, emitted, plan.calibrations.get(drafter, UNCALIBRATED))
             known, observed = observe(self._forecaster.shapes, plan.shape, tree, emitted)
+            if drafter in self.reticence.drafters and len(tree):
+                known &= self.reticence.spoke(field_of(path), tree, known, observed)
             if known.any():
                 forecast = self._forecaster.forecast(self.acceptance.mean(path)).stacked()
                 field = field_of(path)
@@ -171,8 +189,13 @@ class Knowledge:
             del self._corrections_by_field[field]
 
     def learn_scores(self, context: RoundContext, scores: Mapping[str, TextScores]) -> None:
-        """Every token of a finished answer is a rank that its drafter would have had to find."""
+        """Every token of a finished answer is a rank that its drafter would have had to find.
+
+        Of one that is silent at times the scores do not tell where it would have been: it is tried for a message.
+        """
         for drafter, scored in scores.items():
+            if drafter in self.reticence.drafters:
+                continue
             self.acceptance.learn(self._path_by_prompt(context, drafter)[:-1], SCORE_WEIGHT * _counts_of(scored.ranks))
 
     def state(self, policy: str) -> ModelState:
@@ -189,6 +212,7 @@ class Knowledge:
             },
             "ahead": dict(self.ahead.state()),
             "homes": dict(sorted(self.homes.sums.items())),
+            "reticence": dict(self.reticence.sums),
             "draft_costs": {
                 (name, crowd): cost.state
                 for name, by_crowd in self.costs.drafts.items()
@@ -228,6 +252,8 @@ class Knowledge:
             for key, sums in _table(state, "corrections", (2, len(shapes), 3), _key).items():
                 of = knowledge._corrections_of_kind if len(key) == KIND else knowledge.corrections
                 of(key).restore(sums)
+            if "reticence" in state.labels:  # unknown to those who learnt before drafters could be silent
+                knowledge.reticence.restore(_table(state, "reticence", (len(shapes), 6), _key))
         for (name, crowd), sums in _table(state, "draft_costs", (4, 5), _key).items():
             knowledge.costs.of_drafter(str(name)).of(int(str(crowd))).restore(sums)
         for crowd, sums in _table(state, "verify_costs", (3, 4), int).items():

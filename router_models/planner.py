@@ -120,21 +120,24 @@ class PlannerPolicy(Policy):
         forecaster = self._forecaster if shapes == self._forecaster.shapes else _forecaster_of(shapes)
         forecast, doubts = self._forecast(context, forecaster)
         costs_ms, plain_ms = self._costs_ms(context, forecast, forecaster)
-        gains = 1.0 + forecast.accepted - self._others_tokens(context, forecast)
+        price = self._others_tokens(context, forecast)
+        gains = 1.0 + forecast.accepted - price
+        if forecaster is self._forecaster:
+            self._count_silences(context, gains, forecast.accepted, costs_ms, plain_ms)
         chosen = self._draw(gains, forecast.accepted, doubts, costs_ms, plain_ms, exploration=context.exploration)
         propensity = chosen.count(chosen[0]) / DRAWS  # the draws are alike in law: the first is as good as a random one
         if chosen[0] is None:
             return Plan(drafters=(), explanation=f"plain decoding: {plain_ms:.1f} ms a token", propensity=propensity)
         drafter, number = chosen[0]
-        tokens, cost_ms = 1.0 + float(forecast.accepted[drafter, number]), float(costs_ms[drafter, number])
-        lost = tokens - float(gains[drafter, number])
-        price = f", {lost:.1f} tokens less for others" if lost > 0.0 else ""
+        lost = float(np.broadcast_to(price, gains.shape)[drafter, number])
+        tokens, cost_ms = float(gains[drafter, number]) + lost, float(costs_ms[drafter, number])
+        others = f", {lost:.1f} tokens less for others" if lost > 0.0 else ""
         name = context.drafters[drafter]
         return Plan(
             drafters=(name,),
             shape=shapes[number],
             propensity=propensity,
-            explanation=f"{tokens:.1f} tokens in {cost_ms:.1f} ms expected{price}; "
+            explanation=f"{tokens:.1f} tokens in {cost_ms:.1f} ms expected{others}; "
             f"plain decoding {plain_ms:.1f} ms a token",
             calibrations={name: self._knowledge.calibrations.of(kind_of(context, name))},
         )
@@ -223,7 +226,28 @@ class PlannerPolicy(Policy):
             return likely, (by_rate, np.zeros_like(by_rate))
         corrected = np.array([corrections.judged for corrections in self._knowledge.corrections_on(paths)])
         by_shape = corrected[..., 3]
-        return likely.times(corrected), (np.hypot(by_rate, ALIKE * by_shape), UNALIKE * by_shape)
+        likely, doubts = likely.times(corrected), (np.hypot(by_rate, ALIKE * by_shape), UNALIKE * by_shape)
+        for row, prospect in self._knowledge.prospects(context, paths):
+            brought = prospect.brought(likely.stacked()[row])
+            likely.accepted[row], likely.levels[row], likely.nodes[row] = brought.T
+            doubts[1][row] = prospect.doubts / SHARPNESS**0.5
+        return likely, doubts
+
+    def _count_silences(
+        self, context: RoundContext, gains: Array, accepted: Array, costs_ms: Array, plain_ms: float
+    ) -> None:
+        """Make of what answers bring and cost what asking does: a silence costs its message, and then the round is the
+        best that the others have."""
+        prospects = self._knowledge.prospects(context, self._knowledge.paths(context))
+        if not prospects:
+            return
+        others = [row for row in range(len(gains)) if row not in dict(prospects)]
+        tokens, took_ms = _best(gains[others], costs_ms[others], plain_ms)
+        heard_ms = self._knowledge.costs.silence_ms(context.drafters, context.requests_in_flight - 1)
+        for row, (speaks, _) in prospects:
+            gains[row] = speaks * gains[row] + (1.0 - speaks) * tokens
+            costs_ms[row] = speaks * costs_ms[row] + (1.0 - speaks) * (heard_ms[row] + took_ms)
+            accepted[row] *= speaks
 
     def _costs_ms(self, context: RoundContext, forecast: Forecast, forecaster: Forecaster) -> tuple[Array, float]:
         """(drafters, shapes), and of plain decoding. Text that a drafter has not read is charged to the tokens still to
@@ -258,6 +282,15 @@ class PlannerPolicy(Policy):
             and ready.shape in forecaster.places
             and ready.calibration == self._knowledge.calibrations.of(kind_of(context, ready.drafter))
         )
+
+
+def _best(gains: Array, costs_ms: Array, plain_ms: float) -> tuple[float, float]:
+    """Tokens and milliseconds of the fastest of (drafters, shapes), or of plain decoding."""
+    speeds = gains / costs_ms
+    if speeds.max(initial=0.0) <= 1.0 / plain_ms:
+        return 1.0, plain_ms
+    best = speeds.argmax()
+    return float(gains.flat[best]), float(costs_ms.flat[best])
 
 
 @lru_cache(maxsize=256)

@@ -87,6 +87,21 @@ class RoundTimings:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Silence:
+    """A drafter without a model that had nothing to say: the round was planned again without it.
+
+    Attributes:
+        drafter: Which one.
+        least_confidence: Of the shape that it was asked for.
+        took_ns: From the call to its answer; in no part of the round's timings, only in the whole.
+    """
+
+    drafter: str
+    least_confidence: float
+    took_ns: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RoundOutcome:
     """What came of a plan.
 
@@ -96,6 +111,7 @@ class RoundOutcome:
         verdict: What the target said.
         timings: What it cost.
         foreseen: Drafters whose tree was there before it was asked for: what it took is not in the timings.
+        silences: Of drafters that were asked before the plan was made; the plan's context is without them.
     """
 
     drafts: Mapping[str, TokenTree]
@@ -103,6 +119,7 @@ class RoundOutcome:
     verdict: Verdict
     timings: RoundTimings
     foreseen: tuple[str, ...] = ()
+    silences: tuple[Silence, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

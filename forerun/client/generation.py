@@ -75,6 +75,7 @@ class RoundReport:
         extra_text: The text of the token that the target added.
         missing_drafters: Drafters that were asked and did not answer in time.
         foreseen_drafters: Drafters whose tree was there before it was asked for.
+        silent_drafters: Drafters that had nothing to say, so that the round was planned again without them.
     """
 
     round: int
@@ -86,6 +87,7 @@ class RoundReport:
     timings: RoundTimings
     missing_drafters: tuple[str, ...] = ()
     foreseen_drafters: tuple[str, ...] = ()
+    silent_drafters: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

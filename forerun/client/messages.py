@@ -225,6 +225,7 @@ def round_report_of(message: generation_pb2.RoundReport) -> RoundReport:
         timings=_round_timings(message.timings),
         missing_drafters=tuple(message.missing_drafters),
         foreseen_drafters=tuple(message.foreseen_drafters),
+        silent_drafters=tuple(message.silent_drafters),
     )
 
 

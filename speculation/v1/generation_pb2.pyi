@@ -122,7 +122,7 @@ class TokenLogprob(_message.Message):
     def __init__(self, token_id: _Optional[int] = ..., logprob: _Optional[float] = ...) -> None: ...
 
 class RoundReport(_message.Message):
-    __slots__ = ("round", "decision", "tree", "accepted", "node_texts", "extra_text", "timings", "missing_drafters", "foreseen_drafters")
+    __slots__ = ("round", "decision", "tree", "accepted", "node_texts", "extra_text", "timings", "missing_drafters", "foreseen_drafters", "silent_drafters")
     ROUND_FIELD_NUMBER: _ClassVar[int]
     DECISION_FIELD_NUMBER: _ClassVar[int]
     TREE_FIELD_NUMBER: _ClassVar[int]
@@ -132,6 +132,7 @@ class RoundReport(_message.Message):
     TIMINGS_FIELD_NUMBER: _ClassVar[int]
     MISSING_DRAFTERS_FIELD_NUMBER: _ClassVar[int]
     FORESEEN_DRAFTERS_FIELD_NUMBER: _ClassVar[int]
+    SILENT_DRAFTERS_FIELD_NUMBER: _ClassVar[int]
     round: int
     decision: Decision
     tree: _common_pb2.TokenTree
@@ -141,7 +142,8 @@ class RoundReport(_message.Message):
     timings: RoundTimings
     missing_drafters: _containers.RepeatedScalarFieldContainer[str]
     foreseen_drafters: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, round: _Optional[int] = ..., decision: _Optional[_Union[Decision, _Mapping]] = ..., tree: _Optional[_Union[_common_pb2.TokenTree, _Mapping]] = ..., accepted: _Optional[_Iterable[int]] = ..., node_texts: _Optional[_Iterable[str]] = ..., extra_text: _Optional[str] = ..., timings: _Optional[_Union[RoundTimings, _Mapping]] = ..., missing_drafters: _Optional[_Iterable[str]] = ..., foreseen_drafters: _Optional[_Iterable[str]] = ...) -> None: ...
+    silent_drafters: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, round: _Optional[int] = ..., decision: _Optional[_Union[Decision, _Mapping]] = ..., tree: _Optional[_Union[_common_pb2.TokenTree, _Mapping]] = ..., accepted: _Optional[_Iterable[int]] = ..., node_texts: _Optional[_Iterable[str]] = ..., extra_text: _Optional[str] = ..., timings: _Optional[_Union[RoundTimings, _Mapping]] = ..., missing_drafters: _Optional[_Iterable[str]] = ..., foreseen_drafters: _Optional[_Iterable[str]] = ..., silent_drafters: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class Decision(_message.Message):
     __slots__ = ("policy", "model_version", "drafters", "shape", "verify_budget", "propensity", "explanation", "calibrations")

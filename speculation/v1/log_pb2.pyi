@@ -109,7 +109,7 @@ class DecisionRecord(_message.Message):
     def __init__(self, schema_version: _Optional[int] = ..., event_id: _Optional[str] = ..., request_id: _Optional[str] = ..., round: _Optional[int] = ..., ts_ms: _Optional[int] = ..., controller_id: _Optional[str] = ..., tenant: _Optional[str] = ..., task: _Optional[str] = ..., config_hash: _Optional[str] = ..., code_version: _Optional[str] = ..., mode: _Optional[_Union[DecisionMode, str]] = ..., decision: _Optional[_Union[_generation_pb2.Decision, _Mapping]] = ..., eligible_drafters: _Optional[_Iterable[str]] = ..., ineligible_drafters: _Optional[_Iterable[str]] = ..., prompt_tokens: _Optional[int] = ..., emitted_tokens: _Optional[int] = ..., temperature: _Optional[float] = ..., requests_in_flight: _Optional[int] = ..., prompt_surprisal: _Optional[_Mapping[str, float]] = ..., model_revisions: _Optional[_Mapping[str, str]] = ..., proposed: _Optional[_Union[_generation_pb2.Decision, _Mapping]] = ...) -> None: ...
 
 class RoundRecord(_message.Message):
-    __slots__ = ("schema_version", "event_id", "request_id", "round", "ts_ms", "decision_event_id", "drafters", "missing_drafters", "num_draft_tokens", "tree_depth", "num_accepted_draft_tokens", "tokens_emitted", "timings", "verify_batch_size", "tree", "node_probs", "accepted", "token_ids", "context", "shape", "combination", "verify_budget", "propensity", "drafts", "logprobs", "near_ties", "verify_queue_ns", "verify_compute_ns", "verify_forwards", "calibrations", "frozen", "foreseen_drafters", "verify_batch_positions", "exchanges", "verify_address", "failovers", "retold_tokens")
+    __slots__ = ("schema_version", "event_id", "request_id", "round", "ts_ms", "decision_event_id", "drafters", "missing_drafters", "num_draft_tokens", "tree_depth", "num_accepted_draft_tokens", "tokens_emitted", "timings", "verify_batch_size", "tree", "node_probs", "accepted", "token_ids", "context", "shape", "combination", "verify_budget", "propensity", "drafts", "logprobs", "near_ties", "verify_queue_ns", "verify_compute_ns", "verify_forwards", "calibrations", "frozen", "foreseen_drafters", "verify_batch_positions", "silences", "exchanges", "verify_address", "failovers", "retold_tokens")
     class CalibrationsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -150,6 +150,7 @@ class RoundRecord(_message.Message):
     FROZEN_FIELD_NUMBER: _ClassVar[int]
     FORESEEN_DRAFTERS_FIELD_NUMBER: _ClassVar[int]
     VERIFY_BATCH_POSITIONS_FIELD_NUMBER: _ClassVar[int]
+    SILENCES_FIELD_NUMBER: _ClassVar[int]
     EXCHANGES_FIELD_NUMBER: _ClassVar[int]
     VERIFY_ADDRESS_FIELD_NUMBER: _ClassVar[int]
     FAILOVERS_FIELD_NUMBER: _ClassVar[int]
@@ -187,11 +188,22 @@ class RoundRecord(_message.Message):
     frozen: bool
     foreseen_drafters: _containers.RepeatedScalarFieldContainer[str]
     verify_batch_positions: int
+    silences: _containers.RepeatedCompositeFieldContainer[Silence]
     exchanges: _containers.RepeatedCompositeFieldContainer[DraftExchange]
     verify_address: str
     failovers: int
     retold_tokens: int
-    def __init__(self, schema_version: _Optional[int] = ..., event_id: _Optional[str] = ..., request_id: _Optional[str] = ..., round: _Optional[int] = ..., ts_ms: _Optional[int] = ..., decision_event_id: _Optional[str] = ..., drafters: _Optional[_Iterable[str]] = ..., missing_drafters: _Optional[_Iterable[str]] = ..., num_draft_tokens: _Optional[int] = ..., tree_depth: _Optional[int] = ..., num_accepted_draft_tokens: _Optional[int] = ..., tokens_emitted: _Optional[int] = ..., timings: _Optional[_Union[_generation_pb2.RoundTimings, _Mapping]] = ..., verify_batch_size: _Optional[int] = ..., tree: _Optional[_Union[_common_pb2.TokenTree, _Mapping]] = ..., node_probs: _Optional[_Iterable[float]] = ..., accepted: _Optional[_Iterable[int]] = ..., token_ids: _Optional[_Iterable[int]] = ..., context: _Optional[_Union[RoundContext, _Mapping]] = ..., shape: _Optional[_Union[_common_pb2.TreeShape, _Mapping]] = ..., combination: _Optional[_Union[Combination, str]] = ..., verify_budget: _Optional[int] = ..., propensity: _Optional[float] = ..., drafts: _Optional[_Iterable[_Union[DraftedTree, _Mapping]]] = ..., logprobs: _Optional[_Iterable[float]] = ..., near_ties: _Optional[int] = ..., verify_queue_ns: _Optional[int] = ..., verify_compute_ns: _Optional[int] = ..., verify_forwards: _Optional[int] = ..., calibrations: _Optional[_Mapping[str, _common_pb2.Calibration]] = ..., frozen: _Optional[bool] = ..., foreseen_drafters: _Optional[_Iterable[str]] = ..., verify_batch_positions: _Optional[int] = ..., exchanges: _Optional[_Iterable[_Union[DraftExchange, _Mapping]]] = ..., verify_address: _Optional[str] = ..., failovers: _Optional[int] = ..., retold_tokens: _Optional[int] = ...) -> None: ...
+    def __init__(self, schema_version: _Optional[int] = ..., event_id: _Optional[str] = ..., request_id: _Optional[str] = ..., round: _Optional[int] = ..., ts_ms: _Optional[int] = ..., decision_event_id: _Optional[str] = ..., drafters: _Optional[_Iterable[str]] = ..., missing_drafters: _Optional[_Iterable[str]] = ..., num_draft_tokens: _Optional[int] = ..., tree_depth: _Optional[int] = ..., num_accepted_draft_tokens: _Optional[int] = ..., tokens_emitted: _Optional[int] = ..., timings: _Optional[_Union[_generation_pb2.RoundTimings, _Mapping]] = ..., verify_batch_size: _Optional[int] = ..., tree: _Optional[_Union[_common_pb2.TokenTree, _Mapping]] = ..., node_probs: _Optional[_Iterable[float]] = ..., accepted: _Optional[_Iterable[int]] = ..., token_ids: _Optional[_Iterable[int]] = ..., context: _Optional[_Union[RoundContext, _Mapping]] = ..., shape: _Optional[_Union[_common_pb2.TreeShape, _Mapping]] = ..., combination: _Optional[_Union[Combination, str]] = ..., verify_budget: _Optional[int] = ..., propensity: _Optional[float] = ..., drafts: _Optional[_Iterable[_Union[DraftedTree, _Mapping]]] = ..., logprobs: _Optional[_Iterable[float]] = ..., near_ties: _Optional[int] = ..., verify_queue_ns: _Optional[int] = ..., verify_compute_ns: _Optional[int] = ..., verify_forwards: _Optional[int] = ..., calibrations: _Optional[_Mapping[str, _common_pb2.Calibration]] = ..., frozen: _Optional[bool] = ..., foreseen_drafters: _Optional[_Iterable[str]] = ..., verify_batch_positions: _Optional[int] = ..., silences: _Optional[_Iterable[_Union[Silence, _Mapping]]] = ..., exchanges: _Optional[_Iterable[_Union[DraftExchange, _Mapping]]] = ..., verify_address: _Optional[str] = ..., failovers: _Optional[int] = ..., retold_tokens: _Optional[int] = ...) -> None: ...
+
+class Silence(_message.Message):
+    __slots__ = ("drafter", "least_confidence", "took_ns")
+    DRAFTER_FIELD_NUMBER: _ClassVar[int]
+    LEAST_CONFIDENCE_FIELD_NUMBER: _ClassVar[int]
+    TOOK_NS_FIELD_NUMBER: _ClassVar[int]
+    drafter: str
+    least_confidence: float
+    took_ns: int
+    def __init__(self, drafter: _Optional[str] = ..., least_confidence: _Optional[float] = ..., took_ns: _Optional[int] = ...) -> None: ...
 
 class DraftExchange(_message.Message):
     __slots__ = ("drafter", "address", "elapsed_ns", "timings")

@@ -15,7 +15,7 @@ from controller.model_store import ModelStore
 from controller.records import Author, round_record, score_record
 from controller.shared_learning import SharedLearning
 from router_models.plan import Combination, Plan
-from router_models.policy import RoundContext, RoundOutcome, RoundTimings, TextScores
+from router_models.policy import RoundContext, RoundOutcome, RoundTimings, Silence, TextScores
 from speculation.calibration import Calibration
 from speculation.tree import TreeShape, chain
 from speculation.verdict import Verdict, WorkerTimings
@@ -66,6 +66,7 @@ FULL = Round(
         ),
         timings=RoundTimings(draft_ns=6, verify_ns=7, round_ns=8, draft_worker_ns=9, verify_worker_ns=3),
         foreseen=("math",),
+        silences=(Silence(drafter="suffix", least_confidence=0.3, took_ns=10),),
     ),
     emitted=(1, 9),
     exchanges={

@@ -15,7 +15,7 @@ from controller.shared_learning import learners
 from router_models.catalogue import all_policies
 from router_models.plan import Combination, Plan
 from router_models.planner import PlannerPolicy
-from router_models.policy import LearningPolicy, RoundContext, RoundOutcome, RoundTimings, TextScores
+from router_models.policy import LearningPolicy, RoundContext, RoundOutcome, RoundTimings, Silence, TextScores
 from speculation.acceptance import walk
 from speculation.errors import InvalidRequestError
 from speculation.tree import EMPTY_TREE
@@ -87,7 +87,11 @@ def rounds(draw: st.DrawFn) -> Round:
         prompt_surprisal={drafter: draw(st.floats(0, 9)) for drafter in drafters},
     )
     timings = RoundTimings(draft_ns=draw(st.integers(0, 10**9)), verify_ns=draw(st.integers(0, 10**9)))
-    outcome = RoundOutcome(drafts=drafts, tree=tree, verdict=verdict, timings=timings)
+    silences = tuple(
+        Silence(drafter=name, least_confidence=draw(st.floats(0, 1)), took_ns=draw(st.integers(0, 10**7)))
+        for name in draw(st.lists(st.sampled_from(["suffix", *DRAFTERS]), max_size=2, unique=True))
+    )
+    outcome = RoundOutcome(drafts=drafts, tree=tree, verdict=verdict, timings=timings, silences=silences)
     missing = tuple(name for name in drafters if name not in drafts)
     return Round(context=context, plan=plan, missing=missing, outcome=outcome, emitted=emitted)
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from controller.generation import Drafts, Round, generate
+from controller.generation import DraftExchange, Drafts, Round, generate
 from controller.request import GenerationRequest, Pins
 from controller.sequence import Sequence
 from controller.steering import DecisionMode, SteeredPolicy, Steering
@@ -20,8 +20,8 @@ from speculation.acceptance import walk
 from speculation.errors import UnknownNameError
 from speculation.profile import ForwardProfile
 from speculation.sampling import SamplingParameters
-from speculation.tree import TokenTree, TreeShape
-from speculation.verdict import Verdict
+from speculation.tree import EMPTY_TREE, TokenTree, TreeShape
+from speculation.verdict import Verdict, WorkerTimings
 from tests.fakes import Language
 
 LANGUAGE = Language()
@@ -32,7 +32,12 @@ class ScriptedSession:
     """Drafters of given skill, some of which may not answer, and a target that always does."""
 
     def __init__(
-        self, skills: Mapping[str, float], *, missing: frozenset[str] = frozenset(), room: int = 10_000
+        self,
+        skills: Mapping[str, float],
+        *,
+        missing: frozenset[str] = frozenset(),
+        silent: frozenset[str] = frozenset(),
+        room: int = 10_000,
     ) -> None:
         self.prompt_surprisal: dict[str, float] = {}
         self.model_revisions: dict[str, str] = {}
@@ -47,6 +52,7 @@ class ScriptedSession:
         self.foreseen_from: list[TokenTree] = []
         self._skills = skills
         self._missing = missing
+        self._silent = silent
         self._room = room
 
     def offer(self, sequence: Sequence) -> tuple[str, ...]:
@@ -66,7 +72,17 @@ class ScriptedSession:
             name: LANGUAGE.draft(sequence.token_ids, plan.shape, seed=0, skill=self._skills[name], salt=len(name))
             for name in answering
         }
-        return Drafts(trees=trees, missing=tuple(name for name in plan.drafters if name in self._missing))
+        trees |= dict.fromkeys(self._silent & trees.keys(), EMPTY_TREE)
+        exchanges = {
+            name: DraftExchange(
+                address="here:2",
+                elapsed_ns=1000,
+                timings=WorkerTimings(queue_ns=0, compute_ns=0, total_ns=900, forwards=int(name not in self._silent)),
+            )
+            for name in trees
+        }
+        missing = tuple(name for name in plan.drafters if name in self._missing)
+        return Drafts(trees=trees, missing=missing, exchanges=exchanges)
 
     def foresee(self, plan: Plan, tree: TokenTree, sequence: Sequence) -> None:
         self.foreseen_from.append(tree)
@@ -125,6 +141,43 @@ def test_missing_drafters_change_nothing_and_are_named(name: str) -> None:
 
     assert sequence.token_ids[2:] == LANGUAGE.continuation((1, 2), 50)
     assert all(done.missing == tuple(set(done.plan.drafters) & {"bb"}) for done in rounds)
+
+
+@pytest.mark.parametrize("name", sorted(all_policies()))
+def test_who_has_nothing_to_say_costs_a_message_and_the_round_is_planned_again(name: str) -> None:
+    session = ScriptedSession({"quiet": 0.9, "bb": 0.9}, silent=frozenset({"quiet"}))
+
+    sequence, rounds = rounds_of(session, all_policies(shape=SHAPE)[name])
+
+    assert sequence.token_ids[2:] == LANGUAGE.continuation((1, 2), 50)
+    for done in rounds:
+        silent = [silence.drafter for silence in done.outcome.silences]
+        assert silent in ([], ["quiet"])
+        assert set(done.context.drafters) == {"quiet", "bb"} - set(silent)
+        assert done.plan.drafters != ("quiet",), "it would have been a plain round, by nobody's choice"
+
+
+def test_silence_ends_when_nobody_is_left_to_ask() -> None:
+    pins = Pins(drafters=("quiet",))
+    session = ScriptedSession({"quiet": 0.9, "bb": 0.9}, silent=frozenset({"quiet"}))
+    policy = Steering(all_policies(shape=SHAPE), "static").for_request(pins)
+
+    sequence, rounds = rounds_of(session, policy, pins=pins, most=5)
+
+    assert sequence.token_ids[2:] == LANGUAGE.continuation((1, 2), 5)
+    assert [[silence.drafter for silence in done.outcome.silences] for done in rounds[:-1]] == [["quiet"]] * 4
+    assert not any(done.plan.speculates for done in rounds)
+
+
+def test_an_empty_tree_that_took_a_forward_is_an_answer() -> None:
+    """To ask somebody else would cost what was to be saved; that a model is unsure says something about the text."""
+    took_a_forward = WorkerTimings(queue_ns=0, compute_ns=5, total_ns=9, forwards=1)
+    exchange = DraftExchange(address="here:2", elapsed_ns=10, timings=took_a_forward)
+
+    assert not Drafts(trees={"a": EMPTY_TREE}, exchanges={"a": exchange}).silent
+    assert not Drafts(trees={"a": EMPTY_TREE}, foreseen=("a",)).silent, "it was foreseen by a forward"
+    assert not Drafts(missing=("a",)).silent
+    assert not Drafts().silent
 
 
 def test_who_shall_read_the_prompt_has_read_it_before_the_first_plan() -> None:

@@ -121,6 +121,19 @@ def test_generate_streams_and_explains(up: Up) -> None:
 
 
 @pytest.mark.timeout(PATIENCE_S)
+def test_a_drafter_without_a_model_says_nothing_where_it_has_nothing_to_say(up: Up) -> None:
+    with Client(up.address, timeout_s=PATIENCE_S) as client:
+        prompt = "one two three four five six one two three"
+        plain = client.generate(prompt, max_new_tokens=24, policy="none")
+        answer = client.generate(prompt, max_new_tokens=24, policy="static", drafters=["suffix"], explain=True)
+
+    silent = [report for report in answer.rounds if report.silent_drafters]
+    assert answer.text == plain.text
+    assert any(report.decision.drafters == ("suffix",) and len(report.tree) for report in answer.rounds)
+    assert all(report.silent_drafters == ("suffix",) and not report.decision.drafters for report in silent)
+    assert all(len(report.tree) or report in silent for report in answer.rounds[:-1]), "an empty tree is a silence"
+
+
 def test_a_mistake_of_the_caller_is_one_line(up: Up) -> None:
     done = run_forerun("generate", "x", "--policy", "psychic", "--target", up.address)
 

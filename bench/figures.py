@@ -5,6 +5,7 @@ import shlex
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 
 from rich.table import Table
 
@@ -96,15 +97,18 @@ class Report:
         """Why the figures may not be what a quiet machine would give."""
         return remarks_on(self.figures, load_before=self.load_before, cores=cores)
 
-    def show(self, *, as_json: bool) -> None:
-        """A table for people, and with `as_json` the line as the last one of stdout."""
+    def show(self, *, as_json: bool, output: Path | None = None) -> None:
+        """A table for people; with `output` the run in a file, and with `as_json` on the last line of stdout."""
         machine = describe_machine()
         PEOPLE.print(_table(self.figures))
         PEOPLE.print(f"[dim]{machine['cpu']}, {machine['cores']} cores; commit {describe_commit()[:12]}[/dim]")
         for remark in self.remarks(int(machine["cores"])):
             PEOPLE.print(f"[yellow]{remark}[/yellow]")
+        line = self.line()
+        if output is not None:
+            output.write_text(line + "\n", encoding="utf-8")
         if as_json:
-            print(self.line(), flush=True)
+            print(line, flush=True)
 
 
 def _without_direction(entry: Figure) -> dict[str, object]:

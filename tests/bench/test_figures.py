@@ -1,9 +1,12 @@
 """The report of a bench."""
 
 import json
+from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
+from bench.__main__ import app
 from bench.figures import Figure, Report, count, figure, remarks_on
 from bench.machine import describe_commit, describe_machine
 from bench.spread import Spread
@@ -28,6 +31,19 @@ def test_the_last_line_is_the_whole_report(capsys: pytest.CaptureFixture[str]) -
     assert set(report) >= {"figures", "machine", "commit", "seed"}
     assert report["seed"] == 7
     assert set(report["machine"]) >= {"cpu", "cores", "python", "torch", "transformers"}
+
+
+def test_a_run_is_kept_as_the_same_line(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    Report(figures=(STEADY,), seed=7, load_before=0.0).show(as_json=True, output=tmp_path / "run.json")
+
+    assert (tmp_path / "run.json").read_text() == capsys.readouterr().out
+
+
+def test_a_file_that_cannot_be_written_is_noticed_before_anything_is_measured(tmp_path: Path) -> None:
+    done = CliRunner().invoke(app, ["speed", "--output", str(tmp_path / "missing" / "run.json")])
+
+    assert done.exit_code == 2
+    assert "name a file in a folder that exists" in " ".join(done.output.replace("│", " ").split())
 
 
 def test_without_json_stdout_stays_empty(capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,0 +1,49 @@
+"""From a bench to a report: start what is measured, measure, show the figures, keep the run."""
+
+import asyncio
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+from forerun.commands.profile import Profile
+from forerun.workload import Task
+
+if TYPE_CHECKING:
+    from bench.figures import Figure
+    from bench.fleet import Bench
+
+
+class Measure(Protocol):
+    """One bench: figures from a fleet and tasks."""
+
+    async def __call__(
+        self, bench: "Bench", tasks: Sequence[Task], /, *, max_new_tokens: int, seed: int
+    ) -> "tuple[Figure, ...]":
+        """Measure."""
+
+
+def report_fleet(
+    measure: Measure,
+    *,
+    work: Sequence[Task],
+    tokens: int,
+    profile: Profile,
+    drafters: Mapping[str, str],
+    seed: int,
+    as_json: bool,
+    output: Path | None,
+) -> "tuple[Figure, ...]":
+    """Start a fleet, measure it, and report the figures."""
+    from bench.figures import Report
+    from bench.fleet import bench_fleet
+
+    load_before = os.getloadavg()[0]
+
+    async def measured() -> "tuple[Figure, ...]":
+        async with bench_fleet(profile, drafters) as bench:
+            return await measure(bench, work, max_new_tokens=tokens, seed=seed)
+
+    figures = asyncio.run(measured())
+    Report(figures=figures, seed=seed, load_before=load_before).show(as_json=as_json, output=output)
+    return figures

@@ -35,8 +35,8 @@ def report_fleet(
     output: Path | None,
 ) -> "tuple[Figure, ...]":
     """Start a fleet, measure it, and report the figures."""
-    from bench.figures import Report
     from bench.fleet import bench_fleet
+    from bench.runs.report import Report
 
     load_before = os.getloadavg()[0]
 

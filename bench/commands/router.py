@@ -47,7 +47,7 @@ def router(
     """
     load_before = os.getloadavg()[0]
     figures = _router_figures(recording, costs, report, csv, live=live, profile=profile, quick=quick, seed=seed)
-    from bench.figures import Report
+    from bench.runs.report import Report
 
     Report(figures=figures, seed=seed, load_before=load_before).show(as_json=as_json, output=output)
 

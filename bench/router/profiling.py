@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bench.fleet import Bench
-from bench.machine import describe_machine
+from bench.machine import these_versions, this_machine
 from bench.router.costs import CostProfile, DraftCosts, draft_features
 from forerun.client import Generation
 from forerun.progress import steps
@@ -134,7 +134,7 @@ def fit(rounds: Sequence[Timed], drafters: Sequence[str]) -> CostProfile:
         rest_ms=rest_ms,
         crowding=0.0,
         spread=_deviation(np.concatenate(errors)),
-        machine=describe_machine(),
+        machine={"machine": str(this_machine()), **these_versions()},
     )
     together = [entry for entry in later if len(entry.drafters) > 1]
     return _with_crowding(profile, together)

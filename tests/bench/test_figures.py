@@ -7,8 +7,9 @@ import pytest
 from typer.testing import CliRunner
 
 from bench.__main__ import app
-from bench.figures import Figure, Report, count, figure, remarks_on
-from bench.machine import describe_commit, describe_machine
+from bench.figures import Figure, count, figure
+from bench.machine import this_checkout, this_machine
+from bench.runs.report import Report, remarks_on
 from bench.spread import Spread
 
 STEADY = figure("speed.static_over_none", Spread(2.0, 1.95, 2.05), "x", goal=1.7)
@@ -27,10 +28,11 @@ def test_the_last_line_is_the_whole_report(capsys: pytest.CaptureFixture[str]) -
         "low": 1.95,
         "high": 2.05,
         "goal": 1.7,
+        "at_most": False,
     }
-    assert set(report) >= {"figures", "machine", "commit", "seed"}
     assert report["seed"] == 7
-    assert set(report["machine"]) >= {"cpu", "cores", "python", "torch", "transformers"}
+    assert set(report["machine"]) == {"cpu", "cores", "memory_gib", "system", "accelerator"}
+    assert set(report["versions"]) >= {"python", "torch", "transformers", "grpcio", "forerun"}
 
 
 def test_a_run_is_kept_as_the_same_line(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
@@ -50,6 +52,28 @@ def test_without_json_stdout_stays_empty(capsys: pytest.CaptureFixture[str]) -> 
     Report(figures=(STEADY,), seed=7, load_before=0.0).show(as_json=False)
 
     assert capsys.readouterr().out == ""
+
+
+def test_what_is_not_a_number_is_left_out_and_said() -> None:
+    run = Report(figures=(STEADY, count("over_nothing", float("inf"), "x")), seed=7, load_before=0.0).run()  # type: ignore[arg-type]
+
+    assert [entry.name for entry in run.figures] == [STEADY.name]
+    assert run.remarks == ("over_nothing came out as inf, and is left out",)
+
+
+@pytest.mark.parametrize(
+    ("unit", "goal", "at_most", "direction"),
+    [
+        pytest.param("x", None, False, 1, id="a ratio"),
+        pytest.param("x assisted, mixed, constant 3", None, False, 1, id="a ratio over the best of several"),
+        pytest.param("ms", None, False, -1, id="a time"),
+        pytest.param("tokens", None, False, 0, id="a count"),
+        pytest.param("requests", 100, True, -1, id="a goal says so"),
+        pytest.param("tokens", 4, False, 1, id="a goal says the contrary"),
+    ],
+)
+def test_a_figure_knows_which_way_is_better(unit: str, goal: float | None, at_most: bool, direction: int) -> None:
+    assert Figure(name="a", value=1.0, unit=unit, goal=goal, at_most=at_most).direction == direction
 
 
 @pytest.mark.parametrize(
@@ -78,5 +102,5 @@ def test_doubts_are_said() -> None:
 
 
 def test_machine_and_commit_are_known() -> None:
-    assert describe_machine()["cores"]
-    assert len(describe_commit().removesuffix("-dirty")) == 40 or describe_commit() == "unknown"
+    assert this_machine().cores
+    assert len(this_checkout().commit) == 40 or this_checkout().commit == "unknown"

@@ -65,20 +65,24 @@ def speed(
     as_json: AsJson = False,
     output: Output = None,
 ) -> None:
-    """Measure tokens a second of static speculation against plain decoding, and what shared noise brings at T = 1.
+    """Measure tokens a second of the planner and of static speculation against plain decoding, and of shared noise.
 
-    One request at a time, the four plain domains, variants in turn prompt by prompt; medians with 95% intervals.
+    One request at a time, variants in turn prompt by prompt; medians with 95% intervals. The planner answers all prompt
+    sets, greedily, after learning from 60 other prompts; static and shared noise (at T = 1) the four plain domains.
 
     [cyan]forerun bench speed --json[/cyan]
     """
-    from bench.speed import measure_speed
+    from functools import partial
+
+    from bench.speed import PLANNER_GOALS, measure_speed
+    from forerun.local_fleet import ALL_DRAFTERS
 
     report_fleet(
-        measure_speed,
-        work=tasks(PLAIN_DOMAINS, prompts or (2 if quick else 12), skip=HELD_FOR_TUNING),
+        partial(measure_speed, lessons=tasks(PROMPT_SETS, 1 if quick else 10), planner_goal=PLANNER_GOALS.get(profile)),
+        work=tasks(PROMPT_SETS, prompts or (1 if quick else 8), skip=HELD_FOR_TUNING),
         tokens=tokens or (24 if quick else 80),
         profile=profile,
-        drafters=SPECIALISTS,
+        drafters=ALL_DRAFTERS,
         seed=seed,
         as_json=as_json,
         output=output,

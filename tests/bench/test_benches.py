@@ -25,7 +25,7 @@ from forerun.client import (
     RoundReport,
     Usage,
 )
-from forerun.workload import PLAIN_DOMAINS, Task
+from forerun.workload import HARD_SETS, PLAIN_DOMAINS, PROMPT_SETS, Task
 from router_models.catalogue import all_policies
 from router_models.policy import RoundTimings
 from speculation.tree import EMPTY_TREE
@@ -142,22 +142,43 @@ def test_exactness_samples_with_every_filter(exactness: Any) -> None:
     assert asked >= {"top_p", "top_k", "min_p", "repetition_penalty", "seed"}
 
 
+SIX_SETS = [*TASKS, *(Task(name, number, f"{name} {number}") for number in range(3) for name in HARD_SETS)]
+WARM_UP = 2 * len(PLAIN_DOMAINS)
+
+
 def test_speed_takes_its_ratios_prompt_by_prompt() -> None:
     client = ScriptedClient()
 
-    figures = by_name(asyncio.run(measure_speed(bench_of(client), TASKS, max_new_tokens=8, seed=1)))
+    figures = by_name(asyncio.run(measure_speed(bench_of(client), SIX_SETS, max_new_tokens=8, seed=1)))
 
     assert figures["speed.coupled_over_uncoupled_t1"] == pytest.approx(2.0)
     assert figures["speed.static_over_none"] > 0
     assert {f"speed.static_over_none.{domain}" for domain in PLAIN_DOMAINS} <= figures.keys()
+    assert {f"speed.planner_over_none.{name}" for name in PROMPT_SETS} <= figures.keys()
+    assert not {f"speed.static_over_none.{name}" for name in HARD_SETS} & figures.keys()
 
 
 def test_speed_alternates_which_variant_comes_first() -> None:
     client = ScriptedClient()
-    asyncio.run(measure_speed(bench_of(client), TASKS, max_new_tokens=8, seed=1))
+    asyncio.run(measure_speed(bench_of(client), SIX_SETS, max_new_tokens=8, seed=1))
 
-    measured = [request["policy"] for request in client.asked if "temperature" not in request][8:]
-    assert measured[:8] == ["none", "static", "static", "none"] * 2
+    greedy = [request["policy"] for request in client.asked if "temperature" not in request][WARM_UP:]
+    planned, static = greedy[: 2 * len(SIX_SETS)], greedy[2 * len(SIX_SETS) :]
+    assert planned == ["none", "planner", "planner", "none"] * (len(SIX_SETS) // 2)
+    assert static == ["none", "static", "static", "none"] * (len(TASKS) // 2)
+
+
+def test_the_planner_learns_before_it_is_measured_and_is_told_nothing() -> None:
+    client = ScriptedClient()
+    lessons = [Task("code", 90, "a lesson"), Task("edit", 91, "another")]
+    measured = asyncio.run(
+        measure_speed(bench_of(client), SIX_SETS, max_new_tokens=8, seed=1, lessons=lessons, planner_goal=2.2)
+    )
+
+    learnt = client.asked[WARM_UP : WARM_UP + len(lessons)]
+    assert learnt == [{"prompt": task.prompt, "max_new_tokens": 8, "policy": "planner"} for task in lessons]
+    assert all("drafters" not in request for request in client.asked if request["policy"] == "planner")
+    assert next(entry for entry in measured if entry.name == "speed.planner_over_none").goal == 2.2
 
 
 def test_chains_of_every_length_meet_every_prompt() -> None:

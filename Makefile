@@ -3,7 +3,7 @@ VENV ?= .venv
 RUN = $(VENV)/bin/
 STAMP = $(VENV)/.installed
 
-.PHONY: setup check test test-slow test-gpu mutants demo up protos bench
+.PHONY: setup check test test-slow test-gpu mutants demo up protos bench bench-gpu
 
 setup: $(STAMP)  ## install everything into .venv
 $(STAMP): pyproject.toml requirements.lock
@@ -26,3 +26,5 @@ protos: setup  ## generate the Python code of the protocol
 	$(RUN)python -m grpc_tools.protoc -I protos --python_out=. --pyi_out=. --grpc_python_out=. protos/speculation/v1/*.proto
 bench: setup  ## the measurements behind the README's numbers
 	$(RUN)forerun bench exactness && $(RUN)forerun bench speed && $(RUN)forerun bench overhead
+bench-gpu: setup  ## what needs a CUDA device
+	$(RUN)forerun bench gpu $(ARGS)

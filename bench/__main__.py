@@ -2,7 +2,7 @@
 
 import typer
 
-from bench.commands import measurements, router, runs
+from bench.commands import gpu, measurements, router, runs
 from forerun.console import run_commands
 
 app = typer.Typer(
@@ -25,6 +25,7 @@ app.command()(measurements.overhead)
 app.command()(measurements.rules)
 app.command()(measurements.peers)
 app.command()(router.router)
+app.command()(gpu.gpu)
 app.command()(runs.compare)
 
 

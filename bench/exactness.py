@@ -9,7 +9,7 @@ configuration (bench/changes.py): of each policy that learns while it is in char
 
 import asyncio
 import itertools
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from functools import partial
@@ -36,6 +36,8 @@ BUSH = TreeShape(depth=2, branching=4, budget=12)
 CONCURRENCIES = (1, 8)
 
 Options = Mapping[str, Any]
+Judge = Callable[[Bench, Sequence[Task], int], Awaitable[Mapping[Task, tuple[int, ...]]]]
+"""Tokens that greedy answers to tasks must have."""
 
 
 class Choice(Enum):
@@ -161,12 +163,42 @@ class Tally:
         )
 
 
+async def by_transformers(bench: Bench, tasks: Sequence[Task], max_new_tokens: int) -> Mapping[Task, tuple[int, ...]]:
+    """Greedy answers of transformers' `generate`, in float32 on the processor."""
+    reference = await asyncio.to_thread(Reference.load, bench.target_folder)
+    expected = {}
+    with steps("transformers", len(tasks)) as step:
+        for task in tasks:
+            expected[task] = await asyncio.to_thread(reference.greedy, reference.encode(task.prompt), max_new_tokens)
+            step()
+    return expected
+
+
+async def by_plain_decoding(bench: Bench, tasks: Sequence[Task], max_new_tokens: int) -> Mapping[Task, tuple[int, ...]]:
+    """Greedy answers of the fleet itself without speculation: in other formats transformers rounds in its own way."""
+    expected = {}
+    with steps("plain decoding", len(tasks)) as step:
+        for task in tasks:
+            answer = await bench.client.generate(task.prompt, max_new_tokens=max_new_tokens, **PLAIN.options)
+            expected[task] = answer.token_ids
+            step()
+    return expected
+
+
 async def measure_exactness(
-    bench: Bench, tasks: Sequence[Task], *, max_new_tokens: int, seed: int
+    bench: Bench, tasks: Sequence[Task], *, max_new_tokens: int, seed: int, judge: Judge = by_transformers
 ) -> tuple[Figure, ...]:
-    """Ask every task in every variant, greedily and sampled, one at a time and eight at once."""
+    """Ask every task in every variant, greedily and sampled, one at a time and eight at once.
+
+    Args:
+        bench: The fleet.
+        tasks: Prompts.
+        max_new_tokens: Of an answer.
+        seed: Of sampled answers.
+        judge: What greedy answers are held against.
+    """
     tally = Tally()
-    expected = await _expected_by_transformers(bench, tasks, max_new_tokens)
+    expected = await judge(bench, tasks, max_new_tokens)
     for concurrency in CONCURRENCIES:
         greedy = [
             _case(task, variant, concurrency=concurrency, expected=expected[task], name="greedy")
@@ -182,18 +214,6 @@ async def measure_exactness(
     for difference in tally.differences:
         PEOPLE.print(Text(difference, style="red"))
     return (*tally.figures(), *changes)
-
-
-async def _expected_by_transformers(
-    bench: Bench, tasks: Sequence[Task], max_new_tokens: int
-) -> Mapping[Task, tuple[int, ...]]:
-    reference = await asyncio.to_thread(Reference.load, bench.target_folder)
-    expected = {}
-    with steps("transformers", len(tasks)) as step:
-        for task in tasks:
-            expected[task] = await asyncio.to_thread(reference.greedy, reference.encode(task.prompt), max_new_tokens)
-            step()
-    return expected
 
 
 async def _sampled(bench: Bench, tasks: Sequence[Task], max_new_tokens: int, seed: int) -> list[Case]:

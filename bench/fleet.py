@@ -11,7 +11,7 @@ from controller.settings import RouterSettings
 from forerun.client import AsyncClient
 from forerun.commands.profile import Profile, target_of
 from forerun.fleet_screen import shown_fleet
-from forerun.local_fleet import CONTROLLER_FILE, FREE_PORT, ZOO_DRAFTERS, FleetSettings
+from forerun.local_fleet import CONTROLLER_FILE, FREE_PORT, ZOO_DRAFTERS, Dtype, FleetSettings
 
 PATIENCE_S = 600.0
 
@@ -34,12 +34,21 @@ class Bench:
 
 
 @asynccontextmanager
-async def bench_fleet(profile: Profile, drafters: Mapping[str, str] = ZOO_DRAFTERS) -> AsyncIterator[Bench]:
+async def bench_fleet(
+    profile: Profile, drafters: Mapping[str, str] = ZOO_DRAFTERS, *, device: str = "cpu", dtype: Dtype = "float32"
+) -> AsyncIterator[Bench]:
     """A fleet while the body runs; its logs stay behind only if it fails."""
     folder = Path(tempfile.mkdtemp(prefix="forerun-bench-"))
     # What is measured is not to share the machine with scoring.
     router = RouterSettings(scoring_share=0.0)
-    settings = FleetSettings(target=target_of(profile), drafters=dict(drafters), listen=FREE_PORT, router=router)
+    settings = FleetSettings(
+        target=target_of(profile),
+        drafters=dict(drafters),
+        listen=FREE_PORT,
+        router=router,
+        device=device,
+        dtype=dtype,
+    )
     async with shown_fleet(settings, folder) as fleet, AsyncClient(fleet.address, timeout_s=PATIENCE_S) as client:
         yield Bench(client, fleet.target_folder, tuple(drafters), folder / CONTROLLER_FILE)
     shutil.rmtree(folder, ignore_errors=True)

@@ -34,6 +34,7 @@ ZOO_DRAFTERS: Mapping[str, str] = MappingProxyType(
 )
 
 Role = Literal["draft", "verify"]
+Dtype = Literal["float32", "bfloat16", "float16"]
 Name = Annotated[str, Field(min_length=1)]
 ProcessName = Annotated[str, Field(pattern=r"^[\w.-]{1,64}$")]
 TARGET, CONTROLLER = "target", "controller"
@@ -73,7 +74,7 @@ class FleetSettings(Settings):
     target: Name = "zoo:target@deep"
     drafters: Mapping[ProcessName, Name] = Field(default_factory=lambda: dict(ZOO_DRAFTERS))
     verify_workers: Count = 1
-    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    dtype: Dtype = "float32"
     device: str = "cpu"
     slots: Count = 16
     max_length: Count = 1024

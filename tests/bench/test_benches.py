@@ -10,7 +10,7 @@ import pytest
 import bench.exactness
 from bench.ahead import SHAPES, measure_ahead
 from bench.changes import LEARNERS
-from bench.exactness import SAMPLED_VARIANTS, VARIANTS, measure_exactness
+from bench.exactness import SAMPLED_VARIANTS, VARIANTS, by_plain_decoding, measure_exactness
 from bench.figures import Figure
 from bench.fleet import Bench
 from bench.overhead import measure_overhead
@@ -124,6 +124,18 @@ def test_exactness_counts_every_answer_it_compared(exactness: Any) -> None:
 )
 def test_exactness_finds_one_wrong_token(exactness: Any, wrong: dict[str, Any], differences: int) -> None:
     assert exactness(ScriptedClient(wrong))["exactness.differences"] == differences
+
+
+@pytest.mark.parametrize(("wrong", "differences"), [(None, 0), ({"policy": "merged", "prompt": "code 0"}, 4)])
+def test_exactness_can_be_judged_by_plain_decoding(wrong: dict[str, Any] | None, differences: int) -> None:
+    client = ScriptedClient(wrong)
+
+    measured = asyncio.run(
+        measure_exactness(bench_of(client), TASKS, max_new_tokens=8, seed=1, judge=by_plain_decoding)
+    )
+
+    assert by_name(measured)["exactness.differences"] == differences
+    assert [request["policy"] for request in client.asked[: len(TASKS)]] == ["none"] * len(TASKS)
 
 
 def test_exactness_asks_every_policy() -> None:

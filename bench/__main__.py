@@ -27,6 +27,7 @@ app.command()(measurements.peers)
 app.command()(router.router)
 app.command()(gpu.gpu)
 app.command()(runs.compare)
+app.command()(runs.report)
 
 
 def main() -> None:

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from bench.commands.options import AsJson
+from bench.commands.options import AsJson, writable
 from forerun.console import FAILURE
 
 RunFile = Annotated[Path, typer.Argument(help="A run that --output of a bench wrote.", show_default=False)]
@@ -44,3 +44,21 @@ def compare(
                 RESULT.print(f"[dim]only in the {which} run: {', '.join(names)}[/dim]")
     if found.worse:
         raise typer.Exit(FAILURE)
+
+
+def report(
+    runs: Annotated[list[Path], typer.Argument(help="Runs that --output of a bench wrote.", show_default=False)],
+    output: Annotated[Path, typer.Option(callback=writable, help="The page.")] = Path("report.html"),
+) -> None:
+    """Make one page of runs: goals, plots and all figures, in a file that needs nothing beside it.
+
+    Runs of different machines are refused: they belong on different pages.
+
+    [cyan]forerun bench report speed.json router.json --output report.html[/cyan]
+    """
+    from bench.runs.page import page_of
+    from bench.runs.run import Run
+    from forerun.console import PEOPLE
+
+    output.write_text(page_of([Run.load(file) for file in runs]), encoding="utf-8")
+    PEOPLE.print(f"{output}: {len(runs)} runs")

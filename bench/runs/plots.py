@@ -58,7 +58,7 @@ def drawn(panel: Panel, *, key: str) -> str:
 
 
 def _lines(panel: Panel, numbers: Sequence[int], axes: Any) -> None:
-    """Values over numbers, such as streams or tokens of context."""
+    """Values over numbers, such as streams or tokens of context; a stroke where the goal is."""
     order = np.argsort(numbers)
     places = np.array(numbers)[order]
     for index, (name, family) in enumerate(panel.families.items()):
@@ -72,12 +72,15 @@ def _lines(panel: Panel, numbers: Sequence[int], axes: Any) -> None:
             marker=_MARKERS[index % len(_MARKERS)],
             capsize=3,
         )
+        goals = [(place, entry.goal) for place, entry in zip(places, entries, strict=True) if entry.goal is not None]
+        for place, goal in goals:
+            axes.plot(place, goal, color=_TEXT, marker="_", markersize=16, markeredgewidth=2.5)
     if places[0] > 0 and places[-1] / places[0] >= _LOG_FROM:
         axes.set_xscale("log", base=2)
     axes.set_xticks(places, [str(number) for number in places])
     axes.minorticks_off()
     axes.set_ylim(bottom=0)
-    axes.set_xlabel(panel.places[0].rpartition("_")[0] or panel.title.rpartition(".")[2])
+    axes.set_xlabel(panel.places[0].rpartition("_")[0])
     axes.set_ylabel(panel.unit)
 
 

@@ -1,6 +1,7 @@
 """What a bench reports: figures with their spread and goal."""
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from bench.spread import Spread
@@ -80,6 +81,37 @@ class Figure:
     def unstable(self) -> bool:
         """Whether its interval is too wide to rely on the value."""
         return self.low is not None and self.high is not None and Spread(self.value, self.low, self.high).unstable
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Curves:
+    """How something went, for several side by side.
+
+    Attributes:
+        name: Of the plot, the same in every report.
+        x_label: What it went along.
+        y_label: What went.
+        x: Places along the way.
+        lines: For each name a value at every place.
+    """
+
+    name: str
+    x_label: str
+    y_label: str
+    x: tuple[float, ...]
+    lines: Mapping[str, tuple[float, ...]]
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether every line has a finite value at every place, and there is one."""
+        values = (self.x, *self.lines.values())
+        return len(self.x) > 0 and all(len(line) == len(self.x) and all(map(math.isfinite, line)) for line in values)
+
+    @property
+    def in_words(self) -> str:
+        """For those who do not see it."""
+        told = [f"{name} from {line[0]:g} to {line[-1]:g}" for name, line in self.lines.items()]
+        return f"{self.y_label}, over {self.x_label}, {self.x[0]:g} to {self.x[-1]:g}. {'; '.join(told)}"
 
 
 def figure(

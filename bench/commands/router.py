@@ -10,7 +10,7 @@ from bench.commands.options import DEFAULT_SEED, HELD_FOR_TUNING, AsJson, Cost, 
 from forerun.commands.profile import Profile
 
 if TYPE_CHECKING:
-    from bench.figures import Figure
+    from bench.figures import Curves, Figure
 
 
 def router(
@@ -46,13 +46,13 @@ def router(
     [cyan]forerun bench router --recording said.safetensors --costs took.json --report router --json[/cyan]
     """
     load_before = os.getloadavg()[0]
-    figures = _router_figures(recording, costs, report, csv, live=live, profile=profile, quick=quick, seed=seed)
+    figures, curves = _measured(recording, costs, report, csv, live=live, profile=profile, quick=quick, seed=seed)
     from bench.runs.report import Report
 
-    Report(figures=figures, seed=seed, load_before=load_before).show(as_json=as_json, output=output)
+    Report(figures=figures, seed=seed, load_before=load_before, curves=curves).show(as_json=as_json, output=output)
 
 
-def _router_figures(
+def _measured(
     recording: Path | None,
     costs: Path | None,
     report: Path | None,
@@ -62,7 +62,8 @@ def _router_figures(
     profile: Profile,
     quick: bool,
     seed: int,
-) -> "tuple[Figure, ...]":
+) -> "tuple[tuple[Figure, ...], tuple[Curves, ...]]":
+    """Figures and learning curves; rows of another fleet give no curves."""
     from dataclasses import replace
 
     from bench.router.rows import measure_rows, read_rows
@@ -71,7 +72,7 @@ def _router_figures(
 
     extent = QUICK if quick else FULL
     if csv is None:
-        return measure_router(
+        measured, curves = measure_router(
             extent if live else replace(extent, bursts=0),
             profile=profile,
             seed=seed,
@@ -80,10 +81,11 @@ def _router_figures(
             costs_file=costs,
             report_folder=report,
         )
+        return measured, (curves,)
     seeds = range(seed, seed + extent.seeds)
     figures, remarks = measure_rows(
         read_rows(csv), warm_up=extent.warm_up, measured=extent.measured, seeds=seeds, seed=seed
     )
     for remark in remarks:
         PEOPLE.print(f"[yellow]{remark}[/yellow]")
-    return figures
+    return figures, ()

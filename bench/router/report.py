@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 from rich.table import Table
 
+from bench.figures import Curves
 from bench.router.measure import PLANNER, Comparison
 from bench.router.replay import Served
 from bench.router.traffic import PLAIN, Arm, cell_of
@@ -16,6 +17,9 @@ from router_models.plan import Plan
 
 SMOOTHED_OVER = 20
 """Requests of the moving mean that the curve shows."""
+
+EVERY = 5
+"""Requests between two places of the curve."""
 
 MOST_CHOICES = 3
 
@@ -83,22 +87,33 @@ def _tokens_per_s(served: Sequence[Served]) -> float:
     return 1e3 * sum(entry.tokens for entry in served) / sum(entry.ms for entry in served)
 
 
-def _draw(comparison: Comparison, file: Path) -> None:
+def learning_curves(comparison: Comparison) -> Curves:
     """Tokens a second over the oracle's, a moving mean over requests; all seeds together."""
+    lines = {name: _curve(comparison, runs)[::EVERY] for name, runs in comparison.runs.items()}
+    return Curves(
+        name="router.learning",
+        x_label=f"requests served (mean of the last {SMOOTHED_OVER}, {len(comparison.seeds)} seeds)",
+        y_label="tokens per second over the oracle's",
+        x=tuple(float(SMOOTHED_OVER + EVERY * place) for place in range(len(lines[PLANNER]))),
+        lines={name: tuple(np.round(line, 4).tolist()) for name, line in lines.items()},
+    )
+
+
+def _draw(comparison: Comparison, file: Path) -> None:
+    """The curves as a picture."""
     import matplotlib
 
     matplotlib.use("Agg")  # no window, wherever this runs
     from matplotlib import pyplot
 
+    curves = learning_curves(comparison)
     figure, axes = pyplot.subplots(figsize=(9, 5), layout="constrained")
-    for name, runs in comparison.runs.items():
-        curve = _curve(comparison, runs)
-        places = np.arange(SMOOTHED_OVER, SMOOTHED_OVER + len(curve))
-        axes.plot(places, curve, label=name, linewidth=2.2 if name == PLANNER else 1.0)
+    for name, line in curves.lines.items():
+        axes.plot(curves.x, line, label=name, linewidth=2.2 if name == PLANNER else 1.0)
     axes.axhline(1.0, color="black", linewidth=0.8, linestyle=":")
     axes.axvline(comparison.stage.warm_up, color="grey", linewidth=0.8, linestyle=":")
-    axes.set_xlabel(f"requests served (mean of the last {SMOOTHED_OVER}, {len(comparison.seeds)} seeds)")
-    axes.set_ylabel("tokens per second over the oracle's")
+    axes.set_xlabel(curves.x_label)
+    axes.set_ylabel(curves.y_label)
     axes.legend(loc="lower right", fontsize="small")
     figure.savefig(file)
     pyplot.close(figure)

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from bench.figures import Figure
+from bench.figures import Curves, Figure
 from bench.fleet import bench_fleet
 from bench.load_of_none import measure_load
 from bench.router.costs import CostProfile
@@ -13,7 +13,7 @@ from bench.router.measure import compare, comparison_figures, scenario_figures
 from bench.router.profiling import measure_costs
 from bench.router.recorder import record, require_same_models, revisions_of
 from bench.router.recording import Recording, depths_of
-from bench.router.report import show, write
+from bench.router.report import learning_curves, show, write
 from bench.router.scenarios import Stage
 from bench.router.traffic import FixedChoices
 from forerun.commands.profile import Profile
@@ -77,8 +77,8 @@ def measure_router(
     recording_file: Path | None,
     costs_file: Path | None,
     report_folder: Path | None,
-) -> tuple[Figure, ...]:
-    """All figures of the router.
+) -> tuple[tuple[Figure, ...], Curves]:
+    """All figures of the router, and how the policies learnt.
 
     Args:
         extent: How much to do.
@@ -99,7 +99,8 @@ def measure_router(
     show(comparison)
     if report_folder is not None:
         write(comparison, report_folder)
-    return (*comparison_figures(comparison, seed), *scenario_figures(stage, seeds, seed), *load)
+    figures = (*comparison_figures(comparison, seed), *scenario_figures(stage, seeds, seed), *load)
+    return figures, learning_curves(comparison)
 
 
 def _recording(file: Path | None, extent: Extent, *, seed: int, skip: int) -> Recording:

@@ -7,16 +7,23 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from bench.figures import Figure
-from bench.runs.panels import Panel, panels_of
-from bench.runs.plots import drawn
+from bench.runs.panels import panels_of
+from bench.runs.plots import drawn, drawn_curves
 from bench.runs.run import Run, require_same_machine
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plot:
-    """A panel and its picture."""
+    """A picture.
 
-    panel: Panel
+    Attributes:
+        title: What stands above it.
+        in_words: For those who do not see it.
+        svg: For those who do.
+    """
+
+    title: str
+    in_words: str
     svg: Markup
 
 
@@ -27,7 +34,7 @@ class Section:
     Attributes:
         key: Of its anchors.
         run: The run.
-        plots: Of its figures.
+        plots: Of its figures and curves.
     """
 
     key: str
@@ -65,8 +72,20 @@ def page_of(runs: Sequence[Run]) -> str:
 
 
 def _section(key: str, run: Run) -> Section:
-    plots = (
-        Plot(panel=panel, svg=Markup(drawn(panel, key=f"{key}-plot-{number}")))
+    plots = [
+        Plot(
+            title=f"{panel.title}, {panel.unit}",
+            in_words=panel.in_words,
+            svg=Markup(drawn(panel, key=f"{key}-plot-{number}")),
+        )
         for number, panel in enumerate(panels_of(run.figures), start=1)
-    )
+    ]
+    plots += [
+        Plot(
+            title=curves.name,
+            in_words=curves.in_words,
+            svg=Markup(drawn_curves(curves, key=f"{key}-curves-{number}")),
+        )
+        for number, curves in enumerate(run.curves, start=1)
+    ]
     return Section(key=key, run=run, plots=tuple(plots))

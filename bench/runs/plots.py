@@ -2,12 +2,13 @@
 
 import io
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 
-from bench.figures import Figure
+from bench.figures import Curves, Figure
 from bench.runs.panels import Panel
 
 _TEXT = "#010203"
@@ -17,6 +18,10 @@ _COLOURS = ("#3d85c6", "#d9822b", "#43a06b", "#b062c4", "#cc5555", "#808890")
 """Of families; told apart on white and on black."""
 
 _MARKERS = "osD^vP"
+_DASHES = ("-", "--", ":")
+"""Of curves that have a colour in common."""
+
+_HEIGHT = 3.4
 _STYLE: Any = {
     "svg.fonttype": "none",
     "font.size": 10,
@@ -36,25 +41,46 @@ def drawn(panel: Panel, *, key: str) -> str:
         panel: What to draw.
         key: Before every id in it: unlike that of any other plot of the page.
     """
-    import matplotlib
-
-    matplotlib.use("Agg")  # no window, wherever this runs
-    from matplotlib import pyplot
-
     numbers = panel.numbers
-    rows = len(panel.places) * len(panel.families)
-    with matplotlib.rc_context({**_STYLE, "svg.hashsalt": key}):
-        picture, axes = pyplot.subplots(figsize=(7.5, 3.4 if numbers else 1.1 + 0.3 * rows), layout="constrained")
+    height = _HEIGHT if numbers else 1.1 + 0.3 * len(panel.places) * len(panel.families)
+    with _picture(height, key) as (picture, axes, svg):
         if numbers:
             _lines(panel, numbers, axes)
         else:
             _bars(panel, axes)
         if len(panel.families) > 1:
             picture.legend(loc="outside upper left", ncols=3, frameon=False, fontsize="small")
-        file = io.StringIO()
-        picture.savefig(file, format="svg", transparent=True, metadata=_NOTHING_ABOUT_IT)
-        pyplot.close(picture)
-    return _inline(file.getvalue(), key)
+    return _inline(svg.getvalue(), key)
+
+
+def drawn_curves(curves: Curves, *, key: str) -> str:
+    """The same of curves."""
+    with _picture(_HEIGHT + 0.1 * len(curves.lines), key) as (picture, axes, svg):
+        for index, (name, line) in enumerate(curves.lines.items()):
+            dashes = _DASHES[index // len(_COLOURS) % len(_DASHES)]
+            axes.plot(curves.x, line, label=name, color=_COLOURS[index % len(_COLOURS)], linestyle=dashes)
+        axes.set_xlabel(curves.x_label)
+        axes.set_ylabel(curves.y_label)
+        picture.legend(loc="outside upper left", ncols=5, frameon=False, fontsize="small")
+    return _inline(svg.getvalue(), key)
+
+
+@contextmanager
+def _picture(height: float, key: str) -> Iterator[tuple[Any, Any, io.StringIO]]:
+    """A figure and its axes to draw on, and where its SVG is afterwards; height in inches."""
+    import matplotlib
+
+    matplotlib.use("Agg")  # no window, wherever this runs
+    from matplotlib import pyplot
+
+    svg = io.StringIO()
+    with matplotlib.rc_context({**_STYLE, "svg.hashsalt": key}):
+        picture, axes = pyplot.subplots(figsize=(7.5, height), layout="constrained")
+        try:
+            yield picture, axes, svg
+            picture.savefig(svg, format="svg", transparent=True, metadata=_NOTHING_ABOUT_IT)
+        finally:
+            pyplot.close(picture)
 
 
 def _lines(panel: Panel, numbers: Sequence[int], axes: Any) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from rich.table import Table
 
-from bench.figures import Figure
+from bench.figures import Curves, Figure
 from bench.machine import these_versions, this_checkout, this_machine
 from bench.runs.run import Run
 from forerun.console import PEOPLE
@@ -33,11 +33,13 @@ class Report:
         figures: Its figures.
         seed: Of sampled answers and of the resampling.
         load_before: Load of the machine in the minute before it began.
+        curves: How something went.
     """
 
     figures: tuple[Figure, ...]
     seed: int
     load_before: float
+    curves: tuple[Curves, ...] = ()
 
     def run(self) -> Run:
         """With where, when and by which code it was measured: this machine, now, the code that runs."""
@@ -48,6 +50,7 @@ class Report:
         ]
         return Run(
             figures=finite,
+            curves=tuple(entry for entry in self.curves if entry.is_whole),
             machine=machine,
             versions=these_versions(),
             commit=checkout.commit,

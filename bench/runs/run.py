@@ -8,7 +8,7 @@ from typing import Annotated, Final, Literal, Self
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from bench.figures import Figure
+from bench.figures import Curves, Figure
 from bench.machine import Checkout, Machine
 from speculation.errors import ConfigurationError
 
@@ -24,6 +24,8 @@ class Run(BaseModel):
     """The version of this form."""
     figures: tuple[Figure, ...]
     """No two of the same name."""
+    curves: tuple[Curves, ...] = ()
+    """What figures do not tell: how something went."""
     machine: Machine
     """Where."""
     versions: Mapping[str, str]
@@ -55,6 +57,14 @@ class Run(BaseModel):
             if not entry.unit.strip():
                 raise ValueError(f"{entry.name} needs a unit")
         return figures
+
+    @field_validator("curves")
+    @classmethod
+    def _can_be_drawn(cls, curves: tuple[Curves, ...]) -> tuple[Curves, ...]:
+        for entry in curves:
+            if not entry.is_whole:
+                raise ValueError(f"{entry.name} needs places, and a finite value of every line at each")
+        return curves
 
     @property
     def checkout(self) -> Checkout:

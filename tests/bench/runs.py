@@ -4,7 +4,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
-from bench.figures import Figure, count
+from bench.figures import Curves, Figure, count
 from bench.machine import Machine
 from bench.runs.run import Run
 
@@ -13,6 +13,13 @@ SERVER = replace(LAPTOP, cores=64, accelerator="1 x G, 80 GiB")
 GAIN = Figure(name="speed.gain", value=2.0, unit="x", low=1.9, high=2.1, goal=1.7)
 RATE = Figure(name="speed.rate", value=100.0, unit="tokens/s", low=95.0, high=105.0)
 WAIT = Figure(name="overhead.wait", value=1.5, unit="ms", low=1.4, high=1.6)
+CURVES = Curves(
+    name="router.learning",
+    x_label="requests",
+    y_label="speed",
+    x=(1.0, 2.0),
+    lines={"planner": (0.5, 1.0), "none": (0.4, 0.4)},
+)
 FALSE = count("exactness.differences", 0, "answers", goal=0, at_most=True)
 
 

@@ -13,7 +13,7 @@ from bench.figures import Figure
 from bench.runs.page import page_of
 from bench.runs.panels import panels_of
 from speculation.errors import ConfigurationError
-from tests.bench.runs import GAIN, SERVER, run_of
+from tests.bench.runs import CURVES, GAIN, SERVER, run_of
 
 VOID = {"meta", "link", "img", "br", "hr", "input", "source", "use", "path", "rect", "line", "circle"}
 
@@ -63,7 +63,9 @@ MISSED = replace(GAIN, name="speed.missed", goal=9.0)
 
 @pytest.fixture(scope="module")
 def html() -> str:
-    return page_of([run_of(GAIN, *BY_SET, remarks=("it was <busy>",)), run_of(MISSED, *BY_STREAMS, dirty=True)])
+    return page_of(
+        [run_of(GAIN, *BY_SET, remarks=("it was <busy>",), curves=(CURVES,)), run_of(MISSED, *BY_STREAMS, dirty=True)]
+    )
 
 
 def test_every_figure_is_on_the_page_and_nothing_in_it_is_markup(html: str) -> None:
@@ -101,8 +103,9 @@ def test_tables_and_plots_can_be_read_without_eyes_and_without_a_mouse(html: str
     assert len(regions) == 3
     assert all(attributes["tabindex"] == "0" and attributes["aria-label"] for attributes in regions)
     plots = [attributes for attributes in page.all("div") if attributes.get("role") == "img"]
-    assert len(plots) == len(page.all("svg")) == 2
+    assert len(plots) == len(page.all("svg")) == 3
     assert "gain code: 1 (0.5 to 2)" in (plots[0]["aria-label"] or "")
+    assert "planner from 0.5 to 1; none from 0.4 to 0.4" in (plots[1]["aria-label"] or "")
 
 
 def test_plots_have_the_page_s_colour_of_text(html: str) -> None:

@@ -1,7 +1,7 @@
 """Runs that were kept: their form, and what may be compared."""
 
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from bench.figures import Figure, count
 from bench.runs.compare import Change, Verdict, compare
 from bench.runs.run import Run
 from speculation.errors import ConfigurationError
-from tests.bench.runs import FALSE, GAIN, RATE, SERVER, WAIT, run_of
+from tests.bench.runs import CURVES, FALSE, GAIN, RATE, SERVER, WAIT, run_of
 
 
 def moved(entry: Figure, by: float) -> Figure:
@@ -24,7 +24,7 @@ def moved(entry: Figure, by: float) -> Figure:
 
 
 def test_a_run_comes_back_from_its_file(tmp_path: Path) -> None:
-    run = run_of(GAIN, FALSE, machine=SERVER)
+    run = run_of(GAIN, FALSE, machine=SERVER, curves=(CURVES,))
     run.save(tmp_path / "run.json")
 
     assert Run.load(tmp_path / "run.json") == run
@@ -41,6 +41,7 @@ def test_a_run_comes_back_from_its_file(tmp_path: Path) -> None:
         pytest.param({"figures": [{"name": "a", "unit": "x", "value": 1, "low": 1}]}, "figures", id="half an interval"),
         pytest.param({"figures": [{"name": "a", "unit": "x", "value": 1}] * 2}, "figures", id="a figure twice"),
         pytest.param({"figures": [{"name": "a", "unit": " ", "value": 1}]}, "figures", id="a figure without its unit"),
+        pytest.param({"curves": [asdict(replace(CURVES, x=(1.0,)))]}, "curves", id="a curve without its places"),
         pytest.param({"load_before": None}, "load_before", id="nothing for a number"),
     ],
 )

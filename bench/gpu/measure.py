@@ -19,6 +19,7 @@ def measure_engine(sizes: Sizes, *, device: str, dtype: str, seed: int) -> tuple
     if torch.device(device).type == "cuda" and not torch.cuda.is_available():
         raise ConfigurationError("device", f"no CUDA device is here, and {device!r} is one; try --device cpu --tiny")
     torch.manual_seed(seed)
+    torch.set_num_threads(1)  # as in a worker
     try:
         target, drafter = target_and_drafter(sizes, device, DTYPES[dtype])
         return (*verify_figures(target, sizes, seed), *decoding_figures(target, drafter, sizes, seed))

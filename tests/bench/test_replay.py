@@ -12,7 +12,7 @@ from bench.router.measure import compare, comparison_figures
 from bench.router.recorder import record
 from bench.router.recording import RecordedRequest, Recording, depths_of
 from bench.router.replay import ReplayedFleet
-from bench.router.report import write
+from bench.router.report import learning_curves, write
 from bench.router.run import LONGEST_CHAIN
 from bench.router.scenarios import WINDOW, Stage, log_of_cold_run, requests_until_back, retrain_speedup
 from bench.router.traffic import PLAIN, Arm, FixedChoices, own_voices, traffic
@@ -230,6 +230,9 @@ def test_every_policy_serves_every_recorded_request(recording: Recording, tmp_pa
     assert names >= {f"router.over_{name}" for name in all_policies() if name != "planner"}
     assert (tmp_path / "learning.svg").read_text().startswith("<?xml")
     assert "planner" in (tmp_path / "router.md").read_text()
+    curves = learning_curves(comparison)
+    assert curves.is_whole
+    assert set(curves.lines) == set(all_policies())
 
 
 def test_the_log_of_a_cold_run_teaches_what_the_run_taught(recording: Recording) -> None:

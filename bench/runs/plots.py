@@ -41,11 +41,11 @@ def drawn(panel: Panel, *, key: str) -> str:
         panel: What to draw.
         key: Before every id in it: unlike that of any other plot of the page.
     """
-    numbers = panel.numbers
-    height = _HEIGHT if numbers else 1.1 + 0.3 * len(panel.places) * len(panel.families)
+    numbered = panel.first.numbered
+    height = _HEIGHT if numbered else 1.1 + 0.3 * len(panel.places) * len(panel.families)
     with _picture(height, key) as (picture, axes, svg):
-        if numbers:
-            _lines(panel, numbers, axes)
+        if numbered:
+            _lines(panel, axes)
         else:
             _bars(panel, axes)
         if len(panel.families) > 1:
@@ -83,12 +83,11 @@ def _picture(height: float, key: str) -> Iterator[tuple[Any, Any, io.StringIO]]:
             pyplot.close(picture)
 
 
-def _lines(panel: Panel, numbers: Sequence[int], axes: Any) -> None:
+def _lines(panel: Panel, axes: Any) -> None:
     """Values over numbers, such as streams or tokens of context; a stroke where the goal is."""
-    order = np.argsort(numbers)
-    places = np.array(numbers)[order]
+    places = [int(place) for place in panel.places]
     for index, (name, family) in enumerate(panel.families.items()):
-        entries = [family[panel.places[place]] for place in order]
+        entries = [family.figures[place] for place in panel.places]
         axes.errorbar(
             places,
             [entry.value for entry in entries],
@@ -103,10 +102,10 @@ def _lines(panel: Panel, numbers: Sequence[int], axes: Any) -> None:
             axes.plot(place, goal, color=_TEXT, marker="_", markersize=16, markeredgewidth=2.5)
     if places[0] > 0 and places[-1] / places[0] >= _LOG_FROM:
         axes.set_xscale("log", base=2)
-    axes.set_xticks(places, [str(number) for number in places])
+    axes.set_xticks(places, panel.places)
     axes.minorticks_off()
     axes.set_ylim(bottom=0)
-    axes.set_xlabel(panel.places[0].rpartition("_")[0])
+    axes.set_xlabel(panel.first.parts[-1])
     axes.set_ylabel(panel.unit)
 
 
@@ -114,7 +113,7 @@ def _bars(panel: Panel, axes: Any) -> None:
     """A bar for each place, the first one on top; a stroke where the goal is."""
     height = 0.8 / len(panel.families)
     for index, (name, family) in enumerate(panel.families.items()):
-        entries = [family[place] for place in panel.places]
+        entries = [family.figures[place] for place in panel.places]
         heights = np.arange(len(entries)) + height * (index - (len(panel.families) - 1) / 2)
         values = [entry.value for entry in entries]
         colour = _COLOURS[index % len(_COLOURS)]

@@ -114,30 +114,56 @@ def test_plots_have_the_page_s_colour_of_text(html: str) -> None:
     assert not re.search(r"#0{3,6}\b|fill: black|#010203", html)
 
 
-def test_families_that_differ_in_one_thing_share_a_plot() -> None:
-    by_set, by_streams = panels_of([GAIN, *BY_SET, *BY_STREAMS])
+def shown(*names: str, unit: str = "x") -> list[tuple[str, list[str], tuple[str, ...]]]:
+    """Title, families and places of every plot."""
+    return [(panel.title, list(panel.families), panel.places) for panel in panels_of(figures(*names, unit=unit))]
 
-    assert (by_set.title, by_set.numbers) == ("speed.gain", None)
-    assert (by_streams.title, by_streams.numbers) == ("load", (1, 16))
-    assert list(by_streams.families) == ["planner", "none"]
+
+@pytest.mark.parametrize(
+    ("names", "plots"),
+    [
+        pytest.param(["a.gain", "b.gain"], [], id="figures that stand alone"),
+        pytest.param(["speed.gain.code", "speed.gain.docs"], [("speed.gain", ["gain"], ("code", "docs"))], id="by set"),
+        pytest.param(
+            ["load.planner.16", "load.planner.4", "load.none.4", "load.none.16"],
+            [("load", ["planner", "none"], ("4", "16"))],
+            id="numbers in their order, two families",
+        ),
+        pytest.param(
+            ["load.goodput_4", "load.goodput_16", "load.dropped"],
+            [("load.goodput", ["goodput"], ("4", "16"))],
+            id="a number behind a stroke",
+        ),
+        pytest.param(
+            [f"gpu.ms.nodes_{nodes}.context_{context}" for nodes in (1, 16) for context in (1024, 8192)],
+            [("gpu.ms.context", ["nodes_1", "nodes_16"], ("1024", "8192"))],
+            id="families differ in the middle",
+        ),
+        pytest.param(
+            ["scale.ms.nodes_1", "scale.ms.nodes_16", "scale.ms.prompt_64", "scale.ms.prompt_512"],
+            [("scale.ms.nodes", ["nodes"], ("1", "16")), ("scale.ms.prompt", ["prompt"], ("64", "512"))],
+            id="other places, other plots",
+        ),
+        pytest.param(
+            ["speed.ahead.chain_4", "speed.ahead.tree_16"],
+            [("speed.ahead", ["ahead"], ("chain_4", "tree_16"))],
+            id="one number alone is a name",
+        ),
+    ],
+)
+def test_names_say_which_figures_share_a_plot(
+    names: list[str], plots: list[tuple[str, list[str], tuple[str, ...]]]
+) -> None:
+    assert shown(*names) == plots
 
 
 def test_units_are_not_mixed_in_a_plot() -> None:
-    parts = [
-        *figures("overhead.wire", "overhead.controller", unit="ms"),
-        *figures("overhead.foreseen", unit="of rounds"),
-    ]
+    parts = figures("overhead.wire", "overhead.controller", unit="ms")
+    parts += figures("overhead.foreseen", unit="of rounds")
 
     (panel,) = panels_of(parts)
 
-    assert panel.places == ("wire", "controller")
-
-
-def test_context_sizes_are_numbers() -> None:
-    (panel,) = panels_of(figures(*(f"gpu.ms.nodes_{n}.context_{c}" for n in (1, 16) for c in (8192, 1024)), unit="ms"))
-
-    assert panel.numbers == (8192, 1024)
-    assert list(panel.families) == ["nodes_1", "nodes_16"]
+    assert (panel.unit, panel.places) == ("ms", ("wire", "controller"))
 
 
 def test_machines_do_not_share_a_page() -> None:

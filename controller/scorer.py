@@ -204,6 +204,7 @@ class Scorer:
             prompt_length=answer.sequence.prompt_length,
             uncoupled=answer.request.pins.uncoupled,
             background=True,
+            cache_salt=answer.request.tenant,
         )
         now = self._under_way = _UnderWay(worker, worker.open_draft(opening, timeout_s=PASS_TIMEOUT_S))
         try:

@@ -101,6 +101,7 @@ class RequestSession:
             prompt_length=len(request.prompt),
             top_logprobs=request.logprobs or 0,
             uncoupled=request.pins.uncoupled,
+            cache_salt=request.tenant,
         )
         self._in_turn = request.pins.in_turn
         self._drafters: dict[str, _Drafter] = {}

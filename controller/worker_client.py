@@ -119,7 +119,8 @@ class WorkerDescription:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Opening:
-    """What a worker is told about a request when its session opens."""
+    """What a worker is told about a request when its session opens. Sessions of one cache_salt share what workers have
+    computed for the beginnings of their prompts."""
 
     session_id: str
     sampling: SamplingParameters
@@ -127,6 +128,7 @@ class Opening:
     top_logprobs: int = 0
     uncoupled: bool = False
     background: bool = False
+    cache_salt: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -392,6 +394,7 @@ class DraftStream(WorkerStream[draft_pb2.DraftRequest, draft_pb2.DraftResponse])
             prompt_length=opening.prompt_length,
             uncoupled=opening.uncoupled,
             background=opening.background,
+            cache_salt=opening.cache_salt,
         )
         super().__init__(call, address, draft_pb2.DraftRequest(open=message))
         self.foresight: Foresight | None = None
@@ -518,6 +521,7 @@ class VerifyStream(WorkerStream[verify_pb2.VerifyRequest, verify_pb2.VerifyRespo
             sampling=sampling_to_proto(opening.sampling),
             prompt_length=opening.prompt_length,
             top_logprobs=opening.top_logprobs,
+            cache_salt=opening.cache_salt,
         )
         super().__init__(call, address, verify_pb2.VerifyRequest(open=message))
 

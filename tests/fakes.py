@@ -112,6 +112,7 @@ class FakeWorker:
         sessions: Open now.
         exchanges: Answered so far.
         opened: Sessions opened so far.
+        cache_salts: What each of them was opened with.
         rounds: Numbers of the rounds served.
         foresights: Numbers of the rounds in which it drafted ahead.
         shapes: Of the trees asked for.
@@ -128,6 +129,7 @@ class FakeWorker:
         self.sessions: list[FakeSession] = []
         self.exchanges = 0
         self.opened = 0
+        self.cache_salts: list[str] = []
         self.rounds: list[int] = []
         self.foresights: list[int] = []
         self.shapes: list[TreeShape] = []
@@ -201,6 +203,7 @@ class FakeService(ABC):
             self.worker.opened += 1
             session.seed = request.open.sampling.seed
             session.background = getattr(request.open, "background", False)  # drafters alone have it
+            self.worker.cache_salts.append(request.open.cache_salt)
             reply.opened.name = self.worker.description.name
             return
         body = getattr(request, str(kind))

@@ -9,9 +9,10 @@ import asyncio
 import threading
 import time
 from collections.abc import Callable, Generator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
 from typing import Any, TypeVar
 
 import torch
@@ -27,7 +28,10 @@ SHUT_DOWN = "the worker has shut down"
 Result = TypeVar("Result")
 
 Steps = Generator[Chunk | None, Tensor, Result]
-"""A job. Yielding None means: I cannot go on yet, resume me after the next forward."""
+"""A job. Yielding None means: I cannot go on yet, resume me after the next forward, or a little later."""
+
+WAIT_S = 0.1
+"""How much later, where nothing runs."""
 
 LEAST_SHARE = 0.85
 """Of a processor. A forward of work for idle time that got less competes with somebody, most likely with the target."""
@@ -188,14 +192,19 @@ class EngineThread:
                 self._begin()
                 if batch := self._next_batch():
                     self._forward(batch)
-                else:  # no job can go on, so only an order can change anything
-                    self._orders.get()()
+                else:
+                    self._await_order()
                 self._obey()
         finally:
             self._stop()
             self._obey()
             for job in list(self._jobs):
                 self._end(job, DrainingError(SHUT_DOWN))
+
+    def _await_order(self) -> None:
+        """No job can go on: sleep until there is an order, or a job that waits may ask the clock again."""
+        with suppress(Empty):
+            self._orders.get(timeout=WAIT_S if self._jobs else None)()
 
     def _obey(self) -> None:
         """Carry out all orders given so far."""

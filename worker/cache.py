@@ -57,6 +57,11 @@ class KeyValuePool:
         self.keys[layer].index_copy_(0, rows, key[0].transpose(0, 1))
         self.values[layer].index_copy_(0, rows, value[0].transpose(0, 1))
 
+    def copy(self, source: int, target: int, count: int) -> None:
+        """Copy `count` rows of every layer, from row `source` on, to the rows from `target` on; they do not overlap."""
+        for group in self._groups:
+            group[:, target : target + count] = group[:, source : source + count]
+
     def move(self, sources: Tensor, target: int) -> None:
         """Copy the rows `sources` of every layer to the rows from `target` on; the ranges may overlap."""
         for group in self._groups:

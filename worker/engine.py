@@ -100,6 +100,16 @@ class Engine:
         """Slots that nobody has reserved."""
         return len(self._free)
 
+    @property
+    def cache_bytes(self) -> int:
+        """Memory held for keys and values."""
+        return self._pool.num_bytes
+
+    @property
+    def cache_tokens(self) -> int:
+        """Tokens that fit into it."""
+        return self.slots * self.max_length
+
     def open(self) -> int:
         """Reserve an empty slot.
 
@@ -184,6 +194,22 @@ class Engine:
         state = self._slot(slot)
         if not 0 <= length <= state.num_committed:
             raise InvalidRequestError("length", f"cannot cut {state.num_committed} tokens to {length}")
+        state.num_committed = length
+        state.clear_scratch()
+
+    @torch.inference_mode()
+    def copy(self, source: int, target: int, length: int) -> None:
+        """Let a slot hold the first `length` committed tokens of another one, and nothing else.
+
+        Raises:
+            InvalidRequestError: The source holds fewer tokens, or is the target.
+        """
+        origin, state = self._slot(source), self._slot(target)
+        if origin is state:
+            raise InvalidRequestError("target", f"slot {target} cannot be copied to itself")
+        if not 0 <= length <= origin.num_committed:
+            raise InvalidRequestError("length", f"cannot copy {length} tokens of {origin.num_committed}")
+        self._pool.copy(origin.first_row, state.first_row, length)
         state.num_committed = length
         state.clear_scratch()
 

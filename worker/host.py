@@ -13,6 +13,7 @@ from speculation.sampling import SamplingParameters
 from speculation.tree import MAX_NODES
 from speculation.verdict import WorkerTimings
 from worker.batching import EngineThread, GaveWayError, Result, Steps
+from worker.prefix_cache import CacheUse
 from worker.sampling import Sampler
 from worker.sessions import ContextNotHeldError, Session, SessionTable
 from worker.slots import Slots
@@ -98,16 +99,30 @@ class Host:
         max_length: Tokens a session may hold.
         max_streams: Streams open at once.
         max_calls: Calls waiting or running at once.
+        least_idle_s: See `SessionTable`.
     """
 
-    def __init__(self, engine: Slots, *, max_length: int, max_streams: int = 1024, max_calls: int = 256) -> None:
+    def __init__(
+        self,
+        engine: Slots,
+        *,
+        max_length: int,
+        max_streams: int = 1024,
+        max_calls: int = 256,
+        least_idle_s: float = 0.0,
+    ) -> None:
         self.engine, self.max_length = engine, max_length
         self.draining = False
-        self._table = SessionTable(engine, max_length=max_length)
+        self._table = SessionTable(engine, max_length=max_length, least_idle_s=least_idle_s)
         self._thread = EngineThread(engine, max_jobs=max_calls)
         self._max_streams, self._num_streams = max_streams, 0
         self._empty = asyncio.Event()
         self._empty.set()
+
+    @property
+    def cache_use(self) -> CacheUse:
+        """How the cache is used."""
+        return self._table.use
 
     @asynccontextmanager
     async def stream(self) -> AsyncIterator[Stream]:
@@ -138,6 +153,7 @@ class Host:
         coupled: bool = True,
         surprised: bool = False,
         background: bool = False,
+        salt: str = "",
     ) -> Session:
         """A session that holds nothing yet.
 
@@ -147,6 +163,7 @@ class Host:
             coupled: Whether the request's noise counts.
             surprised: Whether to gather the prompt's surprisal.
             background: Whether its calls give way to those of all other sessions.
+            salt: With which sessions it shares what is computed for its prompt.
 
         Raises:
             InvalidRequestError: A parameter does not fit the model.
@@ -160,7 +177,8 @@ class Host:
             device=self.engine.device,
             coupled=coupled,
         )
-        return Session(sampler, PromptSurprisal(prompt_length) if surprised else None, background=background)
+        surprisal = PromptSurprisal(prompt_length) if surprised else None
+        return Session(sampler, surprisal, background=background, salt=salt)
 
     async def call(
         self, session: Session, context: Context, steps: Steps[Result], *, gives_way: bool = False

@@ -3,6 +3,7 @@
 import asyncio
 import importlib.metadata
 import json
+import logging
 import signal
 import uuid
 from collections.abc import AsyncIterator, Callable
@@ -14,7 +15,7 @@ import grpc
 from grpc_health.v1 import health, health_pb2_grpc
 from grpc_health.v1.health_pb2 import HealthCheckResponse
 from grpc_reflection.v1alpha import reflection
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from speculation.errors import ConfigurationError
 from speculation.fingerprint import tokenizer_fingerprint
@@ -23,6 +24,7 @@ from speculation.wire import profile_to_proto
 from worker.drafter import LanguageModelDrafter
 from worker.engine import Engine
 from worker.host import TREE_ROOM, Host
+from worker.memory import DEFAULT_SLOTS, GIBIBYTE, affordable_slots, free_bytes
 from worker.models import load_model, load_vocabulary
 from worker.profiling import profile_of
 from worker.registration import Registration
@@ -47,6 +49,8 @@ SERVER_OPTIONS = (
 
 STOP_S = 0.5
 """What the calls that are no sessions (health watches, mostly) get to end in."""
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -118,7 +122,7 @@ def _with_model(settings: WorkerSettings) -> tuple[Host, SessionService]:
         revision=settings.revision,
     )
     max_length = min(settings.max_length, loaded.context_length or settings.max_length)
-    engine = Engine(loaded.model, slots=settings.slots, max_length=max_length + TREE_ROOM)
+    engine = _engine(settings, loaded.model, max_length + TREE_ROOM)
     host = _host(settings, engine, max_length)
     about = partial(_description, settings, host, loaded.tokenizer, loaded.revision, profile_of(engine))
     if settings.role == "verify":
@@ -127,16 +131,32 @@ def _with_model(settings: WorkerSettings) -> tuple[Host, SessionService]:
     return host, DraftService(host, about(most_outcomes=drafter.most_outcomes), drafter)
 
 
+def _engine(settings: WorkerSettings, model: PreTrainedModel, rows: int) -> Engine:
+    row_bytes = Engine(model, slots=1, max_length=1, check=False).cache_bytes
+    slots = affordable_slots(
+        settings.slots, settings.cache_gib, slot_bytes=rows * row_bytes, free=free_bytes(model.device)
+    )
+    engine = Engine(model, slots=slots, max_length=rows)
+    _log.info("%d slots of %d tokens, %.3g GiB of keys and values", slots, rows, engine.cache_bytes / GIBIBYTE)
+    return engine
+
+
 def _without_model(settings: WorkerSettings) -> tuple[Host, SessionService]:
     tokenizer, vocab_size = load_vocabulary(settings.model.removeprefix(SUFFIX), revision=settings.revision)
-    host = _host(settings, NoModel(slots=settings.slots, vocab_size=vocab_size), settings.max_length)
+    host = _host(settings, NoModel(slots=settings.slots or DEFAULT_SLOTS, vocab_size=vocab_size), settings.max_length)
     drafter = SuffixDrafter(vocab_size)
     about = _description(settings, host, tokenizer, REVISION, NO_FORWARDS, most_outcomes=drafter.most_outcomes)
     return host, DraftService(host, about, drafter)
 
 
 def _host(settings: WorkerSettings, engine: Slots, max_length: int) -> Host:
-    return Host(engine, max_length=max_length, max_streams=settings.max_sessions, max_calls=settings.max_calls)
+    return Host(
+        engine,
+        max_length=max_length,
+        max_streams=settings.max_sessions,
+        max_calls=settings.max_calls,
+        least_idle_s=settings.keeps_slot_s,
+    )
 
 
 @asynccontextmanager
@@ -157,6 +177,7 @@ async def _listening(settings: WorkerSettings, host: Host, service: SessionServi
         await state.enter_graceful_shutdown()
         await host.drain(settings.grace_s)
         await server.stop(STOP_S)
+        _log.info("of the cache at the end: %s", host.cache_use)
 
 
 def _bind(server: grpc.aio.Server, listen: str) -> str:
@@ -185,7 +206,7 @@ def _description(
         tokenizer_fingerprint=tokenizer_fingerprint(tokenizer.get_vocab()),
         vocab_size=host.engine.vocab_size,
         max_length=host.max_length,
-        slots=settings.slots,
+        slots=host.engine.slots,
         dtype=settings.dtype,
         device=settings.device,
         version=_version(),

@@ -5,6 +5,7 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterable, AsyncIterator, Coroutine
 from contextlib import asynccontextmanager
+from dataclasses import asdict
 from typing import Any
 
 import grpc
@@ -30,6 +31,9 @@ SERVICE_NAMES: dict[Role, str] = {
     "draft": draft_pb2.DESCRIPTOR.services_by_name["DraftService"].full_name,
     "verify": verify_pb2.DESCRIPTOR.services_by_name["VerifyService"].full_name,
 }
+
+LONGEST_SALT = 256
+"""Characters of a session's cache salt."""
 
 Description = common_pb2.DescribeResponse
 """What a worker is."""
@@ -58,8 +62,10 @@ class SessionService(ABC):
         """Be offered by a server."""
 
     async def Describe(self, request: common_pb2.DescribeRequest, context: CallContext) -> Description:  # noqa: N802
-        """What this worker is."""
-        return self.description
+        """What this worker is, and how its cache is used."""
+        description = common_pb2.DescribeResponse(cache_use=common_pb2.CacheUse(**asdict(self._host.cache_use)))
+        description.MergeFrom(self.description)
+        return description
 
     async def _converse(self, requests: AsyncIterable[Any], context: CallContext) -> None:
         """One session. Replies are written, not yielded, so that a lost stream always ends this coroutine at once."""
@@ -155,6 +161,7 @@ class DraftService(SessionService, draft_pb2_grpc.DraftServiceServicer):
             coupled=not message.uncoupled,
             surprised=True,
             background=message.background,
+            salt=_salt(message),
         )
         stream.open(session)
 
@@ -247,7 +254,9 @@ class VerifyService(SessionService, verify_pb2_grpc.VerifyServiceServicer):
         if message.top_logprobs > MAX_TOP_LOGPROBS:
             raise InvalidRequestError("top_logprobs", f"{message.top_logprobs} is more than {MAX_TOP_LOGPROBS}")
         sampling = wire.sampling_from_proto(message.sampling)
-        stream.open(self._host.new_session(sampling, prompt_length=message.prompt_length))
+        stream.open(
+            self._host.new_session(sampling, prompt_length=message.prompt_length, salt=_salt(message)),
+        )
         stream.top_logprobs = message.top_logprobs
 
     async def _call(self, stream: Stream, request: verify_pb2.VerifyRequest, reply: verify_pb2.VerifyResponse) -> None:
@@ -294,6 +303,12 @@ def _context(message: Any, host: Host) -> Context:
     if not message.HasField("context"):
         raise InvalidRequestError("context", "is missing")
     return wire.context_from_proto(message.context, vocab_size=host.engine.vocab_size)
+
+
+def _salt(message: draft_pb2.OpenDraft | verify_pb2.OpenVerify) -> str:
+    if len(message.cache_salt) > LONGEST_SALT:
+        raise InvalidRequestError("cache_salt", f"has {len(message.cache_salt)} characters; at most {LONGEST_SALT}")
+    return message.cache_salt
 
 
 def _calibration(message: draft_pb2.Propose | draft_pb2.Foresee) -> Calibration:

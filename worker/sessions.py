@@ -4,13 +4,15 @@ The controller owns every sequence. A session here is a copy that may be forgott
 missing is asked for again. Apart from opening, everything in this module happens on the engine's thread.
 """
 
-from collections.abc import Iterable
+import time
+from collections.abc import Callable, Iterable
 
 from speculation.errors import CapacityError, InvalidRequestError
 from speculation.prefix import EMPTY_PREFIX, Context, extend_hash
 from speculation.tree import ROOT
 from worker.batching import Result, Steps
 from worker.engine import Chunk, Engine
+from worker.prefix_cache import CacheUse, Prefix, RetainedPrefixes
 from worker.sampling import Sampler
 from worker.slots import NoFreeSlotError, Slots
 from worker.surprisal import PromptSurprisal
@@ -37,13 +39,17 @@ class Session:
         token_ids: Prompt and answer so far, as the last call gave them.
         surprisal: Gathers the prompt's surprisal while it is read; None where nobody asks for it.
         background: Nobody waits for it: it gives way to all sessions for which that is not so.
+        salt: It shares what is computed for its prompt only with sessions of the same salt.
     """
 
-    def __init__(self, sampler: Sampler, surprisal: PromptSurprisal | None = None, *, background: bool = False) -> None:
+    def __init__(
+        self, sampler: Sampler, surprisal: PromptSurprisal | None = None, *, background: bool = False, salt: str = ""
+    ) -> None:
         self.sampler, self.surprisal = sampler, surprisal
-        self.background = background
+        self.background, self.salt = background, salt
         self.token_ids: list[int] = []
         self._slot: int | None = None
+        self._num_sliced = 0
         self._hashes = [EMPTY_PREFIX]
 
     @property
@@ -63,9 +69,31 @@ class Session:
             raise RuntimeError("the session has no slot")
         return self._slot
 
-    def move(self, slot: int | None) -> None:
-        """Be told where keys and values are from now on; None for nowhere."""
-        self._slot = slot
+    def move(self, slot: int | None, *, num_sliced: int = 0) -> None:
+        """Be told where keys and values are from now on, and how many come from whole slices; None for nowhere."""
+        self._slot, self._num_sliced = slot, num_sliced
+
+    @property
+    def prefix(self) -> Prefix:
+        """What other sessions may take over; only a session that has a slot may be asked."""
+        return Prefix(slot=self.slot, salt=self.salt, token_ids=self.token_ids[: self._num_sliced])
+
+    @property
+    def reusable(self) -> list[int]:
+        """The tokens to be taken over if they can be: neither the last one nor where a surprisal is heard."""
+        end = len(self.token_ids) - 1
+        if self.surprisal is not None and self.surprisal.pending:
+            end = min(end, self.surprisal.first_position)
+        return self.token_ids[:end]
+
+    def sliced(self, start: int, stop: int) -> None:
+        """Be told that these tokens were computed in one step."""
+        if start == self._num_sliced and stop - start == SLICE:
+            self._num_sliced = stop
+
+    def lose_from(self, length: int) -> None:
+        """Be told that keys and values from this place on are no longer held."""
+        self._num_sliced = min(self._num_sliced, length // SLICE * SLICE)
 
     def take(self, context: Context) -> int:
         """Make token_ids what the context says.
@@ -102,22 +130,38 @@ class Session:
 
     def _cut(self, length: int) -> None:
         del self.token_ids[length:], self._hashes[length + 1 :]
+        self.lose_from(length)
         if self.surprisal is not None:
             self.surprisal.forget_from(length)
 
 
 class SessionTable:
-    """Which sessions have slots. One without a running call loses its slot when others need it: those for which nobody
-    waits before all others, and then the longest idle first.
+    """Which sessions have slots, and which prefixes those have that are left.
+
+    A session that needs a slot takes a free one, else that of the retained prefix used longest ago, else that of a
+    session without a running call: those for which nobody waits before all others, and then the longest idle first.
 
     Args:
         engine: Whose slots they are.
         max_length: Tokens a session may hold.
+        least_idle_s: Seconds that a session for which somebody waits keeps its slot after a call. Where more sessions
+            go on than there are slots, each would otherwise find its slot lost in every round.
+        now: A clock, in seconds.
+
+    Attributes:
+        use: How the cache is used; may be read on any thread.
     """
 
-    def __init__(self, engine: Slots, *, max_length: int) -> None:
+    def __init__(
+        self, engine: Slots, *, max_length: int, least_idle_s: float = 0.0, now: Callable[[], float] = time.monotonic
+    ) -> None:
         self._engine, self._max_length = engine, max_length
-        self._idle: dict[Session, None] = {}
+        self._least_idle_s, self._now = least_idle_s, now
+        self._placed: dict[Session, None] = {}
+        self._idle_since: dict[Session, float] = {}
+        self._retained = RetainedPrefixes(engine)
+        self._looked_up = self._reused = self._evicted = 0
+        self._account()
 
     def call(self, session: Session, context: Context, steps: Steps[Result]) -> Steps[Result]:
         """Run the steps of one call with the context taken and a slot held.
@@ -132,19 +176,28 @@ class SessionTable:
         """
         self._check(context)
         unchanged = session.take(context)
-        yield from self._claim(session)
+        if not session.has_slot:
+            yield from self._claim(session)
+            unchanged = len(session.token_ids)  # whatever the slot holds is of these tokens
+        self._idle_since.pop(session, None)
         try:
             self._fit_cache(session, unchanged)
             return (yield from steps)
         finally:
-            self._idle[session] = None
+            self._idle_since[session] = self._now()
+            self._account()
 
     def close(self, session: Session) -> None:
-        """Free the session's slot, if it has one."""
-        self._idle.pop(session, None)
+        """Free the session's slot, if it has one, or retain what others may need of it."""
+        self._idle_since.pop(session, None)
         if session.has_slot:
-            self._engine.close(session.slot)
-            session.move(None)
+            prefix = session.prefix
+            self._displace(session)
+            if prefix.token_ids:
+                self._retained.retain(prefix)
+            else:
+                self._engine.close(prefix.slot)
+            self._account()
 
     def _check(self, context: Context) -> None:
         length = context.base_length + len(context.token_ids)
@@ -152,21 +205,74 @@ class SessionTable:
             raise InvalidRequestError("context", f"{length} tokens; 1 to {self._max_length} can be held")
 
     def _claim(self, session: Session) -> Steps[None]:
-        if session.background and not session.has_slot and self._engine.num_free < 2:
+        """Get the session a slot, as soon as there is one."""
+        if session.background and self._engine.num_free + len(self._retained) < 2:
             raise CapacityError("there is no slot to spare")
-        while not session.has_slot:
-            try:
-                session.move(self._engine.open())
-            except NoFreeSlotError:
-                if self._idle:
-                    self._evict(min(self._idle, key=lambda idle: not idle.background))
-                else:  # every slot has a running call: wait for one to end
-                    yield None
-        self._idle.pop(session, None)
+        while not (self._engine.num_free or len(self._retained) or self._next_to_go() is not None):
+            yield None  # all that have slots go on: wait until one has ended, or been idle for long enough
+        self._place(session)
 
-    def _evict(self, session: Session) -> None:
-        self.close(session)
+    def _place(self, session: Session) -> None:
+        """Give the session a slot, and what others have computed of its tokens."""
+        source, shared = self._longest_shared(session)
+        slot = self._vacate()
+        self._engine.truncate(slot, shared if slot == source else 0)
+        if shared and slot != source:
+            self._engine.copy(source, slot, shared)
+        session.move(slot, num_sliced=0 if session.background else shared)
+        self._placed[session] = None
+        self._looked_up += len(session.token_ids)
+        self._reused += shared
+
+    def _longest_shared(self, session: Session) -> tuple[int, int]:
+        """The slot that holds most of the session's first tokens, and how many."""
+        wanted = session.reusable
+        prefixes = [*self._retained, *(other.prefix for other in self._placed)]
+        found = [
+            (prefix.num_shared(wanted, slice_size=SLICE), prefix.slot)
+            for prefix in prefixes
+            if prefix.salt == session.salt
+        ]
+        shared, slot = max(found, default=(0, -1))
+        self._retained.use(slot)
+        return slot, shared
+
+    def _vacate(self) -> int:
+        """A slot for another session, reserved, with whatever it held."""
+        if self._engine.num_free:
+            return self._engine.open()
+        if len(self._retained):
+            return self._retained.give_up()
+        session = self._next_to_go()
+        if session is None:
+            raise NoFreeSlotError("all slots are in use")
+        slot = session.slot
+        self._displace(session)
         session.forget()
+        self._evicted += 1
+        return slot
+
+    def _next_to_go(self) -> Session | None:
+        """The session that makes room, if one must."""
+        enough = self._now() - self._least_idle_s
+        idle = (session for session, since in self._idle_since.items() if session.background or since <= enough)
+        return min(idle, key=lambda session: not session.background, default=None)
+
+    def _displace(self, session: Session) -> None:
+        del self._placed[session]
+        self._idle_since.pop(session, None)
+        session.move(None)
+
+    def _account(self) -> None:
+        self.use = CacheUse(
+            bytes=self._engine.cache_bytes,
+            capacity_tokens=self._engine.cache_tokens,
+            session_tokens=sum(self._engine.length(session.slot) for session in self._placed),
+            retained_tokens=sum(len(prefix.token_ids) for prefix in self._retained),
+            looked_up_tokens=self._looked_up,
+            reused_tokens=self._reused,
+            evicted_sessions=self._evicted,
+        )
 
     def _fit_cache(self, session: Session, unchanged: int) -> None:
         """Keep of the cache what agrees with the session's tokens, all but the last: its logits are always needed."""
@@ -179,6 +285,7 @@ class SessionTable:
             self._engine.commit(slot, _path(known, session.token_ids[committed:wanted]))
         else:
             self._engine.truncate(slot, max(0, min(unchanged, wanted)))
+            session.lose_from(max(0, min(unchanged, wanted)))
 
 
 def _path(scratch: list[tuple[int, int]], token_ids: Iterable[int]) -> list[int]:
@@ -202,6 +309,7 @@ def read(engine: Engine, session: Session, end: int) -> Steps[None]:
         if session.surprisal is not None:
             session.surprisal.add(wanted, logits, session.token_ids)
         engine.commit(session.slot)
+        session.sliced(start, stop)
 
 
 def read_all(engine: Engine, session: Session) -> Steps[int]:

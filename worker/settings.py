@@ -1,6 +1,7 @@
 """What an operator decides about one worker process."""
 
 import ipaddress
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -29,7 +30,10 @@ class WorkerSettings:
         dtype: float32, bfloat16 or float16.
         device: A torch device.
         threads: Torch threads; processes that spin on more threads than cores lose tenfold.
-        slots: Sessions whose caches fit at once.
+        slots: Sessions whose caches fit at once; None: as many as fit into cache_gib, or 16.
+        cache_gib: Most memory for their keys and values, in GiB; None: what the machine has.
+        least_idle_s: How long a session keeps its slot after a call although others wait for one; None: 5 s for a
+            target, as all its sessions go on, and no time for a drafter, of which many only read a prompt.
         max_length: Most tokens a session may hold; the model's own limit if that is lower.
         max_sessions: Streams open at once; more are refused.
         max_calls: Calls waiting or running at once; more are answered BUSY.
@@ -51,7 +55,9 @@ class WorkerSettings:
     dtype: str = "float32"
     device: str = "cpu"
     threads: int = 1
-    slots: int = 16
+    slots: int | None = None
+    cache_gib: float | None = None
+    least_idle_s: float | None = None
     max_length: int = 1024
     max_sessions: int = 1024
     max_calls: int = 256
@@ -67,10 +73,12 @@ class WorkerSettings:
         if not self.name:
             raise ConfigurationError("name", "a worker needs a name")
         for field in ("threads", "slots", "max_length", "max_sessions", "max_calls"):
-            if getattr(self, field) < 1:
+            if getattr(self, field) is not None and getattr(self, field) < 1:
                 raise ConfigurationError(field, f"{getattr(self, field)} is not positive")
-        for field in ("heartbeat_ttl_s", "grace_s"):
-            if not getattr(self, field) >= 0:
+        if self.cache_gib is not None and not 0 < self.cache_gib < math.inf:
+            raise ConfigurationError("cache_gib", f"{self.cache_gib} is not a size of memory")
+        for field in ("heartbeat_ttl_s", "grace_s", "least_idle_s"):
+            if getattr(self, field) is not None and not getattr(self, field) >= 0:
                 raise ConfigurationError(field, f"{getattr(self, field)} is not a length of time")
         if self.model in ("", SUFFIX):
             raise ConfigurationError("model", f"{self.model!r} names none; say {SUFFIX}TARGET to draft for a target")
@@ -81,6 +89,12 @@ class WorkerSettings:
             raise ConfigurationError("advertise", f"{self.listen} is no address that others could call; name one")
         if not 0 <= port < 2**16:
             raise ConfigurationError("listen", f"port {port} does not exist")
+
+    @property
+    def keeps_slot_s(self) -> float:
+        """Seconds that a session keeps its slot after a call although others wait for one."""
+        usual_s = 5 * SECONDS if self.role == "verify" else 0.0
+        return usual_s if self.least_idle_s is None else self.least_idle_s
 
     @property
     def without_model(self) -> bool:

@@ -25,6 +25,14 @@ class Slots(Protocol):
     def num_free(self) -> int:
         """Slots that nobody has reserved."""
 
+    @property
+    def cache_bytes(self) -> int:
+        """Memory held for keys and values."""
+
+    @property
+    def cache_tokens(self) -> int:
+        """Tokens that fit into it."""
+
     def open(self) -> int:
         """Reserve an empty slot."""
 
@@ -42,6 +50,9 @@ class Slots(Protocol):
 
     def truncate(self, slot: int, length: int) -> None:
         """Drop what lies beyond."""
+
+    def copy(self, source: int, target: int, length: int) -> None:
+        """Let a slot hold the beginning of another one."""
 
     def forward(self, chunks: Sequence[Chunk]) -> list[Tensor]:
         """Run the model."""
@@ -64,6 +75,16 @@ class NoModel:
     def num_free(self) -> int:
         """Slots that nobody has reserved."""
         return len(self._free)
+
+    @property
+    def cache_bytes(self) -> int:
+        """Nothing is cached."""
+        return 0
+
+    @property
+    def cache_tokens(self) -> int:
+        """Nothing is cached."""
+        return 0
 
     def open(self) -> int:
         """Reserve a slot.
@@ -92,6 +113,9 @@ class NoModel:
 
     def truncate(self, slot: int, length: int) -> None:
         """Nothing is there to be dropped."""
+
+    def copy(self, source: int, target: int, length: int) -> None:
+        """Nothing is there to be copied."""
 
     def forward(self, chunks: Sequence[Chunk]) -> list[Tensor]:
         """There is nothing to run."""

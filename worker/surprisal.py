@@ -29,6 +29,11 @@ class PromptSurprisal:
         """Nats a token; None while pending, and for a prompt of one token."""
         return None if self.pending or not self._nats else sum(self._nats.values()) / len(self._nats)
 
+    @property
+    def first_position(self) -> int:
+        """Where the model must be heard first: before this place tokens need not be run for the surprisal's sake."""
+        return self._window.start - 1
+
     def wanted(self, start: int, stop: int) -> list[int]:
         """Which of the positions start to stop - 1 predict a token of the window."""
         return [place - 1 for place in self._window if start < place <= stop]

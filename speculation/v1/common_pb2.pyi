@@ -119,7 +119,7 @@ class DescribeRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class DescribeResponse(_message.Message):
-    __slots__ = ("role", "name", "model", "model_revision", "tokenizer_fingerprint", "vocab_size", "max_length", "slots", "dtype", "device", "version", "instance_id", "most_outcomes", "forward_profile")
+    __slots__ = ("role", "name", "model", "model_revision", "tokenizer_fingerprint", "vocab_size", "max_length", "slots", "dtype", "device", "version", "instance_id", "most_outcomes", "forward_profile", "cache_use")
     ROLE_FIELD_NUMBER: _ClassVar[int]
     NAME_FIELD_NUMBER: _ClassVar[int]
     MODEL_FIELD_NUMBER: _ClassVar[int]
@@ -134,6 +134,7 @@ class DescribeResponse(_message.Message):
     INSTANCE_ID_FIELD_NUMBER: _ClassVar[int]
     MOST_OUTCOMES_FIELD_NUMBER: _ClassVar[int]
     FORWARD_PROFILE_FIELD_NUMBER: _ClassVar[int]
+    CACHE_USE_FIELD_NUMBER: _ClassVar[int]
     role: WorkerRole
     name: str
     model: str
@@ -148,7 +149,26 @@ class DescribeResponse(_message.Message):
     instance_id: str
     most_outcomes: int
     forward_profile: ForwardProfile
-    def __init__(self, role: _Optional[_Union[WorkerRole, str]] = ..., name: _Optional[str] = ..., model: _Optional[str] = ..., model_revision: _Optional[str] = ..., tokenizer_fingerprint: _Optional[str] = ..., vocab_size: _Optional[int] = ..., max_length: _Optional[int] = ..., slots: _Optional[int] = ..., dtype: _Optional[str] = ..., device: _Optional[str] = ..., version: _Optional[str] = ..., instance_id: _Optional[str] = ..., most_outcomes: _Optional[int] = ..., forward_profile: _Optional[_Union[ForwardProfile, _Mapping]] = ...) -> None: ...
+    cache_use: CacheUse
+    def __init__(self, role: _Optional[_Union[WorkerRole, str]] = ..., name: _Optional[str] = ..., model: _Optional[str] = ..., model_revision: _Optional[str] = ..., tokenizer_fingerprint: _Optional[str] = ..., vocab_size: _Optional[int] = ..., max_length: _Optional[int] = ..., slots: _Optional[int] = ..., dtype: _Optional[str] = ..., device: _Optional[str] = ..., version: _Optional[str] = ..., instance_id: _Optional[str] = ..., most_outcomes: _Optional[int] = ..., forward_profile: _Optional[_Union[ForwardProfile, _Mapping]] = ..., cache_use: _Optional[_Union[CacheUse, _Mapping]] = ...) -> None: ...
+
+class CacheUse(_message.Message):
+    __slots__ = ("bytes", "capacity_tokens", "session_tokens", "retained_tokens", "looked_up_tokens", "reused_tokens", "evicted_sessions")
+    BYTES_FIELD_NUMBER: _ClassVar[int]
+    CAPACITY_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    SESSION_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    RETAINED_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    LOOKED_UP_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    REUSED_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    EVICTED_SESSIONS_FIELD_NUMBER: _ClassVar[int]
+    bytes: int
+    capacity_tokens: int
+    session_tokens: int
+    retained_tokens: int
+    looked_up_tokens: int
+    reused_tokens: int
+    evicted_sessions: int
+    def __init__(self, bytes: _Optional[int] = ..., capacity_tokens: _Optional[int] = ..., session_tokens: _Optional[int] = ..., retained_tokens: _Optional[int] = ..., looked_up_tokens: _Optional[int] = ..., reused_tokens: _Optional[int] = ..., evicted_sessions: _Optional[int] = ...) -> None: ...
 
 class ForwardProfile(_message.Message):
     __slots__ = ("forward_ms", "node_ms", "prompt_token_ms")

@@ -22,18 +22,20 @@ class DraftRequest(_message.Message):
     def __init__(self, open: _Optional[_Union[OpenDraft, _Mapping]] = ..., extend: _Optional[_Union[ExtendDraft, _Mapping]] = ..., propose: _Optional[_Union[Propose, _Mapping]] = ..., score: _Optional[_Union[Score, _Mapping]] = ..., foresee: _Optional[_Union[Foresee, _Mapping]] = ...) -> None: ...
 
 class OpenDraft(_message.Message):
-    __slots__ = ("session_id", "sampling", "prompt_length", "uncoupled", "background")
+    __slots__ = ("session_id", "sampling", "prompt_length", "uncoupled", "background", "cache_salt")
     SESSION_ID_FIELD_NUMBER: _ClassVar[int]
     SAMPLING_FIELD_NUMBER: _ClassVar[int]
     PROMPT_LENGTH_FIELD_NUMBER: _ClassVar[int]
     UNCOUPLED_FIELD_NUMBER: _ClassVar[int]
     BACKGROUND_FIELD_NUMBER: _ClassVar[int]
+    CACHE_SALT_FIELD_NUMBER: _ClassVar[int]
     session_id: str
     sampling: _common_pb2.SamplingParameters
     prompt_length: int
     uncoupled: bool
     background: bool
-    def __init__(self, session_id: _Optional[str] = ..., sampling: _Optional[_Union[_common_pb2.SamplingParameters, _Mapping]] = ..., prompt_length: _Optional[int] = ..., uncoupled: _Optional[bool] = ..., background: _Optional[bool] = ...) -> None: ...
+    cache_salt: str
+    def __init__(self, session_id: _Optional[str] = ..., sampling: _Optional[_Union[_common_pb2.SamplingParameters, _Mapping]] = ..., prompt_length: _Optional[int] = ..., uncoupled: _Optional[bool] = ..., background: _Optional[bool] = ..., cache_salt: _Optional[str] = ...) -> None: ...
 
 class ExtendDraft(_message.Message):
     __slots__ = ("context",)

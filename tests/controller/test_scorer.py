@@ -90,6 +90,7 @@ def test_an_answer_is_scored_by_all_and_what_its_drafter_says_teaches_nobody(tmp
             assert context.round == answer.summary.acceptance.num_spec_steps
             assert context.prompt_surprisal.keys() == {"alpha", "beta"}
             assert not lesson.frozen
+            assert {salt for worker in at_home.workers for salt in worker.worker.cache_salts} == {"acme"}
 
     run(body())
 

@@ -316,6 +316,17 @@ def test_many_requests_at_once_do_not_mix() -> None:
     run(scenario())
 
 
+def test_tenants_share_nothing_that_workers_have_computed() -> None:
+    async def scenario() -> None:
+        async with house(VERIFY, DRAFT, policy="merged") as home:
+            for tenant in ("acme", ""):
+                await home.answer(tenant=tenant)
+
+            assert [running.worker.cache_salts for running in home.workers] == [["acme", ""]] * 2
+
+    run(scenario())
+
+
 def test_without_a_target_a_request_waits_and_then_fails_as_unavailable() -> None:
     async def scenario() -> None:
         async with house(DRAFT, timeouts=QUICK.model_copy(update={"verify_wait_s": 0.3})) as home:

@@ -33,7 +33,7 @@ async def worker_and_channel(
     role: Role, folder: Path, **settings: Any
 ) -> AsyncIterator[tuple[Ready, grpc.aio.Channel]]:
     """A worker in this process, on a port of its own, and a channel to it."""
-    fields = {"name": "tiny", "slots": 4, "max_length": 200, "grace_s": 0.2, **settings}
+    fields = {"name": "tiny", "slots": 4, "max_length": 200, "grace_s": 0.2, "least_idle_s": 0.0, **settings}
     async with (
         running(WorkerSettings(role=role, model=str(folder), **fields)) as ready,
         grpc.aio.insecure_channel(ready.address) as channel,

@@ -90,6 +90,22 @@ def test_more_sessions_than_slots_take_turns() -> None:
     thread.close()
 
 
+def test_a_call_that_waits_for_an_idle_session_goes_on_though_nothing_else_happens() -> None:
+    engine = tiny_engine(slots=1)
+    thread, table = EngineThread(engine), SessionTable(engine, max_length=MAX_LENGTH, least_idle_s=0.2)
+
+    async def one_after_the_other() -> list[tuple[int, ...]]:
+        told = []
+        for _ in range(2):
+            session = new_session()
+            verdict, _ = await thread.run(table.call(session, context_of(PROMPT), verify(engine, session, EMPTY_TREE)))
+            told.append(verdict.token_ids)
+        return told
+
+    assert run(one_after_the_other()) == [tuple(reference_text(SAMPLINGS["greedy"], 1))] * 2
+    thread.close()
+
+
 def test_calls_that_wait_for_a_slot_go_on_when_all_that_ran_have_ended() -> None:
     """Nobody orders anything more: the end of the running calls alone must wake those that wait."""
     engine = tiny_engine(slots=2)

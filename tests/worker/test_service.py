@@ -16,7 +16,7 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from speculation.foresight import MOST_OUTCOMES
 from speculation.rpc import error_info
 from speculation.tree import TreeShape, chain
-from speculation.v1 import common_pb2, draft_pb2, verify_pb2
+from speculation.v1 import common_pb2, draft_pb2, draft_pb2_grpc, verify_pb2, verify_pb2_grpc
 from speculation.wire import tree_from_proto
 from tests.architectures import VOCAB_SIZE
 from tests.worker.grpc_session import (
@@ -34,7 +34,8 @@ from tests.worker.grpc_session import (
     worker_and_channel,
 )
 from tests.worker.tiny_worker import MAX_LENGTH, PROMPT, SAMPLINGS, reference_text, run
-from worker import batching, foresight
+from worker import batching, foresight, sessions, surprisal
+from worker.host import TREE_ROOM
 from worker.serve import Ready
 from worker.settings import Role
 
@@ -66,6 +67,13 @@ async def eventually(holds: Callable[[], Awaitable[bool] | bool]) -> None:
     """Wait until something that nobody announces has happened."""
     while not (await outcome if inspect.isawaitable(outcome := holds()) else outcome):  # noqa: ASYNC110
         await asyncio.sleep(0.005)
+
+
+async def described(role: Role, channel: grpc.aio.Channel) -> common_pb2.DescribeResponse:
+    """What the worker says of itself."""
+    kind: Any = draft_pb2_grpc.DraftServiceStub if role == "draft" else verify_pb2_grpc.VerifyServiceStub
+    reply: common_pb2.DescribeResponse = await kind(channel).Describe(common_pb2.DescribeRequest())
+    return reply
 
 
 def hold_engine(ready: Ready) -> asyncio.Event:
@@ -276,6 +284,36 @@ def test_an_evicted_session_is_told_so_and_goes_on_with_the_same_text(folder: Pa
     assert run(converse()) == reference_text(sampling, 3)
 
 
+@pytest.mark.parametrize("role", ROLES)
+def test_a_prompt_read_before_is_not_read_again_unless_it_was_anothers(
+    folder: Path, role: Role, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sessions, "SLICE", 16)
+    monkeypatch.setattr(surprisal, "WINDOW", 10)
+    prompt = [index * 3 % VOCAB_SIZE for index in range(50)]
+    talk_to, opened, extended = (
+        (DraftTalk, open_draft, extend_draft) if role == "draft" else (VerifyTalk, open_verify, extend_verify)
+    )
+
+    async def converse() -> list[Any]:
+        told = []
+        async with worker_and_channel(role, folder) as (_, channel):
+            for salt in ("", "", "acme", "acme"):
+                talk: Any = talk_to(channel)
+                await ask_all(talk, opened(prompt_length=len(prompt), cache_salt=salt), extended(prompt))
+                told.append((await described(role, channel)).cache_use)
+        return told
+
+    uses = run(converse())
+
+    reused = 32 if role == "draft" else 48  # a drafter hears the end of a prompt again, for its surprisal
+    assert [use.reused_tokens for use in uses] == [0, reused, reused, 2 * reused]
+    assert [use.looked_up_tokens for use in uses] == [50, 100, 150, 200]
+    assert uses[-1].bytes > 0
+    assert uses[-1].session_tokens == 4 * 49
+    assert uses[-1].capacity_tokens == 4 * (MAX_LENGTH + TREE_ROOM)
+
+
 def test_many_streams_at_once_get_the_texts_of_each_alone(folder: Path) -> None:
     async def one(channel: grpc.aio.Channel, name: str) -> list[int]:
         talk = VerifyTalk(channel)
@@ -444,6 +482,7 @@ MALFORMED_DRAFT = {
 
 MALFORMED_OPEN = {
     "top_logprobs": {"top_logprobs": 21},
+    "cache_salt": {"cache_salt": "s" * 257},
     "prompt_length": {"prompt_length": MAX_LENGTH + 1},
     "temperature": {"sampling": raw_sampling(temperature=-1.0)},
     "top_p": {"sampling": raw_sampling(top_p=0.0)},

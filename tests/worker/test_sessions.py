@@ -156,6 +156,37 @@ def test_a_session_in_the_background_is_the_first_to_make_room(engine: Engine, t
     assert [session.has_slot for session in (behind, first, second)] == [False, True, True]
 
 
+def test_a_session_that_goes_on_keeps_its_slot_and_others_wait_until_one_is_idle_for_long_enough(
+    engine: Engine,
+) -> None:
+    time_s = 0.0
+    table = SessionTable(engine, max_length=MAX_LENGTH, least_idle_s=5.0, now=lambda: time_s)
+    first, second, waiting = (new_session() for _ in range(3))
+    extend(engine, table, first, context_of(PROMPT))
+    time_s = 3.0
+    extend(engine, table, second, context_of(PROMPT))
+    steps = table.call(waiting, context_of(PROMPT), read_all(engine, waiting))
+
+    time_s = 4.9
+    assert next(steps) is None
+    extend(engine, table, first, context_of(PROMPT))
+    time_s = 7.9
+    assert next(steps) is None
+    time_s = 8.0
+    assert next(steps) is not None
+    assert [session.has_slot for session in (first, second, waiting)] == [True, False, True]
+    steps.close()
+
+
+def test_a_session_in_the_background_makes_room_at_once(engine: Engine) -> None:
+    table = SessionTable(engine, max_length=MAX_LENGTH, least_idle_s=5.0)
+    first, behind, second = new_session(), new_session(background=True), new_session()
+    for session in (behind, first, second):
+        extend(engine, table, session, context_of(PROMPT))
+
+    assert [session.has_slot for session in (first, behind, second)] == [True, False, True]
+
+
 def test_a_session_with_a_running_call_keeps_its_slot_and_others_wait(engine: Engine, table: SessionTable) -> None:
     pinned = [new_session(), new_session()]
     running = [table.call(session, context_of(PROMPT), verify(engine, session, EMPTY_TREE)) for session in pinned]

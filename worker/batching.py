@@ -40,7 +40,10 @@ LONGEST_PAUSE = 64
 """Pieces of such work left out before it is tried again whether there is a processor for it."""
 
 MAX_BATCH_TOKENS = 512
-"""Tokens beyond which no further job joins a forward: two slices of a prompt, and any number of short ones."""
+"""Tokens beyond which no further job joins a forward, any number of short ones apart."""
+
+LONG = 64
+"""A chain of more tokens is a slice of a prompt."""
 
 
 class GaveWayError(Exception):
@@ -66,6 +69,16 @@ class _Job:
     batch_size: int = 1
     batch_positions: int = 0
     forwards: int = 0
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens that it wants forwarded."""
+        return 0 if self.chunk is None else len(self.chunk.token_ids)
+
+    @property
+    def reads(self) -> bool:
+        """Whether they are a slice of a prompt."""
+        return self.chunk is not None and self.chunk.parents is None and self.num_tokens > LONG
 
     def count(self, *, started_ns: int, processor_ns: int, batch_size: int, batch_positions: int) -> None:
         """Note one forward that served this job."""
@@ -243,15 +256,19 @@ class EngineThread:
         """Jobs for the next forward, those served longest ago first; the first is always among them.
 
         What is done in the background never shares a forward with what somebody waits for: it would make it longer.
+        For the same reason no more than one slice of a prompt shares a forward with rounds.
         """
         ready = [job for job in self._jobs if job.chunk is not None]
+        ready = [job for job in ready if not job.background] or ready
+        reading = [job for job in ready if job.reads]
+        if len(reading) < len(ready):
+            ready = [job for job in ready if job not in reading[1:]]
         batch: list[_Job] = []
         room = MAX_BATCH_TOKENS
-        for job in [job for job in ready if not job.background] or ready:
-            size = len(job.chunk.token_ids) if job.chunk is not None else 0
-            if not batch or size <= room:
+        for job in ready:
+            if not batch or job.num_tokens <= room:
                 batch.append(job)
-                room -= size
+                room -= job.num_tokens
         return batch
 
     def _forward(self, batch: Sequence[_Job]) -> None:

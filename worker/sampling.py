@@ -69,7 +69,7 @@ class Sampler:
             raise InvalidRequestError("logit_bias", "forbids every token")
         self.parameters = parameters
         self.noisy = coupled and not parameters.greedy
-        self._vocab_size, self._prompt_length, self._device = vocab_size, prompt_length, device
+        self._vocab_size, self._prompt_length, self.device = vocab_size, prompt_length, device
         self._after_history = [*_bias(parameters, vocab_size, device), *_filters(parameters)]
         self._noise: dict[int, Tensor] = {}
 
@@ -131,7 +131,7 @@ class Sampler:
         ids[:, : len(before)] = before
         for row, path in zip(ids, paths, strict=True):
             row[len(before) : len(before) + len(path)] = path
-        return torch.from_numpy(ids).to(self._device)
+        return torch.from_numpy(ids).to(self.device)
 
     def _noise_at(self, start: int, depths: Sequence[int]) -> Tensor:
         """(n, vocab) float64 noise of the positions start + depth, made once for each distinct one."""
@@ -150,9 +150,9 @@ class Sampler:
 
     def _fresh_noise(self, positions: Sequence[int]) -> Tensor:
         # NumPy calls cost a third of torch's at this size; on a GPU the copy would cost more than the arithmetic.
-        if self._device.type == "cpu":
+        if self.device.type == "cpu":
             return torch.from_numpy(gumbel_noise(self.parameters.seed, np.array(positions), self._vocab_size))
-        at = torch.tensor(positions, device=self._device)
+        at = torch.tensor(positions, device=self.device)
         return gumbel_noise_torch(self.parameters.seed, at, self._vocab_size)
 
 

@@ -22,7 +22,7 @@ from tests.worker.tiny_worker import (
 from worker import batching, sessions
 from worker.batching import EngineThread, GaveWayError, SpareProcessor, Steps
 from worker.engine import Chunk, Engine
-from worker.sessions import Session, SessionTable
+from worker.sessions import Session, SessionTable, read_all
 from worker.verification import verify
 
 
@@ -262,7 +262,7 @@ def _nothing() -> Steps[None]:
 def test_a_long_prompt_does_not_hold_up_others(
     engine: Engine, thread: EngineThread, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sessions, "SLICE", 4)
+    monkeypatch.setattr(sessions, "CPU_SLICE", 4)
     monkeypatch.setattr(batching, "MAX_BATCH_TOKENS", 6)
     table = SessionTable(engine, max_length=MAX_LENGTH)
     ended: list[str] = []
@@ -278,6 +278,42 @@ def test_a_long_prompt_does_not_hold_up_others(
 
     run(together())
     assert ended == ["short", "long", "long", "long"]
+
+
+def test_rounds_share_a_forward_with_one_slice_of_a_prompt_at_a_time(
+    engine: Engine, thread: EngineThread, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Prompts alone share forwards, and each is cut as it would be if nothing else ran."""
+    monkeypatch.setattr(sessions, "CPU_SLICE", 8)
+    monkeypatch.setattr(batching, "LONG", 6)
+    table, batches, queued = SessionTable(engine, max_length=MAX_LENGTH), list[list[Chunk]](), threading.Event()
+    plain_forward = engine.forward
+
+    def forward(chunks: Sequence[Chunk]) -> list[torch.Tensor]:
+        batches.append(list(chunks))
+        return plain_forward(chunks)
+
+    async def read_a_prompt(token: int) -> None:
+        session = new_session(prompt_length=1)
+        await thread.run(table.call(session, context_of([token] * 41), read_all(engine, session)))
+
+    async def together() -> None:
+        thread.post(lambda: queued.wait(10) and None)
+        monkeypatch.setattr(engine, "forward", forward)
+        calls = [*(read_a_prompt(token) for token in (1, 2, 3)), answer(engine, thread, table, "greedy", 4)]
+        jobs = [asyncio.create_task(call) for call in calls]
+        await asyncio.sleep(0)
+        queued.set()
+        await asyncio.gather(*jobs)
+
+    run(together())
+
+    slices = [[chunk for chunk in batch if chunk.parents is None] for batch in batches]
+    assert {len(read) for read, batch in zip(slices, batches, strict=True) if len(read) < len(batch)} == {1}
+    assert max(map(len, slices)) > 1
+    for token in (1, 2, 3):
+        cut = [len(chunk.token_ids) for read in slices for chunk in read if chunk.token_ids[0] == token]
+        assert cut == [8] * 5
 
 
 def test_what_runs_in_the_background_waits_for_all_others_and_shares_no_forward_with_them(

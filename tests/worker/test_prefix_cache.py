@@ -35,7 +35,7 @@ FIRST, SECOND = (*SYSTEM, *range(60, 100)), (*SYSTEM, *range(120, 150))
 
 @pytest.fixture(autouse=True)
 def small_slices(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sessions, "SLICE", SLICE)
+    monkeypatch.setattr(sessions, "CPU_SLICE", SLICE)
 
 
 def worker(slots: int) -> tuple[Engine, SessionTable]:

@@ -62,7 +62,7 @@ def reference_ranks(sampling: SamplingParameters, text: list[int]) -> Scores:
 def test_ranks_and_confidences_are_the_drafters_own(
     engine: Engine, table: SessionTable, monkeypatch: pytest.MonkeyPatch, sampling: SamplingParameters, slice_size: int
 ) -> None:
-    monkeypatch.setattr(sessions, "SLICE", slice_size)
+    monkeypatch.setattr(sessions, "CPU_SLICE", slice_size)
     text = [*reference_text(sampling, 3), 17, 3, 250, 17, 8]
 
     session = new_session(sampling)
@@ -92,7 +92,7 @@ def test_scoring_leaves_the_session_as_it_was(engine: Engine, table: SessionTabl
 def test_scoring_given_up_half_way_leaves_no_trace(
     engine: Engine, table: SessionTable, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sessions, "SLICE", 2)
+    monkeypatch.setattr(sessions, "CPU_SLICE", 2)
     session = new_session()
     steps = table.call(session, context_of(PROMPT), score(engine, session, tuple(range(20))))
     chunk = next(steps)

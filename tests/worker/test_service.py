@@ -288,7 +288,7 @@ def test_an_evicted_session_is_told_so_and_goes_on_with_the_same_text(folder: Pa
 def test_a_prompt_read_before_is_not_read_again_unless_it_was_anothers(
     folder: Path, role: Role, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sessions, "SLICE", 16)
+    monkeypatch.setattr(sessions, "CPU_SLICE", 16)
     monkeypatch.setattr(surprisal, "WINDOW", 10)
     prompt = [index * 3 % VOCAB_SIZE for index in range(50)]
     talk_to, opened, extended = (

@@ -225,7 +225,7 @@ def test_a_closed_session_frees_its_slot(engine: Engine, table: SessionTable) ->
 
 
 def test_a_long_context_is_read_in_slices(engine: Engine, table: SessionTable, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sessions, "SLICE", 16)
+    monkeypatch.setattr(sessions, "CPU_SLICE", 16)
     prompt = [index % VOCAB_SIZE for index in range(0, 7 * 50, 7)]
     sizes: list[int] = []
 

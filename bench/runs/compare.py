@@ -152,7 +152,7 @@ def as_values(comparison: Comparison) -> dict[str, Any]:
 def table(comparison: Comparison) -> Table:
     """For people."""
     shown = Table(box=None, header_style="dim")
-    shown.add_column("figure")
+    shown.add_column("figure", overflow="fold")
     for heading in ("old", "new", "new over old", "intervals", ""):
         shown.add_column(heading, justify="right")
     styles = {Verdict.BETTER: "green", Verdict.WORSE: "bold red"}

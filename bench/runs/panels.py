@@ -9,7 +9,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from bench.figures import RATIO, Figure
+from bench.figures import Figure
 
 _NUMBERED = re.compile(r"(.+)[._](\d+)")
 """A family's name and its place on an axis of numbers."""
@@ -110,7 +110,7 @@ def _families(figures: Sequence[Figure]) -> list[Family]:
 
 def _kind(entry: Figure) -> str:
     """The unit without what stands behind it: which of several was the best one."""
-    return RATIO if entry.is_ratio else entry.unit.split(",")[0]
+    return "ratio" if entry.is_ratio else entry.unit.split(",")[0]
 
 
 def _differing_part(group: Sequence[Family]) -> int | None:

@@ -20,6 +20,8 @@ def remarks_on(figures: Sequence[Figure], *, load_before: float, cores: int) -> 
     remarks = [
         f"{entry.name} is unstable: its interval is wider than a tenth of it" for entry in figures if entry.unstable
     ]
+    if pointed := sum(entry.low is not None and entry.low == entry.high for entry in figures):
+        remarks.append(f"{pointed} figures have intervals without width, as after one sample: their spread is unknown")
     if load_before > 0.5 * cores:
         remarks.append(f"the machine was busy before the bench began (load {load_before:.2f} on {cores} cores)")
     return remarks
@@ -77,7 +79,7 @@ class Report:
 
 def _table(figures: Sequence[Figure]) -> Table:
     table = Table(box=None, header_style="dim")
-    table.add_column("figure")
+    table.add_column("figure", overflow="fold")
     for heading in ("value", "95% interval", "goal"):
         table.add_column(heading, justify="right")
     for entry in figures:

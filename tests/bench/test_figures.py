@@ -95,9 +95,11 @@ def test_a_figure_knows_whether_it_reaches_its_goal(
 def test_doubts_are_said() -> None:
     wobbly = figure("wobbly", Spread(1.0, 0.5, 1.5), "x")
 
-    remarks = remarks_on([STEADY, wobbly], load_before=3.0, cores=2)
+    single = figure("single", Spread(1.0, 1.0, 1.0), "x")
 
-    assert [remark.split()[0] for remark in remarks] == ["wobbly", "the"]
+    remarks = remarks_on([STEADY, wobbly, single], load_before=3.0, cores=2)
+
+    assert [remark.split()[0] for remark in remarks] == ["wobbly", "1", "the"]
     assert remarks_on([STEADY], load_before=0.1, cores=2) == []
 
 

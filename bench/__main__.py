@@ -5,6 +5,8 @@ import typer
 from bench.commands import gpu, measurements, router, runs
 from forerun.console import run_commands
 
+KEPT = "Runs that were kept"
+
 app = typer.Typer(
     name="forerun bench",
     no_args_is_help=True,
@@ -13,8 +15,8 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     help="""Measure a fleet that is started for the purpose, with the models of the zoo.
 
-With [cyan]--json[/cyan] the last line of stdout is {"figures": [...], "machine": ..., "commit": ..., "seed": ...};
-[cyan]--output FILE[/cyan] keeps it.""",
+With [cyan]--json[/cyan] the last line of stdout is {"figures": [...], "machine": ..., "commit": ..., "seed": ...}
+[cyan]--output FILE[/cyan] keeps the same as a file.""",
 )
 app.command()(measurements.exactness)
 app.command()(measurements.speed)
@@ -26,8 +28,8 @@ app.command()(measurements.rules)
 app.command()(measurements.peers)
 app.command()(router.router)
 app.command()(gpu.gpu)
-app.command()(runs.compare)
-app.command()(runs.report)
+app.command(rich_help_panel=KEPT)(runs.compare)
+app.command(rich_help_panel=KEPT)(runs.report)
 
 
 def main() -> None:

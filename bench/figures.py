@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 from bench.spread import Spread
 
-RATIO = "x"
-_MORE_IS_BETTER = (RATIO, "tokens/s", "rounds/s", "requests/s")
+_RATIO = "x"
+_MORE_IS_BETTER = (_RATIO, "tokens/s", "rounds/s", "requests/s")
 _LESS_IS_BETTER = ("ms", "us", "s", "min", "MiB")
 
 
@@ -46,7 +46,7 @@ class Figure:
     @property
     def is_ratio(self) -> bool:
         """Whether it compares two things of the same run; what stands behind the x says which was the best one."""
-        return self.unit.split()[0] == RATIO
+        return self.unit.split()[0] == _RATIO
 
     @property
     def direction(self) -> int:

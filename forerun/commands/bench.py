@@ -8,9 +8,9 @@ __all__ = ["PASS_ON_HELP", "bench"]
 
 
 def bench(context: typer.Context) -> None:
-    """Measure: exactness, speed, overhead; `forerun bench --help` lists them.
+    """Measure, compare runs, and show them on a page; `forerun bench --help` lists all of it.
 
-    [cyan]forerun bench exactness --quick[/cyan]
+    [cyan]forerun bench speed --output speed.json[/cyan]
     """
     # A program of its own, which sees the product as any caller does; nothing here depends on it.
     become("bench", context.args)

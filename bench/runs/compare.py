@@ -153,22 +153,17 @@ def table(comparison: Comparison) -> Table:
     """For people."""
     shown = Table(box=None, header_style="dim")
     shown.add_column("figure", overflow="fold")
-    for heading in ("old", "new", "new over old", "intervals", ""):
+    for heading in ("old", "new", "ratio", "intervals", ""):
         shown.add_column(heading, justify="right")
     styles = {Verdict.BETTER: "green", Verdict.WORSE: "bold red"}
     for change in comparison.changes:
         shown.add_row(
             change.new.name,
-            _with_interval(change.old),
-            _with_interval(change.new),
+            f"{change.old.value:g}",
+            f"{change.new.value:g} {change.new.unit}",
             "" if change.ratio is None else f"{change.ratio:.3f}",
             "overlap" if change.overlap else "apart",
             change.verdict.value,
             style=styles.get(change.verdict),
         )
     return shown
-
-
-def _with_interval(entry: Figure) -> str:
-    interval = f" ({entry.interval})" if entry.interval else ""
-    return f"{entry.value:g} {entry.unit}{interval}"

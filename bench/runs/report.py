@@ -17,9 +17,9 @@ from forerun.console import PEOPLE
 
 def remarks_on(figures: Sequence[Figure], *, load_before: float, cores: int) -> list[str]:
     """Why these figures may not be what a quiet machine would give."""
-    remarks = [
-        f"{entry.name} is unstable: its interval is wider than a tenth of it" for entry in figures if entry.unstable
-    ]
+    remarks = []
+    if unstable := [entry.name for entry in figures if entry.unstable]:
+        remarks.append(f"unstable, with intervals wider than a tenth of their values: {', '.join(unstable)}")
     if pointed := sum(entry.low is not None and entry.low == entry.high for entry in figures):
         remarks.append(f"{pointed} figures have intervals without width, as after one sample: their spread is unknown")
     if load_before > 0.5 * cores:

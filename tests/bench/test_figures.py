@@ -99,7 +99,8 @@ def test_doubts_are_said() -> None:
 
     remarks = remarks_on([STEADY, wobbly, single], load_before=3.0, cores=2)
 
-    assert [remark.split()[0] for remark in remarks] == ["wobbly", "1", "the"]
+    assert [remark.split()[0] for remark in remarks] == ["unstable,", "1", "the"]
+    assert remarks[0].endswith(": wobbly")
     assert remarks_on([STEADY], load_before=0.1, cores=2) == []
 
 

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from transformers import PreTrainedModel
 
@@ -60,8 +61,21 @@ class _Side:
         raise RuntimeError("the job waits for another, and there is none")
 
 
-def _answer(target: Engine, drafter: Engine | None, prompt: Sequence[int], length: int) -> tuple[list[int], float, int]:
-    """An answer, how long it took after the reading of the prompt, and its rounds."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Answer:
+    """Its tokens, the last round's all; its rounds; and what it took after the reading of the prompt."""
+
+    token_ids: list[int]
+    rounds: int
+    seconds: float
+
+    @property
+    def tokens_per_s(self) -> float:
+        return len(self.token_ids) / self.seconds
+
+
+def _answer(target: Engine, drafter: Engine | None, prompt: Sequence[int], length: int) -> _Answer:
+    """An answer of at least so many tokens, with the drafter or without."""
     sides = [_Side(engine, prompt) for engine in (target, drafter) if engine is not None]
     token_ids, rounds = list(prompt), 0
     began = time.perf_counter()
@@ -69,31 +83,30 @@ def _answer(target: Engine, drafter: Engine | None, prompt: Sequence[int], lengt
         tree = sides[1].draft(token_ids) if drafter is not None else EMPTY_TREE
         token_ids += sides[0].verify(token_ids, tree)
         rounds += 1
-    took = time.perf_counter() - began
+    seconds = time.perf_counter() - began
     for side in sides:
         side.close()
-    return token_ids[len(prompt) : len(prompt) + length], took, rounds
+    return _Answer(token_ids=token_ids[len(prompt) :], rounds=rounds, seconds=seconds)
 
 
 def decoding_figures(target: PreTrainedModel, drafter: PreTrainedModel, sizes: Sizes, seed: int) -> tuple[Figure, ...]:
     """Greedy answers without and with the drafter, in turn."""
     room = sizes.contexts[0] + sizes.answer + ROOM
     engine, drafting = Engine(target, slots=1, max_length=room), Engine(drafter, slots=1, max_length=room)
-    plain, speculative, per_round, differing = [], [], [], 0
+    pairs: list[tuple[_Answer, _Answer]] = []
     with steps("answers", sizes.repeats) as step:
         for _ in range(sizes.repeats):
             prompt = random_tokens(engine, sizes.contexts[0])
-            expected, plain_took, _ = _answer(engine, None, prompt, sizes.answer)
-            answer, took, rounds = _answer(engine, drafting, prompt, sizes.answer)
-            plain.append(sizes.answer / plain_took)
-            speculative.append(sizes.answer / took)
-            per_round.append(sizes.answer / rounds)
-            differing += answer != expected
+            plain = _answer(engine, None, prompt, sizes.answer)
+            pairs.append((plain, _answer(engine, drafting, prompt, sizes.answer)))
             step()
-    gains = [fast / slow for fast, slow in zip(speculative, plain, strict=True)]
+    plain_rates, rates = ([pair[which].tokens_per_s for pair in pairs] for which in (0, 1))
+    gains = [fast / slow for slow, fast in zip(plain_rates, rates, strict=True)]
+    per_round = [len(answer.token_ids) / answer.rounds for _, answer in pairs]
+    differing = sum(answer.token_ids[: sizes.answer] != plain.token_ids for plain, answer in pairs)
     return (
-        figure("gpu.plain_tokens_per_s", median(plain, seed=seed), "tokens/s", digits=1),
-        figure("gpu.speculative_tokens_per_s", median(speculative, seed=seed), "tokens/s", digits=1),
+        figure("gpu.plain_tokens_per_s", median(plain_rates, seed=seed), "tokens/s", digits=1),
+        figure("gpu.speculative_tokens_per_s", median(rates, seed=seed), "tokens/s", digits=1),
         figure("gpu.speculative_over_plain", median(gains, seed=seed), "x"),
         figure("gpu.tokens_per_round", median(per_round, seed=seed), "tokens"),
         count("gpu.differing_answers", differing, "answers"),

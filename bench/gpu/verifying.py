@@ -27,7 +27,8 @@ MS_PER_S = 1e3
 def verify_figures(model: PreTrainedModel, sizes: Sizes, seed: int) -> tuple[Figure, ...]:
     """The bandwidth, and the time of every number of nodes at every context, in turn."""
     device = str(model.device)
-    bandwidths = [_bandwidth(sizes.copied, device) for _ in range(WARM_UP + sizes.repeats)][WARM_UP:]
+    rates = [_bandwidth(sizes.copied, device) for _ in range(WARM_UP + sizes.repeats)][WARM_UP:]
+    bandwidth = median([rate / GB for rate in rates], seed=seed)
     engine = Engine(model, slots=len(sizes.contexts), max_length=max(sizes.contexts) + ROOM)
     slots = {context: _filled(engine, context) for context in sizes.contexts}
     took: dict[tuple[int, int], list[float]] = {(nodes, context): [] for nodes in NODES for context in sizes.contexts}
@@ -36,10 +37,10 @@ def verify_figures(model: PreTrainedModel, sizes: Sizes, seed: int) -> tuple[Fig
             for (nodes, context), seconds in took.items():
                 seconds.append(_verify_seconds(engine, slots[context], nodes))
             step()
-    found = [figure("gpu.bandwidth", median([rate / GB for rate in bandwidths], seed=seed), "GB/s", digits=1)]
+    found = [figure("gpu.bandwidth", bandwidth, "GB/s", digits=1)]
     for (nodes, context), seconds in took.items():
         took_ms, place = [MS_PER_S * value for value in seconds[WARM_UP:]], f"nodes_{nodes}.context_{context}"
-        floor_ms = MS_PER_S * bytes_of_a_forward(model, context) / max(bandwidths)
+        floor_ms = MS_PER_S * bytes_of_a_forward(model, context) / (GB * bandwidth.value)
         goal = sizes.goal if nodes <= MOST_NODES_JUDGED else None
         over = median([value / floor_ms for value in took_ms], seed=seed)
         found.append(figure(f"gpu.verify_ms.{place}", median(took_ms, seed=seed), "ms"))

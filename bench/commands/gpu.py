@@ -66,6 +66,8 @@ def _exactness(device: str, dtype: "Dtype", *, tiny: bool, seed: int) -> "tuple[
             )
 
     return tuple(
-        replace(entry, name=f"gpu.{entry.name}.{dtype}", goal=entry.goal if exact else None)
+        replace(
+            entry, name=entry.name.replace("exactness.", f"gpu.exactness.{dtype}."), goal=entry.goal if exact else None
+        )
         for entry in asyncio.run(measured())
     )

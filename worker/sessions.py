@@ -21,7 +21,7 @@ SLICE = 256
 """Most tokens run in one step, so that a long prompt delays the other sessions by no more than this."""
 
 CPU_SLICE = 128
-"""The same on a CPU, where a token of a prompt costs a tenth more than in larger slices, and others wait half as long."""
+"""The same on a CPU: there a token costs hardly more than in larger slices, and the others wait half as long."""
 
 BACKGROUND_SLICE = 32
 """The same where nobody waits: a request that comes meanwhile does so for one such step at most."""
@@ -82,6 +82,11 @@ class Session:
     def prefix(self) -> Prefix:
         """What other sessions may take over; only a session that has a slot may be asked."""
         return Prefix(slot=self.slot, salt=self.salt, token_ids=self.token_ids[: self._num_sliced])
+
+    @property
+    def prefix_when_read(self) -> Prefix:
+        """The same once all tokens have been read."""
+        return Prefix(slot=self.slot, salt=self.salt, token_ids=self.token_ids)
 
     @property
     def reusable(self) -> list[int]:
@@ -168,6 +173,11 @@ class SessionTable:
         self._looked_up = self._reused = self._evicted = 0
         self._account()
 
+    @property
+    def num_spare(self) -> int:
+        """Slots that no open session has."""
+        return self._engine.num_free + len(self._retained)
+
     def call(self, session: Session, context: Context, steps: Steps[Result]) -> Steps[Result]:
         """Run the steps of one call with the context taken and a slot held.
 
@@ -211,11 +221,22 @@ class SessionTable:
 
     def _claim(self, session: Session) -> Steps[None]:
         """Get the session a slot, as soon as there is one."""
-        if session.background and self._engine.num_free + len(self._retained) < 2:
+        if session.background and self.num_spare < 2:
             raise CapacityError("there is no slot to spare")
-        while not (self._engine.num_free or len(self._retained) or self._next_to_go() is not None):
-            yield None  # all that have slots go on: wait until one has ended, or been idle for long enough
+        while self._is_read_by_another(session) or not (self.num_spare or self._next_to_go() is not None):
+            yield None  # where all that have slots go on, wait until one has ended, or been idle for long enough
         self._place(session)
+
+    def _is_read_by_another(self, session: Session) -> bool:
+        """Whether another session is just reading more of the same first tokens than can be taken over now."""
+        _, shared = self._longest_shared(session)
+        return any(
+            other.prefix_when_read.num_shared(session.reusable, slice_size=session.whole_slice) > shared
+            for other in self._placed
+            if other.salt == session.salt
+            and not (other.background or other in self._idle_since)
+            and self._engine.length(other.slot) == len(other.prefix.token_ids)
+        )
 
     def _place(self, session: Session) -> None:
         """Give the session a slot, and what others have computed of its tokens."""

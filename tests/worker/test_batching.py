@@ -14,6 +14,7 @@ from tests.worker.tiny_worker import (
     PROMPT,
     SAMPLINGS,
     context_of,
+    new_sampler,
     new_session,
     reference_text,
     run,
@@ -314,6 +315,27 @@ def test_rounds_share_a_forward_with_one_slice_of_a_prompt_at_a_time(
     for token in (1, 2, 3):
         cut = [len(chunk.token_ids) for read in slices for chunk in read if chunk.token_ids[0] == token]
         assert cut == [8] * 5
+
+
+def test_prompts_that_begin_alike_and_come_at_once_are_read_once(
+    thread: EngineThread, engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sessions, "CPU_SLICE", 16)
+    table = SessionTable(engine, max_length=MAX_LENGTH)
+    prompts = [[*range(1, 100), *(number * 7 for _ in range(20))] for number in range(6)]
+
+    async def next_token(prompt: list[int]) -> int:
+        session = Session(new_sampler(SAMPLINGS["greedy"], prompt_length=len(prompt)))
+        await thread.run(table.call(session, context_of(prompt[:-1]), read_all(engine, session)))
+        verdict, _ = await thread.run(table.call(session, context_of(prompt), verify(engine, session, EMPTY_TREE)))
+        return verdict.token_ids[0]
+
+    async def together() -> list[int]:
+        return await asyncio.gather(*map(next_token, prompts))
+
+    expected = [reference_text(SAMPLINGS["greedy"], 1, prompt)[0] for prompt in prompts]
+    assert run(together()) == expected
+    assert table.use.reused_tokens == 5 * 96
 
 
 def test_what_runs_in_the_background_waits_for_all_others_and_shares_no_forward_with_them(

@@ -230,6 +230,34 @@ def test_the_use_of_the_cache_adds_up() -> None:
     assert not second.has_slot
 
 
+def test_a_prompt_that_another_session_is_reading_waits_for_it_and_is_read_if_that_one_leaves() -> None:
+    engine, table = worker(slots=2)
+    first, second = target_session(FIRST), target_session(SECOND)
+    reading = table.call(first, context_of(FIRST), read_all(engine, first))
+    waiting = table.call(second, context_of(SECOND), read_all(engine, second))
+
+    chunk = next(reading)
+    assert chunk is not None
+    assert next(waiting) is None
+    (logits,) = engine.forward([chunk])
+    reading.send(logits)
+    assert next(waiting) is None
+    reading.close()
+
+    chunk = next(waiting)
+    assert chunk is not None
+    assert list(chunk.token_ids) == list(SECOND[SLICE : 2 * SLICE])
+    waiting.close()
+
+
+def test_nobody_waits_for_what_is_read_in_the_background_or_by_others() -> None:
+    engine, table = worker(slots=3)
+    at_once = [target_session(FIRST, salt="theirs"), target_session(FIRST, background=True), target_session(FIRST)]
+    reading = [table.call(session, context_of(FIRST), read_all(engine, session)) for session in at_once]
+
+    assert all(next(steps) is not None for steps in reading)
+
+
 def random_prompts(rng: random.Random) -> Iterator[list[int]]:
     """Prompts that often begin alike."""
     known: list[list[int]] = [list(SYSTEM)]

@@ -128,12 +128,13 @@ def worker(role: str, model: str, *, slots: int = 8) -> Process:
 
 
 def worker_of(role: str, folder: Path, *, name: str, slots: int = 8) -> Process:
-    """A worker process around any model."""
+    """A worker process around any model. Where sessions outnumber slots, each takes another's at once."""
     return Process(
         name,
         (
             *("worker", "--role", role, "--model", str(folder), "--name", name),
             *("--listen", free_address(), "--slots", str(slots), "--max-length", "512"),
+            *("--least-idle", "0"),
         ),
     )
 

@@ -92,16 +92,31 @@ def test_what_an_earlier_session_computed_is_used_and_not_one_bit_differs(slots:
 
 
 def test_the_last_token_is_always_computed() -> None:
-    """Its logits are wanted."""
-    engine, table = worker(slots=1)
-    prompt = SYSTEM[: 3 * SLICE]
-    for _ in range(2):
-        session = target_session(prompt)
-        verdict = judged(engine, table, session, (*prompt, 5))
-        table.close(session)
+    """Its logits are wanted, although its keys and values are there."""
+    engine, table = worker(slots=2)
+    judged(engine, table, target_session(FIRST), FIRST)
+    prompt = FIRST[: 3 * SLICE]
+    session = target_session(prompt)
 
-    assert table.use.reused_tokens == 2 * SLICE  # the context was first given without its last token
-    assert verdict == alone((*prompt, 5))[0]
+    verdict = work(engine, table.call(session, context_of(prompt), verify(engine, session, chain([1, 2]))))
+
+    assert table.use.reused_tokens == 2 * SLICE
+    lonely, rival = worker(slots=1)
+    session = target_session(prompt)
+    assert verdict == work(lonely, rival.call(session, context_of(prompt), verify(lonely, session, chain([1, 2]))))
+
+
+def test_a_last_token_that_a_round_computed_anew_is_no_longer_used() -> None:
+    engine, table = worker(slots=1)
+    session, later = target_session(FIRST), target_session(FIRST)
+    judged(engine, table, session, FIRST)
+    work(engine, table.call(session, context_of(FIRST[: 3 * SLICE]), verify(engine, session, chain([1, 2]))))
+    table.close(session)
+
+    verdict = judged(engine, table, later, FIRST)
+
+    assert table.use.reused_tokens == 2 * SLICE
+    assert verdict == alone(FIRST)[0]
 
 
 def test_only_what_was_computed_in_slices_is_used() -> None:

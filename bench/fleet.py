@@ -7,13 +7,24 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from controller.settings import RouterSettings
+from controller.settings import RedisSettings, RouterSettings
 from forerun.client import AsyncClient
 from forerun.commands.profile import Profile, target_of
 from forerun.fleet_screen import shown_fleet
-from forerun.local_fleet import CONTROLLER_FILE, FREE_PORT, ZOO_DRAFTERS, Dtype, FleetSettings
+from forerun.local_fleet import (
+    CONTROLLER_FILE,
+    EMBEDDED_REDIS,
+    FREE_PORT,
+    ZOO_DRAFTERS,
+    Dtype,
+    FleetSettings,
+    LocalFleet,
+)
 
 PATIENCE_S = 600.0
+
+WITHOUT_SCORING = RouterSettings(scoring_share=0.0)
+"""What is measured is not to share the machine with it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,30 +36,37 @@ class Bench:
         target_folder: The model that its verify workers run.
         drafters: Names of its drafters.
         file: Its controller's configuration; None if nobody may change it.
+        fleet: Its processes; None if they are not to be looked at.
     """
 
     client: AsyncClient
     target_folder: str
     drafters: tuple[str, ...]
     file: Path | None = None
+    fleet: LocalFleet | None = None
 
 
 @asynccontextmanager
 async def bench_fleet(
-    profile: Profile, drafters: Mapping[str, str] = ZOO_DRAFTERS, *, device: str = "cpu", dtype: Dtype = "float32"
+    profile: Profile,
+    drafters: Mapping[str, str] = ZOO_DRAFTERS,
+    *,
+    device: str = "cpu",
+    dtype: Dtype = "float32",
+    router: RouterSettings = WITHOUT_SCORING,
+    redis: RedisSettings = EMBEDDED_REDIS,
 ) -> AsyncIterator[Bench]:
     """A fleet while the body runs; its logs stay behind only if it fails."""
     folder = Path(tempfile.mkdtemp(prefix="forerun-bench-"))
-    # What is measured is not to share the machine with scoring.
-    router = RouterSettings(scoring_share=0.0)
     settings = FleetSettings(
         target=target_of(profile),
         drafters=dict(drafters),
         listen=FREE_PORT,
         router=router,
+        redis=redis,
         device=device,
         dtype=dtype,
     )
     async with shown_fleet(settings, folder) as fleet, AsyncClient(fleet.address, timeout_s=PATIENCE_S) as client:
-        yield Bench(client, fleet.target_folder, tuple(drafters), folder / CONTROLLER_FILE)
+        yield Bench(client, fleet.target_folder, tuple(drafters), folder / CONTROLLER_FILE, fleet)
     shutil.rmtree(folder, ignore_errors=True)

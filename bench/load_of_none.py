@@ -4,12 +4,12 @@ Each round of the bench sends the same prompts under both policies at every numb
 its next request when the last one is answered. The planner learns all along, as in service.
 """
 
-import asyncio
-import time
 from collections.abc import Sequence
 
 from bench.figures import Figure, figure
 from bench.fleet import Bench
+from bench.load.asking import asking
+from bench.load.streams import burst
 from bench.spread import median
 from forerun.progress import steps
 from forerun.workload import Task
@@ -37,14 +37,14 @@ async def measure_load(
         repeats: Bursts of each policy at each number of streams.
         streams: How many at once.
     """
-    await _burst(bench, tasks, "planner", max(streams), max_new_tokens, seed)
+    await _goodput(bench, tasks, "planner", max(streams), max_new_tokens, seed)
     ratios: dict[int, list[float]] = {count: [] for count in streams}
     with steps("streams", repeats * len(streams)) as step:
         for repeat in range(repeats):
             for count in streams:
                 order = POLICIES if repeat % 2 else POLICIES[::-1]
                 goodput = {
-                    name: await _burst(bench, tasks, name, count, max_new_tokens, seed + repeat) for name in order
+                    name: await _goodput(bench, tasks, name, count, max_new_tokens, seed + repeat) for name in order
                 }
                 ratios[count].append(goodput["planner"] / goodput["none"])
                 step()
@@ -56,27 +56,9 @@ async def measure_load(
     )
 
 
-async def _burst(
+async def _goodput(
     bench: Bench, tasks: Sequence[Task], policy: str, streams: int, max_new_tokens: int, seed: int
 ) -> float:
     """Tokens a second of all streams together."""
-    waiting = iter(range(max(len(tasks), 2 * streams)))
-    tokens = 0
-
-    async def stream() -> None:
-        nonlocal tokens
-        for number in waiting:
-            answer = await bench.client.generate(
-                tasks[number % len(tasks)].prompt,
-                max_new_tokens=max_new_tokens,
-                policy=policy,
-                temperature=float(number % 2),
-                seed=seed + number,
-            )
-            tokens += answer.usage.completion_tokens
-
-    began = time.perf_counter()
-    async with asyncio.TaskGroup() as group:
-        for _ in range(streams):
-            group.create_task(stream())
-    return tokens / (time.perf_counter() - began)
+    ask = asking(bench.client, tasks, max_new_tokens=max_new_tokens, seed=seed, policy=policy)
+    return (await burst(ask, streams=streams, requests=max(len(tasks), 2 * streams))).tokens_per_s

@@ -55,3 +55,38 @@ def mean_over_groups(groups: Sequence[Sequence[float]], statistic: Statistic, *,
     draws = [statistic(rng.choice(row[0], size=(RESAMPLES, row.size)), axis=1) for row in rows]
     low, high = np.quantile(np.mean(draws, axis=0), [(1 - COVERAGE) / 2, (1 + COVERAGE) / 2])
     return Spread(float(value), float(low), float(high))
+
+
+def quantile(values: Sequence[float], share: float, *, seed: int) -> Spread:
+    """The value below which that share of the values lies, its interval by drawing them again."""
+
+    def at_share(samples: NDArray[np.float64], /, *, axis: int) -> Any:
+        return np.quantile(samples, share, axis=axis)
+
+    return mean_over_groups([values], at_share, seed=seed)
+
+
+def slope(x: Sequence[float], y: Sequence[float], *, seed: int) -> Spread:
+    """How steep the line of least squares through points is, its interval found by drawing the points again.
+
+    Neighbours that are alike make the interval too narrow: a resample takes them for independent.
+
+    Raises:
+        ValueError: All points lie at the same x.
+    """
+    points = np.stack([np.asarray(x, dtype=np.float64), np.asarray(y, dtype=np.float64)])
+    if np.ptp(points[0]) == 0:
+        raise ValueError("a slope needs points at two places")
+    rng = np.random.default_rng(seed)
+    drawn = points[:, rng.integers(points.shape[1], size=(RESAMPLES, points.shape[1]))]
+    slopes = _slopes(drawn[0], drawn[1])
+    low, high = np.nanquantile(slopes, [(1 - COVERAGE) / 2, (1 + COVERAGE) / 2])
+    return Spread(float(_slopes(points[:1], points[1:])[0]), float(low), float(high))
+
+
+def _slopes(x: NDArray[np.float64], y: NDArray[np.float64]) -> NDArray[np.float64]:
+    """One for each row; none (nan) where a resample drew one point only."""
+    spread = np.where(np.ptp(x, axis=1) > 0, 1.0, np.nan)
+    x = x - x.mean(axis=1, keepdims=True)
+    slopes: NDArray[np.float64] = spread * (x * y).sum(axis=1) / (x**2).sum(axis=1)
+    return slopes

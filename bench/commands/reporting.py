@@ -4,7 +4,8 @@ import asyncio
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, Protocol
 
 from forerun.commands.profile import Profile
 from forerun.workload import Task
@@ -33,15 +34,16 @@ def report_fleet(
     seed: int,
     as_json: bool,
     output: Path | None,
+    fleet: Mapping[str, Any] = MappingProxyType({}),
 ) -> "tuple[Figure, ...]":
-    """Start a fleet, measure it, and report the figures."""
+    """Start a fleet, with these further settings of it, measure it, and report the figures."""
     from bench.fleet import bench_fleet
     from bench.runs.report import Report
 
     load_before = os.getloadavg()[0]
 
     async def measured() -> "tuple[Figure, ...]":
-        async with bench_fleet(profile, drafters) as bench:
+        async with bench_fleet(profile, drafters, **fleet) as bench:
             return await measure(bench, work, max_new_tokens=tokens, seed=seed)
 
     figures = asyncio.run(measured())

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from bench.spread import Spread, mean_over_groups, median
+from bench.spread import Spread, mean_over_groups, median, quantile, slope
 
 
 def test_the_median_lies_in_its_interval() -> None:
@@ -53,3 +53,30 @@ def test_groups_without_values_are_refused(groups: list[list[float]]) -> None:
 def test_a_wide_interval_is_called_unstable() -> None:
     assert Spread(1.0, 0.8, 1.05).unstable
     assert not Spread(1.0, 0.95, 1.05).unstable
+
+
+def test_a_quantile_is_that_of_the_values() -> None:
+    values = [float(value) for value in range(101)]
+
+    assert quantile(values, 0.99, seed=1).value == 99.0
+    assert quantile(values, 0.5, seed=1) == median(values, seed=1)
+
+
+def test_a_line_has_its_own_slope_and_no_doubt() -> None:
+    spread = slope([0.0, 1.0, 2.0, 5.0], [3.0, 5.0, 7.0, 13.0], seed=1)
+
+    assert (spread.value, spread.low, spread.high) == pytest.approx((2.0, 2.0, 2.0))
+
+
+def test_the_interval_of_a_slope_holds_the_slope_beneath_the_noise() -> None:
+    x = np.linspace(0, 10, 200)
+    y = 100 - 0.5 * x + np.random.default_rng(2).normal(size=200)
+
+    spread = slope(x.tolist(), y.tolist(), seed=1)
+
+    assert spread.low < -0.5 < spread.high < 0
+
+
+def test_points_above_one_another_have_no_slope() -> None:
+    with pytest.raises(ValueError, match="two places"):
+        slope([0.1, 0.1, 0.1], [1.0, 2.0, 3.0], seed=1)

@@ -1,0 +1,91 @@
+"""Measurements of many requests, and of what grows."""
+
+from typing import Annotated
+
+import typer
+
+from bench.commands.options import DEFAULT_SEED, HELD_FOR_TUNING, AsJson, Cost, Output, Prompts, Quick, Seed, Tokens
+from bench.commands.reporting import Measure, report_fleet
+from forerun.console import FAILURE
+from forerun.workload import PROMPT_SETS, tasks
+
+
+def load(
+    prompts: Prompts = None,
+    tokens: Tokens = None,
+    bursts: Annotated[int, typer.Option(min=1, help="Of each number of streams, under each policy.")] = 3,
+    requests: Annotated[
+        int | None, typer.Option(min=100, help="Watch the fleet's memory over so many requests instead.")
+    ] = None,
+    profile: Cost = "deep",
+    quick: Quick = False,
+    seed: Seed = DEFAULT_SEED,
+    as_json: AsJson = False,
+    output: Output = None,
+) -> None:
+    """Measure many streams at once: tokens a second, time to first token, and whether every request gets its answer.
+
+    First each of 1 to 64 streams asks again when it has been answered, under the planner and plain decoding in turn;
+    then requests come by themselves, at 0.5 and 0.8 of the rate that was served. The exit status is 1 if an answer was
+    lost. With [cyan]--requests[/cyan] memory is watched instead, over so many short answers.
+
+    [cyan]forerun bench load --json[/cyan]
+    [cyan]forerun bench load --requests 10000 --tokens 3 --profile plain --json[/cyan]
+    """
+    from dataclasses import replace
+    from functools import partial
+
+    from bench.load.memory import LOGGED_BRIEFLY, SERVING, measure_memory
+    from bench.load.run import FULL, QUICK, measure_load
+    from forerun.local_fleet import ALL_DRAFTERS
+
+    measure: Measure
+    if requests is None:
+        measure = partial(measure_load, extent=QUICK if quick else replace(FULL, bursts=bursts))
+    else:
+        measure = partial(measure_memory, requests=requests)
+    figures = report_fleet(
+        measure,
+        work=tasks(PROMPT_SETS, prompts or (1 if quick else 20), skip=HELD_FOR_TUNING),
+        tokens=tokens or (3 if requests else 12 if quick else 32),
+        profile=profile,
+        drafters=ALL_DRAFTERS,
+        seed=seed,
+        as_json=as_json,
+        output=output,
+        fleet={"router": SERVING, "redis": LOGGED_BRIEFLY} if requests else {},
+    )
+    if any(figure.value for figure in figures if figure.name == "load.dropped"):
+        raise typer.Exit(FAILURE)
+
+
+def scale(
+    turns: Annotated[int | None, typer.Option(min=1, help="Visits of each point.", show_default=False)] = None,
+    tokens: Tokens = None,
+    profile: Cost = "deep",
+    quick: Quick = False,
+    seed: Seed = DEFAULT_SEED,
+    as_json: AsJson = False,
+    output: Output = None,
+) -> None:
+    """Measure how rounds grow with the length of the prompt, nodes of the tree, sessions at once, and drafters.
+
+    Pinned plans through the whole service; the points of each scale in turn.
+
+    [cyan]forerun bench scale --json[/cyan]
+    """
+    from functools import partial
+
+    from bench.scale import FLEET, choosing_among, measure_scale
+
+    report_fleet(
+        partial(measure_scale, turns=turns or (1 if quick else 6)),
+        work=tasks(("code",), 30, skip=HELD_FOR_TUNING),
+        tokens=tokens or (12 if quick else 48),
+        profile=profile,
+        drafters=FLEET,
+        seed=seed,
+        as_json=as_json,
+        output=output,
+        fleet={"router": choosing_among()},
+    )

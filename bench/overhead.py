@@ -8,8 +8,10 @@ A round whose draft was foreseen needs one exchange only, and may take less than
 
 import asyncio
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from bench.echo import measure_echo
 from bench.figures import Figure, figure
@@ -91,13 +93,19 @@ def _figures(rounds: Sequence[RoundTimings], seed: int) -> tuple[Figure, ...]:
         "overhead.round_whole_ms": lambda timings: timings.round_ns,
     }
     whole = median([added_ns(timings) / NS_PER_MS for timings in rounds], seed=seed)
+    share = mean_over_groups([[added_ns(timings) / timings.round_ns for timings in rounds]], _p90, seed=seed)
     return (
-        figure("overhead.round_ms_median", whole, "ms", goal=2.0, at_most=True),
+        figure("overhead.round_ms_median", whole, "ms", goal=1.0, at_most=True),
+        figure("overhead.round_share_p90", share, "of the round", goal=0.1, at_most=True),
         *(
             figure(name, median([part(timings) / NS_PER_MS for timings in rounds], seed=seed), "ms")
             for name, part in parts.items()
         ),
     )
+
+
+def _p90(samples: NDArray[np.float64], /, *, axis: int) -> Any:
+    return np.quantile(samples, 0.9, axis=axis)
 
 
 def added_ns(timings: RoundTimings) -> int:

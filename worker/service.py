@@ -16,7 +16,9 @@ from speculation.errors import InvalidRequestError
 from speculation.prefix import Context
 from speculation.rpc import errors_to_status, status_of
 from speculation.sampling import MAX_TOP_LOGPROBS
+from speculation.tree import TokenTree
 from speculation.v1 import common_pb2, draft_pb2, draft_pb2_grpc, verify_pb2, verify_pb2_grpc
+from speculation.verdict import Verdict
 from worker.batching import Steps
 from worker.drafter import Drafter
 from worker.engine import Engine
@@ -270,12 +272,14 @@ class VerifyService(SessionService, verify_pb2_grpc.VerifyServiceServicer):
         host, session, context = self._host, stream.session, _context(message, self._host)
         tree = wire.tree_from_proto(message.tree, vocab_size=host.engine.vocab_size)
         _require_room("tree", context, tree.depth, host)
-        outcome = await host.call(
-            session, context, verify(self._engine, session, tree, top_logprobs=stream.top_logprobs)
-        )
+        outcome = await host.call(session, context, self._judge(session, tree, stream.top_logprobs))
         _report(reply, outcome)
         if isinstance(outcome, Done):
             reply.verdict.CopyFrom(wire.verdict_to_proto(outcome.result, message.round))
+
+    def _judge(self, session: Session, tree: TokenTree, top_logprobs: int) -> Steps[Verdict]:
+        """What the target says of a tree."""
+        return verify(self._engine, session, tree, top_logprobs=top_logprobs)
 
 
 async def _write(

@@ -188,12 +188,18 @@ def overhead(
 ) -> None:
     """Measure what the controller and the wire add to a round, beyond the workers' own time.
 
+    Then how many rounds a second the controller alone sustains on one core: it serves 32 streams by simulated workers.
+
     [cyan]forerun bench overhead --json[/cyan]
     """
+    from functools import partial
+
     from bench.overhead import measure_overhead
+    from bench.rounds_per_second import measure_rounds_per_second
 
     report_fleet(
         measure_overhead,
+        alone=partial(measure_rounds_per_second, windows=2 if quick else 6, window_s=2.0 if quick else 5.0),
         work=tasks(PLAIN_DOMAINS, prompts or (2 if quick else 8), skip=HELD_FOR_TUNING),
         tokens=tokens or (24 if quick else 80),
         profile=profile,

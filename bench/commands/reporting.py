@@ -24,6 +24,13 @@ class Measure(Protocol):
         """Measure."""
 
 
+class MeasureAlone(Protocol):
+    """One bench of figures from tasks: it starts for itself what it needs."""
+
+    async def __call__(self, tasks: Sequence[Task], /, *, seed: int) -> "tuple[Figure, ...]":
+        """Measure."""
+
+
 def report_fleet(
     measure: Measure,
     *,
@@ -35,8 +42,9 @@ def report_fleet(
     as_json: bool,
     output: Path | None,
     fleet: Mapping[str, Any] = MappingProxyType({}),
+    alone: MeasureAlone | None = None,
 ) -> "tuple[Figure, ...]":
-    """Start a fleet, with these further settings of it, measure it, and report the figures."""
+    """Start a fleet, with these further settings of it, measure it, end it, measure what needs none, and report."""
     from bench.fleet import bench_fleet
     from bench.runs.report import Report
 
@@ -44,7 +52,8 @@ def report_fleet(
 
     async def measured() -> "tuple[Figure, ...]":
         async with bench_fleet(profile, drafters, **fleet) as bench:
-            return await measure(bench, work, max_new_tokens=tokens, seed=seed)
+            figures = await measure(bench, work, max_new_tokens=tokens, seed=seed)
+        return figures if alone is None else (*figures, *await alone(work, seed=seed))
 
     figures = asyncio.run(measured())
     Report(figures=figures, seed=seed, load_before=load_before).show(as_json=as_json, output=output)

@@ -207,6 +207,7 @@ def test_overhead_is_what_the_workers_did_not_spend() -> None:
     figures = by_name(asyncio.run(measure_overhead(bench_of(ScriptedClient()), TASKS[:2], max_new_tokens=8, seed=1)))
 
     assert figures["overhead.round_ms_median"] == pytest.approx(3.0)
+    assert figures["overhead.round_share_p90"] == pytest.approx(3 / 28, abs=1e-4)
     assert figures["overhead.draft_wire_ms"] == pytest.approx(1.0)
     assert figures["overhead.verify_wire_ms"] == pytest.approx(1.0)
     assert figures["overhead.controller_ms"] == pytest.approx(1.0)

@@ -140,7 +140,8 @@ class SteeredPolicy:
         plan = enforced(proposed, context).within(context.remaining_tokens)
         # A plan that was cut may be what is left of several: its propensity says nothing any more.
         forced = self._pins.force or self.terms.pin is not None or plan != proposed
-        plan = replace(plan, model_version=self._steering.model_version(self.name))
+        if version := self._steering.model_version(self.name):
+            plan = replace(plan, model_version=version)
         if self.terms.mode is Mode.OBSERVE:
             self.proposal = plan
             return self._plain(DecisionMode.OBSERVED, f"{self.terms.source}.mode is observe")

@@ -59,7 +59,10 @@ class CalibrationModel:
         bins *= np.exp(-len(seen) / MEMORY)
         for chance, agreed in seen:
             odds = log_odds(used.undone(chance))
-            bins[:, min(int(odds + LIMIT), BINS - 1)] += 1.0, agreed, odds
+            place = min(int(odds + LIMIT), BINS - 1)
+            bins[0, place] += 1.0
+            bins[1, place] += agreed
+            bins[2, place] += odds
         self._unfitted[key] = self._unfitted.get(key, 0) + len(seen)
         if self._unfitted[key] >= REFIT_AFTER:
             self._unfitted[key] = 0
@@ -85,17 +88,24 @@ def fit(bins: NDArray[np.float64]) -> Calibration:
 def _fit(bins: bytes) -> Calibration:
     nodes, agreed, total = np.frombuffer(bins).reshape(3, BINS)
     filled = nodes > 1e-9
-    x = np.stack((np.ones(filled.sum()), total[filled] / nodes[filled]), axis=1)
-    n, hits = nodes[filled], agreed[filled]
-    prior = np.array([0.0, 1.0])
-    line = prior.copy()
+    n, hits, sure = nodes[filled], agreed[filled], total[filled] / nodes[filled]
+    offset, slope, held = 0.0, 1.0, PRIOR_WEIGHT * 0.25
     for _ in range(STEPS):
-        chances = 1.0 / (1.0 + np.exp(-np.clip(x @ line, -LIMIT, LIMIT)))
-        gradient = x.T @ (hits - n * chances) - PRIOR_WEIGHT * 0.25 * (line - prior)
-        curvature = x.T @ (x * (n * chances * (1.0 - chances))[:, None]) + PRIOR_WEIGHT * 0.25 * np.eye(2)
-        line = line + np.clip(np.linalg.solve(curvature, gradient), -1.0, 1.0)
-    offset, slope = (grid * round(value / grid) for value, grid in zip(line, (OFFSET_GRID, SLOPE_GRID), strict=True))
+        chances = 1.0 / (1.0 + np.exp(-np.clip(offset + slope * sure, -LIMIT, LIMIT)))
+        missed, weights = hits - n * chances, n * chances * (1.0 - chances)
+        gradient = missed.sum() - held * offset, missed @ sure - held * (slope - 1.0)
+        # The curvature is ((a, b), (b, d)).
+        a, b, d = weights.sum() + held, weights @ sure, weights @ (sure * sure) + held
+        determinant = a * d - b * b
+        offset += _short((d * gradient[0] - b * gradient[1]) / determinant)
+        slope += _short((a * gradient[1] - b * gradient[0]) / determinant)
+    offset, slope = (grid * round(value / grid) for value, grid in ((offset, OFFSET_GRID), (slope, SLOPE_GRID)))
     return Calibration(
-        offset=float(np.clip(offset, -LARGEST_OFFSET, LARGEST_OFFSET)),
-        slope=float(np.clip(slope, SMALLEST_SLOPE, LARGEST_SLOPE)),
+        offset=min(max(offset, -LARGEST_OFFSET), LARGEST_OFFSET),
+        slope=min(max(slope, SMALLEST_SLOPE), LARGEST_SLOPE),
     )
+
+
+def _short(step: float) -> float:
+    """Of Newton's method, no longer than one."""
+    return min(max(float(step), -1.0), 1.0)

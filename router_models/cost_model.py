@@ -136,7 +136,9 @@ class CrowdCost:
 
     def of(self, crowd: int) -> LinearCost:
         """To be taught."""
-        return self.learnt.setdefault(crowd, LinearCost(self._guesses))
+        if crowd not in self.learnt:
+            self.learnt[crowd] = LinearCost(self._guesses)
+        return self.learnt[crowd]
 
     def weights(self, crowd: int) -> Array:
         """(features,) milliseconds per unit: as learnt in this crowd, else in the nearest there was, else the guess."""

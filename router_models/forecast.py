@@ -5,6 +5,7 @@ easy stretches and hard ones, which is what `least_confidence` lives on. So fore
 them.
 """
 
+from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -188,14 +189,14 @@ def observe(
     known = np.zeros(len(shapes), dtype=np.bool_)
     observed = np.zeros((len(shapes), 3))
     trunk = first_candidates(tree)
-    chances = [tree.path_confidences[node] for node in trunk]
+    doubts = [-tree.path_confidences[node] for node in trunk]  # a path is never likelier than its beginning
     right = _common(tree, trunk, token_ids)
     for place, shape in enumerate(shapes):
         if shape == drafted and shape.branching > 1:
             known[place] = True
             observed[place] = accepted_of(tree, token_ids), min(tree.depth + 1, shape.depth), len(tree)
         elif shape.branching == 1 and _shows(drafted, len(trunk), shape):
-            length = sum(chance >= shape.least_confidence for chance in chances[: shape.depth])
+            length = min(bisect_right(doubts, -shape.least_confidence), shape.depth)
             known[place] = True
             observed[place] = min(right, length), min(length + 1, shape.depth), length
     return known, observed

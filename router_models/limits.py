@@ -20,6 +20,8 @@ def enforced(plan: Plan, context: RoundContext) -> Plan:
         shape = replace(shape, budget=min(shape.budget, max(1, MAX_NODES // len(drafters))))
     at_most = min(plan.verify_budget, shape.budget * len(drafters))
     verify_budget = plan.verify_budget if at_most <= context.most_nodes else context.most_nodes
+    if (drafters, shape, verify_budget) == (plan.drafters, plan.shape, plan.verify_budget):
+        return plan
     return replace(plan, drafters=drafters, shape=shape, verify_budget=verify_budget)
 
 
@@ -62,4 +64,6 @@ def _nearest(shape: TreeShape, choices: tuple[TreeShape, ...]) -> TreeShape:
 
 
 def _cut(shape: TreeShape, depth: int, nodes: int) -> TreeShape:
+    if shape.depth <= depth and shape.budget <= nodes:
+        return shape
     return replace(shape, depth=min(shape.depth, depth), budget=min(shape.budget, nodes))

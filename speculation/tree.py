@@ -183,6 +183,9 @@ def prune(tree: TokenTree, budget: int) -> TokenTree:
 
 def merge(trees: Iterable[TokenTree], budget: int = MAX_NODES) -> TokenTree:
     """One trie of all trees (same parent, same token: one node, the best confidence kept), pruned to `budget`."""
+    trees = tuple(trees)
+    if len(trees) == 1 and len(trees[0]) <= budget and not _has_doubles(trees[0]):
+        return trees[0]
     merged: list[tuple[int, int, float]] = []
     place_of: dict[tuple[int, int], int] = {}
     for tree in trees:
@@ -214,6 +217,10 @@ def side_by_side(trees: Iterable[TokenTree]) -> TokenTree:
 def most_confident(trees: Iterable[TokenTree]) -> TokenTree:
     """The tree of highest mean path confidence, the first of equals; the empty tree if there is none."""
     return max(trees, key=lambda tree: tree.mean_path_confidence, default=EMPTY_TREE)
+
+
+def _has_doubles(tree: TokenTree) -> bool:
+    return len(set(zip(tree.parents, tree.token_ids, strict=True))) < len(tree)
 
 
 def _nodes(tree: TokenTree) -> Iterator[tuple[int, int, float]]:

@@ -32,13 +32,14 @@ def tree_from_proto(message: common_pb2.TokenTree, *, vocab_size: int | None = N
     """
     if len(message.token_ids) > MAX_NODES:
         raise InvalidTreeError(f"{len(message.token_ids)} nodes; at most {MAX_NODES} are allowed")
-    largest = max(message.token_ids, default=0)
+    token_ids = tuple(message.token_ids[:])  # a slice is read at once, and a round reads many trees
+    largest = max(token_ids, default=0)
     if vocab_size is not None and largest >= vocab_size:
         raise InvalidTreeError(f"token id {largest} is not below the vocabulary size {vocab_size}")
     return TokenTree(
-        token_ids=tuple(message.token_ids),
-        parents=tuple(parent - 1 for parent in message.parents),
-        confidences=tuple(message.confidences) or (1.0,) * len(message.token_ids),
+        token_ids=token_ids,
+        parents=tuple([parent - 1 for parent in message.parents[:]]),
+        confidences=tuple(message.confidences[:]) or (1.0,) * len(token_ids),
     )
 
 
@@ -53,7 +54,7 @@ def foreseen_from_proto(message: draft_pb2.Foreseen, *, vocab_size: int) -> Fore
     Raises:
         InvalidTreeError: Its tree is none, or names a token that is not below vocab_size.
     """
-    return Foreseen(token_ids=tuple(message.token_ids), tree=tree_from_proto(message.tree, vocab_size=vocab_size))
+    return Foreseen(token_ids=tuple(message.token_ids[:]), tree=tree_from_proto(message.tree, vocab_size=vocab_size))
 
 
 def profile_to_proto(profile: ForwardProfile) -> common_pb2.ForwardProfile:
@@ -221,14 +222,14 @@ def verdict_to_proto(verdict: Verdict, round_number: int) -> verify_pb2.Verdict:
 def verdict_from_proto(message: verify_pb2.Verdict, timings: WorkerTimings) -> Verdict:
     """The verdict of a message and the timings beside it."""
     return Verdict(
-        accepted=tuple(message.accepted),
-        token_ids=tuple(message.token_ids),
-        logprobs=tuple(message.logprobs),
+        accepted=tuple(message.accepted[:]),
+        token_ids=tuple(message.token_ids[:]),
+        logprobs=tuple(message.logprobs[:]),
         top_logprobs=tuple(
             tuple(TokenLogprob(token, logprob) for token, logprob in zip(top.token_ids, top.logprobs, strict=True))
             for top in message.top_logprobs
         ),
-        node_probs=tuple(message.node_probs),
+        node_probs=tuple(message.node_probs[:]),
         near_ties=message.near_ties,
         timings=timings,
     )

@@ -138,7 +138,7 @@ class Knowledge:
             self._turns.pop(context.request_id, None)
 
     def _follow_turns(self, context: RoundContext, drafter: str, path: Path, counts: Counts) -> None:
-        believed = float(self.acceptance.mean(path)[0])
+        believed = self.acceptance.first_mean(path)
         turn = self.turn(context).seen(drafter, float(counts[0, 0]), float(counts[1, 0]), believed)
         self._turns.put(context.request_id, turn)
 
@@ -175,9 +175,9 @@ class Knowledge:
         if context.emitted_tokens >= OPENING:
             return
         path = self._path_by_prompt(context, drafter)
-        company, believed = path[1], self.acceptance.mean(path[:-1])[0]
+        company, believed = path[1], self.acceptance.first_mean(path[:-1])
         drift = self._drifts.setdefault(company, Drift())
-        if drift.noticed(float(counts[0, 0]), float(counts[1, 0]), float(believed), request=path[-1]):
+        if drift.noticed(float(counts[0, 0]), float(counts[1, 0]), believed, request=path[-1]):
             drift.forget()
             self.acceptance.start_again(lambda key: key[: len(company)] == company, requests=drift.requests)
             self._forget_corrections(kind_of(context, drafter))

@@ -45,7 +45,9 @@ def plain_share(served: Tally) -> float:
 
 def mean_rate(model: AcceptanceModel, *steps: str) -> float:
     """Of the first candidate, in a context."""
-    return float(model.mean(path(*steps))[0])
+    mean = model.first_mean(path(*steps))
+    assert mean == pytest.approx(model.mean(path(*steps))[0], rel=1e-12)
+    return mean
 
 
 def best_fixed(world: World, **load: int) -> float:

@@ -104,9 +104,10 @@ def figures_of(measured: Mapping[str, Sequence[Window]], *, seed: int) -> tuple[
 
 
 async def _window(address: str, pid: int, tasks: Sequence[Task], policy: str, length_s: float) -> Window:
-    """All streams for a while. What is under way at its beginning and its end is counted as far as it came."""
+    """All streams for a while, once they are under way. What has begun before or ends later is counted in part."""
     process = psutil.Process(pid)
     rounds = tokens = 0
+    under_way = asyncio.Event()
 
     async def stream(client: AsyncClient, number: int) -> None:
         nonlocal rounds, tokens
@@ -116,6 +117,8 @@ async def _window(address: str, pid: int, tasks: Sequence[Task], policy: str, le
                 async for delta in answer:
                     rounds += 1
                     tokens += len(delta.token_ids)
+                    if rounds == STREAMS:
+                        under_way.set()
 
     def now() -> Window:
         times = process.cpu_times()
@@ -123,6 +126,7 @@ async def _window(address: str, pid: int, tasks: Sequence[Task], policy: str, le
 
     async with AsyncClient(address) as client, owned_tasks() as spawn:
         streams = [spawn(stream(client, number)) for number in range(STREAMS)]
+        await asyncio.wait([*streams, spawn(under_way.wait())], return_when=asyncio.FIRST_COMPLETED)
         began = now()
         failed, _ = await asyncio.wait(streams, timeout=length_s, return_when=asyncio.FIRST_EXCEPTION)
         for task in failed:

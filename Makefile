@@ -2,8 +2,10 @@ PYTHON ?= python3
 VENV ?= .venv
 RUN = $(VENV)/bin/
 STAMP = $(VENV)/.installed
+LLAMA = .forerun/llama.cpp
+LLAMA_SERVER_BUILT = $(LLAMA)/build/bin/llama-server
 
-.PHONY: setup check test test-slow test-gpu mutants demo up protos bench bench-gpu
+.PHONY: setup check test test-slow test-gpu mutants demo up protos bench bench-gpu llama-server
 
 setup: $(STAMP)  ## install everything into .venv
 $(STAMP): pyproject.toml requirements.lock
@@ -28,3 +30,11 @@ bench: setup  ## the measurements behind the README's numbers
 	$(RUN)forerun bench exactness && $(RUN)forerun bench speed && $(RUN)forerun bench overhead
 bench-gpu: setup  ## what needs a CUDA device
 	$(RUN)forerun bench gpu $(ARGS)
+llama-server: $(LLAMA_SERVER_BUILT)  ## llama.cpp's server, for `forerun bench peers`; needs cmake and a C++ compiler, and a quarter of an hour
+$(LLAMA_SERVER_BUILT): | $(STAMP)
+	mkdir -p $(LLAMA)/source
+	$(RUN)pip download --quiet --no-deps --no-binary llama-cpp-python --dest $(LLAMA) llama-cpp-python==0.3.36
+	tar --extract --file $(LLAMA)/llama_cpp_python-0.3.36.tar.gz --directory $(LLAMA)/source --strip-components=1
+	cmake -S $(LLAMA)/source/vendor/llama.cpp -B $(LLAMA)/build -DCMAKE_BUILD_TYPE=Release -DBUILD_SHARED_LIBS=OFF -DLLAMA_OPENSSL=OFF \
+		-DLLAMA_BUILD_TESTS=OFF -DLLAMA_BUILD_EXAMPLES=OFF -DLLAMA_BUILD_APP=OFF -DLLAMA_BUILD_UI=OFF -DLLAMA_USE_PREBUILT_UI=OFF
+	cmake --build $(LLAMA)/build --parallel $$(nproc) --target llama-server llama-bench

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from controller.settings import RedisSettings, RouterSettings
 from forerun.client import AsyncClient
-from forerun.commands.profile import Profile, target_of
+from forerun.commands.profile import Profile, dtype_of, target_of
 from forerun.fleet_screen import shown_fleet
 from forerun.local_fleet import (
     CONTROLLER_FILE,
@@ -37,6 +37,8 @@ class Bench:
         drafters: Names of its drafters.
         file: Its controller's configuration; None if nobody may change it.
         fleet: Its processes; None if they are not to be looked at.
+        profile: What its target costs.
+        dtype: Number format of all its models.
     """
 
     client: AsyncClient
@@ -44,6 +46,8 @@ class Bench:
     drafters: tuple[str, ...]
     file: Path | None = None
     fleet: LocalFleet | None = None
+    profile: Profile = "plain"
+    dtype: Dtype = "float32"
 
 
 @asynccontextmanager
@@ -52,12 +56,22 @@ async def bench_fleet(
     drafters: Mapping[str, str] = ZOO_DRAFTERS,
     *,
     device: str = "cpu",
-    dtype: Dtype = "float32",
+    dtype: Dtype | None = None,
     router: RouterSettings = WITHOUT_SCORING,
     redis: RedisSettings = EMBEDDED_REDIS,
 ) -> AsyncIterator[Bench]:
-    """A fleet while the body runs; its logs stay behind only if it fails."""
+    """A fleet while the body runs; its logs stay behind only if it fails.
+
+    Args:
+        profile: What the target costs.
+        drafters: Models of the drafters, by name.
+        device: Of all models.
+        dtype: Number format of all models; the one that the profile is made for, unless it is given.
+        router: Settings of the router.
+        redis: Of its log.
+    """
     folder = Path(tempfile.mkdtemp(prefix="forerun-bench-"))
+    dtype = dtype or dtype_of(profile)
     settings = FleetSettings(
         target=target_of(profile),
         drafters=dict(drafters),
@@ -68,5 +82,5 @@ async def bench_fleet(
         dtype=dtype,
     )
     async with shown_fleet(settings, folder) as fleet, AsyncClient(fleet.address, timeout_s=PATIENCE_S) as client:
-        yield Bench(client, fleet.target_folder, tuple(drafters), folder / CONTROLLER_FILE, fleet)
+        yield Bench(client, fleet.target_folder, tuple(drafters), folder / CONTROLLER_FILE, fleet, profile, dtype)
     shutil.rmtree(folder, ignore_errors=True)

@@ -6,15 +6,23 @@ favours it. Ours is the planner as shipped, which is told neither the set nor th
 
 import asyncio
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from functools import partial
+from math import isfinite
 
 import numpy as np
 
 from bench.figures import Figure, count, figure
 from bench.fleet import Bench
+from bench.llama_peer import LlamaPeer, llama_models, llama_peer
+from bench.llama_server import find_llama_server
 from bench.spread import Spread, mean_over_groups, median
-from bench.transformers_peer import LOOKUPS, SCHEDULES, Timed, TransformersPeer, decode_rate, fastest_threads
+from bench.timed import Timed, decode_rate
+from bench.transformers_peer import LOOKUPS, SCHEDULES, TransformersPeer, fastest_threads
+from forerun.commands.profile import Profile
+from forerun.console import PEOPLE
 from forerun.local_fleet import ZOO_DRAFTERS
 from forerun.models import model_folder
 from forerun.progress import steps
@@ -22,8 +30,10 @@ from forerun.workload import Task
 
 OURS, PLAIN = "planner", "generate"
 ASSISTED, LOOKUP = "assisted", "prompt lookup"
+LLAMACPP = "llamacpp"
 GENERALIST = "mixed"
 GOALS = {PLAIN: 2.0, ASSISTED: 1.3}
+LLAMACPP_GOALS: Mapping[Profile, float] = {"deep": 1.0, "wide": 1.5}
 LEAST_TOKENS = 16
 """Answers that are shorter say nothing of decoding; their prompts are left out."""
 
@@ -31,10 +41,39 @@ Rates = Mapping[str, Mapping[Task, float]]
 """Tokens a second of decoding, by variant and prompt."""
 
 
+@dataclass(frozen=True, slots=True)
+class _Peers:
+    transformers: TransformersPeer
+    transformers_threads: int
+    llamacpp: LlamaPeer | None
+
+    def variants(self, task: Task, max_new_tokens: int) -> Mapping[str, Callable[[], Timed]]:
+        """What each setting of each peer makes of a prompt."""
+        found: dict[str, Callable[[], Timed]] = {
+            PLAIN: partial(self.transformers.generate, task.prompt, max_new_tokens)
+        }
+        for drafter in dict.fromkeys((task.drafter, GENERALIST)):
+            for name, schedule in SCHEDULES.items():
+                whose = GENERALIST if drafter == GENERALIST else "the right drafter"
+                found[f"{ASSISTED}, {whose}, {name}"] = partial(
+                    self.transformers.assisted, task.prompt, max_new_tokens, drafter, schedule
+                )
+        for tokens in LOOKUPS:
+            found[f"{LOOKUP}, {tokens}"] = partial(self.transformers.looked_up, task.prompt, max_new_tokens, tokens)
+        if self.llamacpp is not None:
+            prompt = self.transformers.encode(task.prompt)
+            for name, server in self.llamacpp.settings(task.drafter).items():
+                found[f"{LLAMACPP}, {name}"] = partial(server.answer, prompt, max_new_tokens)
+        return found
+
+
 async def measure_peers(
     bench: Bench, tasks: Sequence[Task], *, max_new_tokens: int, seed: int, warm_up: Sequence[Task], cores: int
 ) -> tuple[Figure, ...]:
     """Greedy decoding of one request at a time.
+
+    In bfloat16 the texts of two engines may part at a near tie: speeds are compared all the same, and such prompts
+    counted.
 
     Args:
         bench: The fleet.
@@ -42,53 +81,76 @@ async def measure_peers(
         max_new_tokens: Of an answer.
         seed: Of the resampling.
         warm_up: Prompts by which the planner learns first.
-        cores: Of this machine: transformers may use them all if that is faster.
+        cores: Of this machine: a peer may use them all if that is faster.
     """
-    folders = {name: model_folder(model) for name, model in ZOO_DRAFTERS.items()}
-    peer = await asyncio.to_thread(TransformersPeer, bench.target_folder, folders)
-    threads = await asyncio.to_thread(
-        fastest_threads, peer, tasks[0].prompt, sorted({1, cores}), max_new_tokens=max_new_tokens
+    with ExitStack() as running:
+        opening = _peers(bench, tasks[0].prompt, cores=cores, max_new_tokens=max_new_tokens)
+        peers = await asyncio.to_thread(running.enter_context, opening)
+        with steps("the planner learns", len(warm_up)) as step:
+            for task in warm_up:
+                await _ours(bench, task, max_new_tokens)
+                step()
+        rates: dict[str, dict[Task, float]] = {}
+        differing: dict[bool, set[Task]] = {True: set(), False: set()}
+        with steps("peers", len(tasks)) as step:
+            for turn, task in enumerate(tasks):
+                answers = await _answers(bench, peers, task, max_new_tokens, turn)
+                if _comparable(answers):
+                    for name, answer in answers.items():
+                        rates.setdefault(name, {})[task] = answer.decode_rate
+                        if answer.token_ids != answers[PLAIN].token_ids:
+                            differing[name.startswith(LLAMACPP)].add(task)
+                step()
+    exact = 0 if bench.dtype == "float32" else None
+    found = (
+        *_figures(rates, seed, bench.profile),
+        count("peers.differing_prompts", len(differing[False]), "prompts", goal=exact, at_most=True),
+        count("peers.transformers_threads", peers.transformers_threads, "threads"),
     )
-    with steps("the planner learns", len(warm_up)) as step:
-        for task in warm_up:
-            await _ours(bench, task, max_new_tokens)
-            step()
-    rates: dict[str, dict[Task, float]] = {}
-    differing = set()
-    with steps("peers", len(tasks)) as step:
-        for turn, task in enumerate(tasks):
-            answers = await _answers(bench, peer, task, max_new_tokens, turn)
-            if len(answers[PLAIN].token_ids) >= LEAST_TOKENS:
-                differing |= {task for answer in answers.values() if answer.token_ids != answers[PLAIN].token_ids}
-                for name, answer in answers.items():
-                    rates.setdefault(name, {})[task] = answer.decode_rate
-            step()
+    if peers.llamacpp is None:
+        return found
     return (
-        *_figures(rates, seed),
-        count("peers.differing_prompts", len(differing), "prompts", goal=0, at_most=True),
-        count("peers.transformers_threads", threads, "threads"),
+        *found,
+        count("peers.llamacpp_differing_prompts", len(differing[True]), "prompts"),
+        count("peers.llamacpp_threads", peers.llamacpp.threads, "threads"),
     )
 
 
-async def _answers(
-    bench: Bench, peer: TransformersPeer, task: Task, max_new_tokens: int, turn: int
-) -> Mapping[str, Timed]:
+@contextmanager
+def _peers(bench: Bench, prompt: str, *, cores: int, max_new_tokens: int) -> Iterator[_Peers]:
+    """Each with the number of threads that is fastest on a prompt, while the body runs."""
+    folders = {name: model_folder(model) for name, model in ZOO_DRAFTERS.items()}
+    transformers = TransformersPeer(bench.target_folder, folders, dtype=bench.dtype)
+    threads = fastest_threads(transformers, prompt, sorted({1, cores}), max_new_tokens=max_new_tokens)
+    program = find_llama_server()
+    if program is None:
+        PEOPLE.print(
+            "[yellow]llama-server was not found: figures named llamacpp are left out. `make llama-server` builds it; "
+            "one that is elsewhere can be named by LLAMA_SERVER.[/yellow]"
+        )
+        yield _Peers(transformers, threads, None)
+        return
+    with (
+        llama_models(program, bench.target_folder, folders, dtype=bench.dtype) as models,
+        llama_peer(models, transformers.encode(prompt), cores=cores, max_new_tokens=max_new_tokens) as llamacpp,
+    ):
+        yield _Peers(transformers, threads, llamacpp)
+
+
+async def _answers(bench: Bench, peers: _Peers, task: Task, max_new_tokens: int, turn: int) -> Mapping[str, Timed]:
     """One prompt by every variant; which is first changes from turn to turn."""
-    theirs: dict[str, Callable[[], Timed]] = {PLAIN: partial(peer.generate, task.prompt, max_new_tokens)}
-    for drafter in dict.fromkeys((task.drafter, GENERALIST)):
-        for name, schedule in SCHEDULES.items():
-            whose = GENERALIST if drafter == GENERALIST else "the right drafter"
-            theirs[f"{ASSISTED}, {whose}, {name}"] = partial(
-                peer.assisted, task.prompt, max_new_tokens, drafter, schedule
-            )
-    for tokens in LOOKUPS:
-        theirs[f"{LOOKUP}, {tokens}"] = partial(peer.looked_up, task.prompt, max_new_tokens, tokens)
+    theirs = peers.variants(task, max_new_tokens)
     order = [OURS, *theirs]
     order = order[turn % len(order) :] + order[: turn % len(order)]
     return {
         name: await _ours(bench, task, max_new_tokens) if name == OURS else await asyncio.to_thread(theirs[name])
         for name in order
     }
+
+
+def _comparable(answers: Mapping[str, Timed]) -> bool:
+    """Whether every variant said enough to be timed."""
+    return all(len(answer.token_ids) >= LEAST_TOKENS and isfinite(answer.decode_rate) for answer in answers.values())
 
 
 async def _ours(bench: Bench, task: Task, max_new_tokens: int) -> Timed:
@@ -99,13 +161,16 @@ async def _ours(bench: Bench, task: Task, max_new_tokens: int) -> Timed:
     return Timed(token_ids=deltas.generation.token_ids, decode_rate=decode_rate(arrivals))
 
 
-def _figures(rates: Rates, seed: int) -> tuple[Figure, ...]:
+def _figures(rates: Rates, seed: int, profile: Profile) -> tuple[Figure, ...]:
     found: list[Figure] = []
-    for kind in (PLAIN, ASSISTED, LOOKUP):
+    goals = {**GOALS, LLAMACPP: LLAMACPP_GOALS.get(profile)}
+    for kind in dict.fromkeys(name.split(", ")[0] for name in rates if name != OURS):
         ratios = {prompt_set: _over_best(rates, kind, prompt_set) for prompt_set in _sets(rates)}
         name = f"peers.over_{kind.replace(' ', '_')}"
+        if kind == LLAMACPP and profile != "wide":
+            name += f"_{profile}"
         overall = mean_over_groups([gain for gain, _ in ratios.values()], np.median, seed=seed)
-        found.append(figure(name, overall, "x", goal=GOALS.get(kind)))
+        found.append(figure(name, overall, "x", goal=goals.get(kind)))
         found += [figure(f"{name}.{key}", median(gain, seed=seed), f"x {best}") for key, (gain, best) in ratios.items()]
     found += [
         figure(f"peers.tokens_per_s.{name.replace(', ', '.').replace(' ', '_')}", _typical(of_tasks, seed), "tokens/s")

@@ -11,6 +11,7 @@ import torch
 from transformers import AutoTokenizer
 from transformers.generation.streamers import BaseStreamer
 
+from bench.timed import Timed, decode_rate
 from forerun.reference import plain_model
 
 
@@ -42,25 +43,6 @@ LOOKUPS = (4, 10)
 """Tokens that prompt lookup drafts a round."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Timed:
-    """One answer.
-
-    Attributes:
-        token_ids: An end token included.
-        decode_rate: Tokens a second after the first that came.
-    """
-
-    token_ids: tuple[int, ...]
-    decode_rate: float
-
-
-def decode_rate(arrivals: Sequence[tuple[float, int]]) -> float:
-    """Tokens a second after the first arrival: (seconds, tokens) of each; nan if all came at once."""
-    waited_s = arrivals[-1][0] - arrivals[0][0]
-    return sum(count for _, count in arrivals[1:]) / waited_s if waited_s > 0.0 else float("nan")
-
-
 @dataclass(slots=True)
 class _Arrivals(BaseStreamer):
     """When tokens came; the first that transformers hands over is the prompt."""
@@ -79,18 +61,23 @@ class _Arrivals(BaseStreamer):
 
 
 class TransformersPeer:
-    """A target and drafters in this process, in float32.
+    """A target and drafters in this process.
 
     Args:
         target: Folder of the target.
         drafters: Folders of the drafters, by name.
+        dtype: Number format of all of them, as torch calls it.
     """
 
-    def __init__(self, target: str, drafters: Mapping[str, str]) -> None:
-        self._target = plain_model(target)
+    def __init__(self, target: str, drafters: Mapping[str, str], *, dtype: str = "float32") -> None:
+        self._target = plain_model(target, dtype)
         self._tokenizer: Any = AutoTokenizer.from_pretrained(target)
-        self._drafters = {name: plain_model(folder) for name, folder in drafters.items()}
+        self._drafters = {name: plain_model(folder, dtype) for name, folder in drafters.items()}
         self._settings = {name: copy.deepcopy(model.generation_config) for name, model in self._drafters.items()}
+
+    def encode(self, prompt: str) -> tuple[int, ...]:
+        """Tokens of a prompt whose chat markers, if any, are in it already."""
+        return tuple(self._tokenizer(prompt)["input_ids"])
 
     def generate(self, prompt: str, max_new_tokens: int) -> Timed:
         """Greedily, one token a forward."""
@@ -110,7 +97,7 @@ class TransformersPeer:
         return self._timed(prompt, max_new_tokens, prompt_lookup_num_tokens=tokens)
 
     def _timed(self, prompt: str, max_new_tokens: int, **options: Any) -> Timed:
-        ids = torch.tensor([self._tokenizer(prompt)["input_ids"]])
+        ids = torch.tensor([self.encode(prompt)])
         arrivals = _Arrivals()
         with torch.inference_mode():
             output: Any = self._target.generate(

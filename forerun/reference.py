@@ -38,11 +38,10 @@ class Reference:
         return tuple(output[0, len(prompt) :].tolist())
 
 
-def plain_model(folder: str | Path) -> Any:
-    """A model as transformers loads it, in float32 and evaluation mode."""
-    import torch
+def plain_model(folder: str | Path, dtype: str = "float32") -> Any:
+    """A model as transformers loads it, in evaluation mode and in a number format of torch's."""
     from transformers import AutoModelForCausalLM
     from transformers.utils.logging import disable_progress_bar
 
     disable_progress_bar()  # type: ignore[no-untyped-call]
-    return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    return AutoModelForCausalLM.from_pretrained(folder, dtype=dtype)

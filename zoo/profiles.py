@@ -10,7 +10,7 @@ import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, Literal
 
 from zoo.errors import UnknownNameError
 
@@ -25,6 +25,10 @@ _DECIDING_FILES = (
 _TARGET = Path(__file__).parent / "models" / "target"
 
 
+Dtype = Literal["float32", "bfloat16"]
+"""Number formats of written weights, as torch calls them."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Profile:
     """How far to inflate.
@@ -32,13 +36,13 @@ class Profile:
     Attributes:
         layers: Layers in all; those added write nothing to the residual stream.
         widening: Factor on channels, heads and hidden units. A power of four rescales the norms without rounding.
-        dtype: Number format of the written weights, as torch calls it.
+        dtype: Number format of the written weights.
     """
 
     summary: str
     layers: int
     widening: int
-    dtype: str
+    dtype: Dtype
 
 
 PROFILES: Final[Mapping[str, Profile]] = {

@@ -51,6 +51,7 @@ def exactness(
         seed=seed,
         as_json=as_json,
         output=output,
+        fleet={"dtype": "float32"},
     )
     if figures[0].value:
         raise typer.Exit(FAILURE)
@@ -247,10 +248,11 @@ def peers(
     as_json: AsJson = False,
     output: Output = None,
 ) -> None:
-    """Measure the planner against transformers' generate, assisted generation and prompt lookup, on the same weights.
+    """Measure the planner against transformers and llama.cpp, plain and drafting, on the same weights.
 
     Greedily, one request at a time, all prompt sets, in turn prompt by prompt. Each peer has the drafter, length and
-    schedule that turn out best on each set; the planner has learnt from 60 other prompts.
+    schedule that turn out best on each set; the planner has learnt from 60 other prompts. llama.cpp is left out unless
+    [cyan]make llama-server[/cyan] has built its server or LLAMA_SERVER names one.
 
     [cyan]forerun bench peers --json[/cyan]
     """

@@ -2,12 +2,19 @@
 
 from typing import Literal
 
+from zoo.profiles import PROFILES, Dtype
+
 Profile = Literal["plain", "deep", "wide"]
 
 
 def target_of(profile: Profile) -> str:
     """The zoo's name of the target; "plain" is the model as it is."""
     return "zoo:target" if profile == "plain" else f"zoo:target@{profile}"
+
+
+def dtype_of(profile: Profile) -> Dtype:
+    """The number format that the target is written in; the plain one is served in float32."""
+    return "float32" if profile == "plain" else PROFILES[profile].dtype
 
 
 def target_in_words(profile: Profile) -> str:

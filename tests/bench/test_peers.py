@@ -4,8 +4,9 @@ from math import isnan
 
 import pytest
 
-from bench.peers import _figures
-from bench.transformers_peer import LOOKUPS, SCHEDULES, TransformersPeer, decode_rate
+from bench.peers import LEAST_TOKENS, Profile, _comparable, _figures
+from bench.timed import Timed, decode_rate
+from bench.transformers_peer import LOOKUPS, SCHEDULES, TransformersPeer
 from forerun.models import model_folder
 from forerun.workload import Task, tasks
 
@@ -24,13 +25,40 @@ def test_a_peer_stands_for_its_best_variant_on_each_set() -> None:
         "prompt lookup, 4": dict.fromkeys([*code, *docs], 30.0),
     }
 
-    figures = {figure.name: figure for figure in _figures(rates, seed=1)}
+    figures = {figure.name: figure for figure in _figures(rates, seed=1, profile="deep")}
 
     assert figures["peers.over_generate"].value == pytest.approx((3.0 + 4.5) / 2)
     assert figures["peers.over_assisted"].value == pytest.approx((1.5 + 3.0) / 2)
     assert figures["peers.over_assisted.code"].unit == "x assisted, mixed, constant 4"
     assert figures["peers.over_assisted.docs"].unit == "x assisted, the right drafter, constant 8"
     assert figures["peers.over_prompt_lookup"].value == pytest.approx(2.5)
+
+
+@pytest.mark.parametrize(
+    ("profile", "name", "goal"),
+    [("deep", "peers.over_llamacpp_deep", 1.0), ("wide", "peers.over_llamacpp", 1.5)],
+)
+def test_llama_cpp_has_a_goal_for_each_profile(profile: Profile, name: str, goal: float) -> None:
+    code = [task("code", number) for number in range(3)]
+    rates = {
+        "planner": dict.fromkeys(code, 60.0),
+        "llamacpp, plain": dict.fromkeys(code, 20.0),
+        "llamacpp, the right drafter, 3": dict.fromkeys(code, 40.0),
+    }
+
+    figures = {figure.name: figure for figure in _figures(rates, seed=1, profile=profile)}
+
+    assert (figures[name].value, figures[name].goal) == (pytest.approx(1.5), goal)
+    assert figures[f"{name}.code"].unit == "x llamacpp, the right drafter, 3"
+
+
+def test_a_prompt_counts_if_every_variant_said_enough() -> None:
+    long, short = (Timed(token_ids=(1,) * length, decode_rate=50.0) for length in (LEAST_TOKENS, LEAST_TOKENS - 1))
+    at_once = Timed(token_ids=(1,) * LEAST_TOKENS, decode_rate=float("nan"))
+
+    assert _comparable({"planner": long, "generate": long})
+    assert not _comparable({"planner": long, "generate": short})
+    assert not _comparable({"planner": at_once, "generate": long})
 
 
 def test_decoding_is_timed_from_the_first_tokens_that_came() -> None:

@@ -88,7 +88,7 @@ class LlamaServer:
     def _ask(self, method: str, path: str, request: object = None) -> tuple[int, Any]:
         connection = _SocketFileConnection(self.address)
         try:
-            connection.request(method, path, json.dumps(request), {"Content-Type": "application/json"})
+            connection.request(method, path, json.dumps(request) if request else None)
             response = connection.getresponse()
             return response.status, json.load(response)
         finally:
@@ -152,6 +152,7 @@ def llama_server(
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
+        server.address.unlink(missing_ok=True)
 
 
 def _await_ready(server: LlamaServer, process: "subprocess.Popen[bytes]", log: Path) -> None:

@@ -6,7 +6,7 @@ favours it. Ours is the planner as shipped, which is told neither the set nor th
 
 import asyncio
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -90,30 +90,40 @@ async def measure_peers(
             for task in warm_up:
                 await _ours(bench, task, max_new_tokens)
                 step()
-        rates: dict[str, dict[Task, float]] = {}
-        differing: dict[bool, set[Task]] = {True: set(), False: set()}
-        with steps("peers", len(tasks)) as step:
-            for turn, task in enumerate(tasks):
-                answers = await _answers(bench, peers, task, max_new_tokens, turn)
-                if _comparable(answers):
-                    for name, answer in answers.items():
-                        rates.setdefault(name, {})[task] = answer.decode_rate
-                        if answer.token_ids != answers[PLAIN].token_ids:
-                            differing[name.startswith(LLAMACPP)].add(task)
-                step()
+        rates, differing, differing_llamacpp = await _measured(bench, peers, tasks, max_new_tokens)
     exact = 0 if bench.dtype == "float32" else None
     found = (
         *_figures(rates, seed, bench.profile),
-        count("peers.differing_prompts", len(differing[False]), "prompts", goal=exact, at_most=True),
+        count("peers.differing_prompts", len(differing), "prompts", goal=exact, at_most=True),
         count("peers.transformers_threads", peers.transformers_threads, "threads"),
     )
     if peers.llamacpp is None:
         return found
     return (
         *found,
-        count("peers.llamacpp_differing_prompts", len(differing[True]), "prompts"),
+        count("peers.llamacpp_differing_prompts", len(differing_llamacpp), "prompts"),
         count("peers.llamacpp_threads", peers.llamacpp.threads, "threads"),
     )
+
+
+async def _measured(
+    bench: Bench, peers: _Peers, tasks: Sequence[Task], max_new_tokens: int
+) -> tuple[Rates, Set[Task], Set[Task]]:
+    """Speeds; and prompts to which ours or transformers, or llama.cpp, said something else than `generate`."""
+    rates: dict[str, dict[Task, float]] = {}
+    differing: set[Task] = set()
+    differing_llamacpp: set[Task] = set()
+    with steps("peers", len(tasks)) as step:
+        for turn, task in enumerate(tasks):
+            answers = await _answers(bench, peers, task, max_new_tokens, turn)
+            step()
+            if not _comparable(answers):
+                continue
+            for name, answer in answers.items():
+                rates.setdefault(name, {})[task] = answer.decode_rate
+                if answer.token_ids != answers[PLAIN].token_ids:
+                    (differing_llamacpp if name.startswith(LLAMACPP) else differing).add(task)
+    return rates, differing, differing_llamacpp
 
 
 @contextmanager

@@ -66,6 +66,7 @@ class FleetSettings(Settings):
         verify_workers: Processes that serve the target.
         dtype: Number format of all models.
         device: Torch device of all models.
+        exact: Whether a target in bfloat16 on a CPU decides every token as in plain decoding, to the last bit.
         slots: Sessions each worker holds at once.
         max_length: Most tokens of a session.
         tokenizer: Not to be set: it is the target's.
@@ -76,6 +77,7 @@ class FleetSettings(Settings):
     verify_workers: Count = 1
     dtype: Dtype = "float32"
     device: str = "cpu"
+    exact: bool = False
     slots: Count = 16
     max_length: Count = 1024
     tokenizer: Literal["the target's"] = "the target's"
@@ -211,7 +213,10 @@ def _worker(role: Role, name: str, model: str, settings: FleetSettings) -> Proce
         "slots": str(settings.slots),
         "max-length": str(settings.max_length),
     }
-    return ProcessSpec(name=name, command=_python("worker", options), environment=ONE_THREAD)
+    command = _python("worker", options)
+    if settings.exact and role == "verify":
+        command += ("--exact",)
+    return ProcessSpec(name=name, command=command, environment=ONE_THREAD)
 
 
 def _controller(file: Path) -> ProcessSpec:

@@ -48,7 +48,11 @@ def _parser() -> argparse.ArgumentParser:
 
     def add(flag: str, help_text: str, **options: object) -> None:
         name = str(options.get("dest", flag.strip("-").replace("-", "_")))
-        shown = f" (default {defaults[name]})" if isinstance(defaults[name], str | int | float) else ""
+        shown = (
+            f" (default {defaults[name]})"
+            if isinstance(defaults[name], str | float) or type(defaults[name]) is int
+            else ""
+        )
         parser.add_argument(flag, help=help_text + shown, **options)  # type: ignore[arg-type]
 
     parser = argparse.ArgumentParser(prog="python -m worker", description="Serves one model to a Forerun controller.")
@@ -59,6 +63,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--revision", "hub branch, tag or commit of the model")
     add("--dtype", "float32, bfloat16 or float16")
     add("--device", "torch device, such as cuda:0")
+    add("--exact", "a target in bfloat16 on a CPU decides as in plain decoding, to the last bit", action="store_true")
     add("--threads", "torch threads", type=int)
     add("--slots", "sessions whose caches fit at once (default: what --cache-gib holds, or 16)", type=int)
     add("--cache-gib", "most memory for keys and values, in GiB", type=float)

@@ -109,9 +109,15 @@ AttentionMaskInterface.register(IMPLEMENTATION, _pass_predicate)
 
 @dataclass
 class ShapeRecorder:
-    """A step that computes nothing and learns what every layer stores: no configuration needs to be understood."""
+    """A step that computes nothing and learns what every layer stores: no configuration needs to be understood.
+
+    Attributes:
+        shapes: What each layer stores.
+        has_softcap: Whether any layer bounds its scores.
+    """
 
     shapes: dict[nn.Module, LayerShape] = field(default_factory=dict)
+    has_softcap: bool = False
 
     def attend(
         self, layer: nn.Module, query: Tensor, key: Tensor, value: Tensor, predicate: Predicate | None, scoring: Scoring
@@ -122,6 +128,7 @@ class ShapeRecorder:
         self.shapes[layer] = LayerShape(
             num_heads=key.shape[1], key_size=key.shape[3], value_size=value.shape[3], dtype=key.dtype
         )
+        self.has_softcap |= scoring.softcap is not None
         return query.new_zeros(1, query.shape[2], query.shape[1], value.shape[3])
 
 

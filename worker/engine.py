@@ -21,6 +21,9 @@ from speculation.errors import CapacityError, InvalidRequestError, UnservableMod
 from speculation.tree import ROOT
 from worker.attention import IMPLEMENTATION, AttentionStep, ShapeRecorder, UnsupportedAttentionError, running
 from worker.cache import KeyValuePool, LayerShape, PackedRow
+from worker.exact_attention import ExactStep, refuse_inexact
+from worker.exact_linear import make_linears_exact, pad_rows
+from worker.exact_probe import BITS_LENGTH, require_equal_bits
 from worker.models import context_length
 from worker.probe import PROBE_LENGTH, PROBE_SLOTS, refuse_unservable, require_exact
 from worker.scratch import EMPTY, Chunk, Scratch
@@ -60,6 +63,7 @@ class Engine:
         max_length: Tokens a slot can hold, scratch included.
         check: Compare the engine with the plain model first, and refuse the model if they differ.
         padded: Attend to short sessions in one padded batch; None does so on GPUs.
+        exact: Let the logits of a token not depend, to the last bit, on what else a forward holds; bfloat16 on a CPU.
 
     Attributes:
         probe_error: Largest relative error of the logits seen by the check; 0.0 where it was switched off.
@@ -69,10 +73,19 @@ class Engine:
     """
 
     def __init__(
-        self, model: PreTrainedModel, *, slots: int, max_length: int, check: bool = True, padded: bool | None = None
+        self,
+        model: PreTrainedModel,
+        *,
+        slots: int,
+        max_length: int,
+        check: bool = True,
+        padded: bool | None = None,
+        exact: bool = False,
     ) -> None:
         if slots < 1 or max_length < 1:
             raise ValueError(f"slots={slots} and max_length={max_length} must both be positive")
+        if exact and (model.dtype != torch.bfloat16 or model.device.type != "cpu"):
+            raise ValueError(f"{model.dtype} on {model.device} is not served bit for bit; bfloat16 on a CPU is")
         refuse_unservable(model)
         model.train(False)
         self._model = model
@@ -80,6 +93,7 @@ class Engine:
         self.device: torch.device = model.device
         self.dtype: torch.dtype = model.dtype
         self._padded = self.device.type == "cuda" if padded is None else padded
+        self._exact = exact
         self._context_length = context_length(model)
         embeddings: Any = model.get_input_embeddings()
         self._num_embeddings = len(embeddings.weight)
@@ -89,10 +103,16 @@ class Engine:
         self._free = list(reversed(range(slots)))
         model.set_attn_implementation(IMPLEMENTATION)
         shapes, self.vocab_size = self._learn_shapes()
+        if exact:
+            make_linears_exact(model)
         self.probe_error = 0.0
         if check:
-            trial = Engine(model, slots=PROBE_SLOTS, max_length=PROBE_LENGTH, check=False, padded=self._padded)
+            trial = Engine(
+                model, slots=PROBE_SLOTS, max_length=PROBE_LENGTH, check=False, padded=self._padded, exact=exact
+            )
             self.probe_error = require_exact(model, trial)
+        if check and exact:
+            require_equal_bits(model, Engine(model, slots=2, max_length=BITS_LENGTH, check=False, exact=True))
         self._pool = KeyValuePool(shapes, rows=slots * max_length, device=self.device)
 
     @property
@@ -253,6 +273,10 @@ class Engine:
             positions += span.positions[-span.num_new :]
             last_row = span.first_row + span.num_keys
             rows += range(last_row - span.num_new, last_row)
+        if self._exact:
+            step: AttentionStep = ExactStep(self._pool, spans, torch.tensor(rows))
+            padded = [_padded(numbers) for numbers in (token_ids, positions, wanted)]
+            return self._call(step, torch.tensor(padded[0]), torch.tensor(padded[1]), padded[2])[: len(wanted)]
         row = torch.tensor([token_ids, positions, rows], device=self.device)
         step = PooledStep(self._pool, spans, row[2], padded=self._padded)
         return self._call(step, row[0], row[1], None if wanted == list(range(len(token_ids))) else wanted)
@@ -304,7 +328,14 @@ class Engine:
             raise UnservableModelError(name, f"cannot run on packed rows ({type(error).__name__}: {error})") from error
         if not recorder.shapes:
             raise UnservableModelError(name, "has no attention layers")
+        if self._exact:
+            refuse_inexact(name, recorder)
         return recorder.shapes, logits.shape[-1]
+
+
+def _padded(numbers: Sequence[int]) -> list[int]:
+    """A number for every row that linear layers are to see."""
+    return [*numbers, *[0] * (pad_rows(len(numbers)) - len(numbers))]
 
 
 def _wanted(chunk: Chunk) -> Sequence[int]:

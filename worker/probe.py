@@ -86,7 +86,7 @@ def require_exact(model: PreTrainedModel, engine: "Engine") -> float:
     Raises:
         UnservableModelError: It is beyond what rounding explains.
     """
-    with _short_windows(model):
+    with short_windows(model):
         calls = _Trial(engine).run()
         with _plain_attention(model):
             errors = [relative_error(logits, _plain_logits(model, paths)) for paths, logits in calls]
@@ -183,7 +183,7 @@ def _plain_attention(model: PreTrainedModel) -> Iterator[None]:
 
 
 @contextmanager
-def _short_windows(model: PreTrainedModel) -> Iterator[None]:
+def short_windows(model: PreTrainedModel) -> Iterator[None]:
     """Attention windows no longer than PROBE_WINDOW."""
     configs = {id(config): config for module in model.modules() if (config := getattr(module, "config", None))}
     saved = [

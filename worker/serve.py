@@ -136,7 +136,7 @@ def _engine(settings: WorkerSettings, model: PreTrainedModel, rows: int) -> Engi
     slots = affordable_slots(
         settings.slots, settings.cache_gib, slot_bytes=rows * row_bytes, free=free_bytes(model.device)
     )
-    engine = Engine(model, slots=slots, max_length=rows)
+    engine = Engine(model, slots=slots, max_length=rows, exact=settings.exact)
     _log.info("%d slots of %d tokens, %.3g GiB of keys and values", slots, rows, engine.cache_bytes / GIBIBYTE)
     return engine
 

@@ -29,6 +29,7 @@ class WorkerSettings:
         revision: Hub branch, tag or commit of the model.
         dtype: float32, bfloat16 or float16.
         device: A torch device.
+        exact: Whether a target in bfloat16 on a CPU decides every token as in plain decoding, to the last bit.
         threads: Torch threads; processes that spin on more threads than cores lose tenfold.
         slots: Sessions whose caches fit at once; None: as many as fit into cache_gib, or 16.
         cache_gib: Most memory for their keys and values, in GiB; None: what the machine has.
@@ -54,6 +55,7 @@ class WorkerSettings:
     revision: str | None = None
     dtype: str = "float32"
     device: str = "cpu"
+    exact: bool = False
     threads: int = 1
     slots: int | None = None
     cache_gib: float | None = None
@@ -84,6 +86,12 @@ class WorkerSettings:
             raise ConfigurationError("model", f"{self.model!r} names none; say {SUFFIX}TARGET to draft for a target")
         if self.without_model and self.role != "draft":
             raise ConfigurationError("model", f"{self.model} has no model to verify with")
+        if self.exact and (self.role, self.dtype, self.device) != ("verify", "bfloat16", "cpu"):
+            raise ConfigurationError(
+                "exact",
+                f"is for a target in bfloat16 on the cpu, not to {self.role} in {self.dtype} on {self.device}; in "
+                "float32 a target is exact as it is, and what a drafter says changes no token",
+            )
         _, port = split_address(self.listen)
         if self.redis_url is not None and self.advertise is None and _is_everywhere(self.listen):
             raise ConfigurationError("advertise", f"{self.listen} is no address that others could call; name one")

@@ -42,7 +42,14 @@ def up(
     ] = None,
     device: Annotated[str | None, typer.Option(help="Torch device of the models.", show_default="cpu")] = None,
     dtype: Annotated[
-        str | None, typer.Option(help="Their numbers; only float32 is exact to the token.", show_default="float32")
+        str | None,
+        typer.Option(
+            help="Their numbers; exact to the token is float32, or bfloat16 with --exact.", show_default="float32"
+        ),
+    ] = None,
+    exact: Annotated[
+        bool | None,
+        typer.Option("--exact", help="A target in bfloat16 on a CPU decides as in plain decoding, to the last bit."),
     ] = None,
     redis: Annotated[
         str | None,
@@ -72,6 +79,7 @@ def up(
         "listen": listen,
         "device": device,
         "dtype": dtype,
+        "exact": exact,
     }
     settings = fleet_settings(config, given, redis=redis)
     with contextlib.suppress(asyncio.CancelledError):

@@ -16,10 +16,10 @@ from forerun.local_fleet import (
     EMBEDDED_REDIS,
     FREE_PORT,
     ZOO_DRAFTERS,
-    Dtype,
     FleetSettings,
     LocalFleet,
 )
+from worker.settings import Dtype
 
 PATIENCE_S = 600.0
 
@@ -57,6 +57,7 @@ async def bench_fleet(
     *,
     device: str = "cpu",
     dtype: Dtype | None = None,
+    exact: bool = False,
     router: RouterSettings = WITHOUT_SCORING,
     redis: RedisSettings = EMBEDDED_REDIS,
 ) -> AsyncIterator[Bench]:
@@ -67,6 +68,7 @@ async def bench_fleet(
         drafters: Models of the drafters, by name.
         device: Of all models.
         dtype: Number format of all models; the one that the profile is made for, unless it is given.
+        exact: Whether the target's logits are to be those of plain decoding to the last bit; bfloat16 on a CPU.
         router: Settings of the router.
         redis: Of its log.
     """
@@ -80,6 +82,7 @@ async def bench_fleet(
         redis=redis,
         device=device,
         dtype=dtype,
+        exact=exact,
     )
     async with shown_fleet(settings, folder) as fleet, AsyncClient(fleet.address, timeout_s=PATIENCE_S) as client:
         yield Bench(client, fleet.target_folder, tuple(drafters), folder / CONTROLLER_FILE, fleet, profile, dtype)

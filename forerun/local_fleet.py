@@ -20,7 +20,7 @@ from forerun.client import RouterClient, WorkerHealth, WorkerView
 from forerun.models import model_folder
 from forerun.supervisor import LISTEN, Listener, ProcessSpec, ProcessStatus, Supervisor
 from speculation.errors import ConfigurationError
-from worker.settings import SUFFIX
+from worker.settings import SUFFIX, Dtype
 
 FREE_PORT = "127.0.0.1:0"
 DRAIN_MARGIN_S = 10.0
@@ -34,7 +34,6 @@ ZOO_DRAFTERS: Mapping[str, str] = MappingProxyType(
 )
 
 Role = Literal["draft", "verify"]
-Dtype = Literal["float32", "bfloat16", "float16"]
 Name = Annotated[str, Field(min_length=1)]
 ProcessName = Annotated[str, Field(pattern=r"^[\w.-]{1,64}$")]
 TARGET, CONTROLLER = "target", "controller"

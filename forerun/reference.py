@@ -5,7 +5,7 @@ from typing import Any, Self
 
 
 class Reference:
-    """The target as transformers runs it, in float32.
+    """The target as transformers runs it.
 
     Attributes:
         tokenizer: The model's own.
@@ -16,11 +16,11 @@ class Reference:
         self._model = model
 
     @classmethod
-    def load(cls, folder: str | Path) -> Self:
+    def load(cls, folder: str | Path, *, dtype: str = "float32") -> Self:
         """Load model and tokenizer of a folder. Takes seconds and all the memory that the model needs."""
         from transformers import AutoTokenizer
 
-        return cls(plain_model(folder), AutoTokenizer.from_pretrained(folder))
+        return cls(plain_model(folder, dtype=dtype), AutoTokenizer.from_pretrained(folder))
 
     def encode(self, prompt: str) -> tuple[int, ...]:
         """Tokens of a prompt whose chat markers, if any, are in it already."""

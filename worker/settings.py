@@ -13,6 +13,7 @@ MEBIBYTE = 2**20
 SUFFIX = "suffix:"
 """Before the name of a target: a drafter without a model, for that target's tokens."""
 
+Dtype = Literal["float32", "bfloat16", "float16"]
 Role = Literal["draft", "verify"]
 ROLES: tuple[Role, ...] = ("draft", "verify")
 

@@ -10,7 +10,7 @@ from forerun.workload import PROMPT_SETS, tasks
 
 if TYPE_CHECKING:
     from bench.figures import Figure
-    from forerun.local_fleet import Dtype
+    from worker.settings import Dtype
 
 
 def gpu(

@@ -1,6 +1,7 @@
 """Measurements of a fleet that is started for the purpose."""
 
 import os
+from typing import Annotated
 
 import typer
 
@@ -19,31 +20,38 @@ from bench.commands.options import (
 from bench.commands.reporting import report_fleet
 from forerun.console import FAILURE
 from forerun.workload import PLAIN_DOMAINS, PROMPT_SETS, tasks
+from worker.settings import Dtype
 
 
 def exactness(
     prompts: Prompts = None,
     tokens: Tokens = None,
     profile: Cost = "plain",
+    dtype: Annotated[Dtype, typer.Option(help="Number format of the models.")] = "float32",
+    exact: Annotated[bool, typer.Option("--exact", help="Serve a target in bfloat16 bit for bit.")] = False,
     quick: Quick = False,
     seed: Seed = DEFAULT_SEED,
     as_json: AsJson = False,
     output: Output = None,
 ) -> None:
-    """Compare answers, token for token, with transformers and with plain decoding.
+    """Compare answers, token for token, with transformers and with plain decoding; in bfloat16 with the latter alone.
 
     Every prompt set under every policy, greedily and sampled, one request and eight at a time; and eight at a time
     while models are promoted and taken back and the configuration is changed. The exit status is 1 if any answer
     differs.
 
     [cyan]forerun bench exactness --prompts 20 --tokens 96 --json[/cyan]
+
+    [cyan]forerun bench exactness --dtype bfloat16 --exact[/cyan]
     """
-    from bench.exactness import measure_exactness
+    from functools import partial
+
+    from bench.exactness import by_plain_decoding, by_transformers, measure_exactness
     from forerun.local_fleet import ALL_DRAFTERS
 
     work = tasks(PROMPT_SETS, prompts or (1 if quick else 6), skip=HELD_FOR_TUNING)
     figures = report_fleet(
-        measure_exactness,
+        partial(measure_exactness, judge=by_transformers if dtype == "float32" else by_plain_decoding),
         work=work,
         tokens=tokens or (16 if quick else 48),
         profile=profile,
@@ -51,7 +59,7 @@ def exactness(
         seed=seed,
         as_json=as_json,
         output=output,
-        fleet={"dtype": "float32"},
+        fleet={"dtype": dtype, "exact": exact},
     )
     if figures[0].value:
         raise typer.Exit(FAILURE)

@@ -12,7 +12,7 @@ from types import MappingProxyType
 from typing import Annotated, Literal
 
 import yaml
-from pydantic import Field, field_validator
+from pydantic import Field, ValidationInfo, field_validator
 
 from controller.embedded_redis import SCHEME
 from controller.settings import Count, RedisSettings, Settings, WorkerEntry
@@ -20,7 +20,7 @@ from forerun.client import RouterClient, WorkerHealth, WorkerView
 from forerun.models import model_folder
 from forerun.supervisor import LISTEN, Listener, ProcessSpec, ProcessStatus, Supervisor
 from speculation.errors import ConfigurationError
-from worker.settings import SUFFIX, Dtype
+from worker.settings import SUFFIX, Dtype, require_exact_offered
 
 FREE_PORT = "127.0.0.1:0"
 DRAIN_MARGIN_S = 10.0
@@ -88,6 +88,16 @@ class FleetSettings(Settings):
         if taken := {TARGET, CONTROLLER} & drafters.keys():
             raise ValueError(f"{taken.pop()!r} is the name of another process")
         return drafters
+
+    @field_validator("exact")
+    @classmethod
+    def _offered(cls, exact: bool, told: ValidationInfo) -> bool:
+        if exact and {"dtype", "device"} <= told.data.keys():
+            try:
+                require_exact_offered(dtype=told.data["dtype"], device=told.data["device"])
+            except ConfigurationError as error:
+                raise ValueError(str(error)) from error
+        return exact
 
     def for_controller(self, *, tokenizer: str, workers: Sequence[WorkerEntry], folder: Path) -> Settings:
         """The controller's part, once the workers have their addresses."""

@@ -87,12 +87,10 @@ class WorkerSettings:
             raise ConfigurationError("model", f"{self.model!r} names none; say {SUFFIX}TARGET to draft for a target")
         if self.without_model and self.role != "draft":
             raise ConfigurationError("model", f"{self.model} has no model to verify with")
-        if self.exact and (self.role, self.dtype, self.device) != ("verify", "bfloat16", "cpu"):
-            raise ConfigurationError(
-                "exact",
-                f"is for a target in bfloat16 on the cpu, not to {self.role} in {self.dtype} on {self.device}; in "
-                "float32 a target is exact as it is, and what a drafter says changes no token",
-            )
+        if self.exact:
+            require_exact_offered(dtype=self.dtype, device=self.device)
+            if self.role != "verify":
+                raise ConfigurationError("exact", "is for targets; what a drafter says changes no token")
         _, port = split_address(self.listen)
         if self.redis_url is not None and self.advertise is None and _is_everywhere(self.listen):
             raise ConfigurationError("advertise", f"{self.listen} is no address that others could call; name one")
@@ -109,6 +107,14 @@ class WorkerSettings:
     def without_model(self) -> bool:
         """Whether it drafts from what the text has said before."""
         return self.model.startswith(SUFFIX)
+
+
+def require_exact_offered(*, dtype: str, device: str) -> None:
+    """Raise ConfigurationError where a target cannot decide to the last bit as in plain decoding, or need not."""
+    if dtype == "float32":
+        raise ConfigurationError("exact", "is for bfloat16: in float32 speculation changes no token as it is")
+    if (dtype, device) != ("bfloat16", "cpu"):
+        raise ConfigurationError("exact", f"is for bfloat16 on the cpu, not for {dtype} on {device}")
 
 
 def split_address(address: str) -> tuple[str, int]:

@@ -7,9 +7,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from speculation.errors import UnservableModelError
+from speculation.errors import ConfigurationError, UnservableModelError
 from tests.architectures import VOCAB_SIZE, served_model
 from worker.engine import ROOT, Chunk, Engine
+from worker.settings import WorkerSettings
 
 LENGTH = 100
 
@@ -134,3 +135,18 @@ def test_a_model_that_cannot_be_exact_is_refused(architecture: str, problem: str
 def test_other_number_formats_are_refused() -> None:
     with pytest.raises(ValueError, match="bfloat16 on a CPU"):
         Engine(served_model("llama"), slots=1, max_length=64, exact=True)
+
+
+@pytest.mark.parametrize(
+    ("fields", "told"),
+    [
+        ({"role": "verify"}, "exact: is for bfloat16"),
+        ({"role": "verify", "dtype": "float16"}, "not for float16 on cpu"),
+        ({"role": "verify", "dtype": "bfloat16", "device": "cuda:0"}, "not for bfloat16 on cuda:0"),
+        ({"role": "draft", "dtype": "bfloat16"}, "exact: is for targets"),
+    ],
+    ids=str,
+)
+def test_settings_under_which_nothing_is_exact_are_refused(fields: dict[str, str], told: str) -> None:
+    with pytest.raises(ConfigurationError, match=told):
+        WorkerSettings(model="m", name="n", exact=True, **fields)  # type: ignore[arg-type]

@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 
 from speculation.errors import ConfigurationError, UnservableModelError
-from tests.architectures import VOCAB_SIZE, served_model
+from tests.architectures import VOCAB_SIZE, plain_logits, served_model
 from worker.engine import ROOT, Chunk, Engine
+from worker.probe import TOLERANCES, relative_error
 from worker.settings import WorkerSettings
 
 LENGTH = 100
@@ -101,6 +102,24 @@ def test_the_usual_attention_is_not_exact(architecture: str) -> None:
     (together,) = engine.forward([Chunk(slot=slot, token_ids=text)])
 
     assert not torch.equal(together, logits_one_by_one(engine, text))
+
+
+@pytest.mark.parametrize("architecture", ["qwen3", "gemma3"])
+def test_logits_are_as_near_to_the_plain_model_as_with_the_usual_attention(architecture: str) -> None:
+    """Beyond the first block, too, which the check of a model that is loaded does not reach."""
+    rng = random.Random(0)
+    text = [rng.randrange(VOCAB_SIZE) for _ in range(LENGTH)]
+    usual, exact = Engine(served_model(architecture).bfloat16(), slots=1, max_length=320), exact_engine(architecture)
+    expected = plain_logits(architecture, text)
+
+    errors = []
+    for engine in (usual, exact):
+        slot = engine.open()
+        (logits,) = engine.forward([Chunk(slot=slot, token_ids=text)])
+        errors.append(relative_error(logits, expected))
+        engine.close(slot)
+
+    assert errors[1] < 1.5 * errors[0] < TOLERANCES[torch.bfloat16]
 
 
 def test_wanted_logits_are_those_of_all_tokens() -> None:

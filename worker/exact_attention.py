@@ -1,10 +1,11 @@
 """Attention in which the bits of a token's output depend on its own path alone: not on the tree around it, nor on the
 other sessions, nor on the slices in which a prompt was read.
 
-The keys of a token at position t are cut at the last multiple of BLOCK that is not beyond t. What lies before, the
-whole part, is shared by all tokens of a block that have the same past. The rest, the tail, is gathered in the order of
-the path into BLOCK places; tokens on one path share a tail. PyTorch's flash kernel computes both and tells the
-logarithm of what each weighs, by which they are put together.
+The keys of a token at position t are cut at the last multiple of BLOCK that is not beyond t, and BLOCK before that. The
+last part, the tail, is gathered in the order of the path into BLOCK places; tokens on one path share a tail. The block
+before it, and all the distant rest, are shared by tokens that have the same past; the rest lies in order even where a
+tree reaches into the next block. PyTorch's flash kernel computes each part and tells the logarithm of its weight, by
+which they are put together.
 
 For a fixed number of keys that kernel gives a query the same bits beside any number of others (measured for 2 to 1024;
 the engine looks again when it loads a model). One query alone, or alone in the last group of 32, is computed in another
@@ -30,6 +31,9 @@ BLOCK = 64
 SHORT = 16
 """Tails of up to so many tokens share a kernel call, padded to the longest; those of prompts have one of their own."""
 
+DISTANT, BEFORE, TAIL = range(3)
+"""The parts."""
+
 HIDDEN = -1e30
 """Added to the score of a key that may not be seen. Finite, so that a part of hidden keys weighs zero, and its average
 is a number."""
@@ -51,24 +55,36 @@ def refuse_inexact(name: str, recorder: ShapeRecorder) -> None:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Tail:
-    """Tokens of one block on one path.
+class _Branch:
+    """New tokens of one block on one path.
 
     Attributes:
+        span: Their session.
+        path: Scratch tokens that lead to the last of them.
         tokens: Places in the packed row, downwards.
         positions: Of these tokens.
-        block: Which block.
-        rows: Pool rows of the path from the beginning of the block to the last of these tokens.
-        past: Pool rows of all before the block.
-        past_name: Equal for equal pasts.
+        begin: First position of their block.
     """
 
+    span: Span
+    path: Sequence[int]
     tokens: Sequence[int]
     positions: Sequence[int]
-    block: int
-    rows: Sequence[int]
-    past: slice | Sequence[int]
-    past_name: tuple[int, int, int]
+    begin: int
+
+    def rows(self, start: int, stop: int) -> slice | list[int]:
+        """Pool rows of the path's positions from start to stop - 1; a slice where they lie in order."""
+        span, committed = self.span, self.span.num_committed
+        if span.ancestry is None or stop <= committed:
+            return slice(span.first_row + start, span.first_row + stop)
+        kin = self.path[max(0, start - committed) : stop - committed]
+        before = range(span.first_row + start, span.first_row + committed)
+        return [*before, *(span.first_row + committed + node for node in kin)]
+
+    def past(self, stop: int) -> tuple[int, int, int]:
+        """Equal for branches that agree in all before a position."""
+        in_order = self.span.ancestry is None or stop <= self.span.num_committed
+        return self.span.start, stop, -1 if in_order else self.path[stop - self.span.num_committed - 1]
 
 
 class ExactStep:
@@ -83,15 +99,18 @@ class ExactStep:
     def __init__(self, pool: KeyValuePool, spans: Sequence[Span], rows: Tensor) -> None:
         self._pool = pool
         self._rows = rows
-        tails = [tail for span in spans for tail in _tails(span)]
-        short = [tail for tail in tails if len(tail.tokens) <= SHORT]
-        long = [tail for tail in tails if len(tail.tokens) > SHORT]
-        self._parts = [_tail_part(lots) for lots in (short, long) if lots]
-        pasts: dict[tuple[int, int, int], list[_Tail]] = defaultdict(list)
-        for tail in tails:
-            if tail.block:
-                pasts[tail.past_name].append(tail)
-        self._parts += map(_whole_part, pasts.values())
+        branches = [branch for span in spans for branch in _branches(span)]
+        short = [branch for branch in branches if len(branch.tokens) <= SHORT]
+        long = [branch for branch in branches if len(branch.tokens) > SHORT]
+        self._parts = [_tails(lots) for lots in (short, long) if lots]
+        pasts: dict[tuple[int, int, int, int], list[_Branch]] = defaultdict(list)
+        for branch in branches:
+            if branch.begin:
+                pasts[BEFORE, *branch.past(branch.begin)].append(branch)
+            if branch.begin > BLOCK:
+                pasts[DISTANT, *branch.past(branch.begin - BLOCK)].append(branch)
+        for (kind, _, stop, _), alike in pasts.items():
+            self._parts.append(_shared(alike, kind, stop - BLOCK if kind == BEFORE else 0, stop))
 
     def attend(
         self, layer: nn.Module, query: Tensor, key: Tensor, value: Tensor, predicate: Predicate | None, scoring: Scoring
@@ -101,17 +120,17 @@ class ExactStep:
         self._pool.write(layer, self._rows, key[:, :, :count], value[:, :, :count])
         keys, values = self._pool.keys[layer], self._pool.values[layer]
         queries = query[0].transpose(0, 1)
-        averages = queries.new_zeros(2, *queries.shape)
-        log_weights = torch.zeros(*queries.shape[:2], 2 if scoring.sinks is None else 3)
-        log_weights[..., 0] = float("-inf")
+        averages = queries.new_zeros(3, *queries.shape)
+        log_weights = torch.zeros(*queries.shape[:2], 3 if scoring.sinks is None else 4)
+        log_weights[..., :TAIL] = float("-inf")
         if scoring.sinks is not None:
-            log_weights[..., 2] = scoring.sinks
+            log_weights[..., 3] = scoring.sinks
         for part in self._parts:
             average, log_weight = part.attend(queries, keys, values, predicate or CAUSAL, scoring.scale)
-            averages[part.side, part.tokens] = average
-            log_weights[part.tokens, :, part.side] = log_weight
+            averages[part.kind, part.tokens] = average
+            log_weights[part.tokens, :, part.kind] = log_weight
         # Over the last dimension a softmax treats every row in the same way, wherever it stands in the tensor.
-        weights = torch.softmax(log_weights, dim=-1)[..., :2].permute(2, 0, 1)[..., None]
+        weights = torch.softmax(log_weights, dim=-1)[..., :3].permute(2, 0, 1)[..., None]
         return (averages.float() * weights).sum(dim=0).to(query.dtype)[None]
 
 
@@ -120,7 +139,7 @@ class _Part:
     """Lots of queries, each lot looking at keys of its own.
 
     Attributes:
-        side: 0 for a whole part, 1 for tails.
+        kind: DISTANT, BEFORE or TAIL.
         tokens: (lots, queries) places in the packed row, an even number of queries; the last is repeated as padding.
         positions: (lots, queries).
         rows: Pool rows of the keys: (lots, keys), or a slice for a single lot.
@@ -128,7 +147,7 @@ class _Part:
         masks: What is added to scores, by predicate and query heads of a key head.
     """
 
-    side: int
+    kind: int
     tokens: Tensor
     positions: Tensor
     rows: slice | Tensor
@@ -171,8 +190,8 @@ class _Part:
         return (held[None] if isinstance(self.rows, slice) else held).transpose(1, 2)
 
     def _mask(self, predicate: Predicate, group: int, dtype: torch.dtype) -> Tensor | None:
-        """(lots, 1, group * queries, keys); None for a whole part of which all is seen."""
-        if predicate is CAUSAL and not self.side:
+        """(lots, 1, group * queries, keys); None where all is seen."""
+        if predicate is CAUSAL and self.kind != TAIL:
             return None
         found = self.masks.get((id(predicate), group))
         if found is None:
@@ -184,8 +203,8 @@ class _Part:
         return found[1]
 
 
-def _tails(span: Span) -> Iterator[_Tail]:
-    """The tails of a session's new tokens, each token in one of them."""
+def _branches(span: Span) -> Iterator[_Branch]:
+    """The branches of a session's new tokens, each token in one of them."""
     first = len(span.positions) - span.num_new
     covered: set[int] = set()
     for node in sorted(range(first, len(span.positions)), key=lambda node: -span.positions[node]):
@@ -195,55 +214,45 @@ def _tails(span: Span) -> Iterator[_Tail]:
         block = span.positions[node] // BLOCK
         nodes = [kin for kin in path if kin >= first and kin not in covered and span.positions[kin] // BLOCK == block]
         covered.update(nodes)
-        yield _tail(span, path, nodes, block, first=first)
+        yield _Branch(
+            span=span,
+            path=path,
+            tokens=[span.start + kin - first for kin in nodes],
+            positions=[span.positions[kin] for kin in nodes],
+            begin=block * BLOCK,
+        )
 
 
-def _tail(span: Span, path: Sequence[int], nodes: Sequence[int], block: int, *, first: int) -> _Tail:
-    """The tail that holds the new tokens `nodes` of a path through the scratch."""
-    begin = block * BLOCK
-    tokens_before = span.first_row + span.num_committed
-    rows = [
-        *range(span.first_row + min(begin, span.num_committed), tokens_before),
-        *(tokens_before + kin for kin in path),
-    ]
-    # Rows of the path from position min(begin, committed) on.
-    skipped = max(0, begin - span.num_committed)
-    in_order = span.ancestry is None or not skipped
-    return _Tail(
-        tokens=[span.start + node - first for node in nodes],
-        positions=[span.positions[node] for node in nodes],
-        block=block,
-        rows=rows[skipped:],
-        past=slice(span.first_row, span.first_row + begin)
-        if in_order
-        else [*range(span.first_row, tokens_before), *rows[:skipped]],
-        past_name=(span.start, block, path[skipped - 1] if skipped else -1),
+def _tails(branches: Sequence[_Branch]) -> _Part:
+    """What the branches see of their own blocks."""
+    count = max(len(branch.tokens) for branch in branches)
+    begins = torch.tensor([branch.begin for branch in branches])
+    rows = [branch.rows(branch.begin, branch.positions[-1] + 1) for branch in branches]
+    return _Part(
+        kind=TAIL,
+        tokens=torch.tensor([_padded(branch.tokens, count) for branch in branches]),
+        positions=torch.tensor([_padded(branch.positions, count) for branch in branches]),
+        rows=torch.tensor([_padded(_listed(some), BLOCK) for some in rows]),
+        key_positions=begins[:, None] + torch.arange(BLOCK),
     )
 
 
-def _tail_part(tails: Sequence[_Tail]) -> _Part:
-    count = max(len(tail.tokens) for tail in tails)
+def _shared(branches: Sequence[_Branch], kind: int, start: int, stop: int) -> _Part:
+    """What branches with the same past see between two positions before their block."""
+    tokens = [token for branch in branches for token in branch.tokens]
+    positions = [position for branch in branches for position in branch.positions]
+    rows = branches[0].rows(start, stop)
     return _Part(
-        side=1,
-        tokens=torch.tensor([_padded(tail.tokens, count) for tail in tails]),
-        positions=torch.tensor([_padded(tail.positions, count) for tail in tails]),
-        rows=torch.tensor([_padded(tail.rows, BLOCK) for tail in tails]),
-        key_positions=torch.tensor([[tail.block] for tail in tails]) * BLOCK + torch.arange(BLOCK),
-    )
-
-
-def _whole_part(tails: Sequence[_Tail]) -> _Part:
-    """For tails that have the same past."""
-    tokens = [token for tail in tails for token in tail.tokens]
-    positions = [position for tail in tails for position in tail.positions]
-    past = tails[0].past
-    return _Part(
-        side=0,
+        kind=kind,
         tokens=torch.tensor([_padded(tokens, len(tokens))]),
         positions=torch.tensor([_padded(positions, len(positions))]),
-        rows=past if isinstance(past, slice) else torch.tensor([past]),
-        key_positions=torch.arange(tails[0].block * BLOCK)[None],
+        rows=rows if isinstance(rows, slice) else torch.tensor([rows]),
+        key_positions=torch.arange(start, stop)[None],
     )
+
+
+def _listed(rows: slice | list[int]) -> list[int]:
+    return list(range(rows.start, rows.stop)) if isinstance(rows, slice) else rows
 
 
 def _padded(numbers: Sequence[int], count: int) -> list[int]:

@@ -26,6 +26,7 @@ from worker.engine import Engine
 from worker.host import TREE_ROOM, Host
 from worker.memory import DEFAULT_SLOTS, GIBIBYTE, affordable_slots, free_bytes
 from worker.models import load_model, load_vocabulary
+from worker.prepacked import prepack_linears
 from worker.profiling import profile_of
 from worker.registration import Registration
 from worker.service import SERVICE_NAMES, Description, DraftService, SessionService, VerifyService, describe
@@ -121,6 +122,8 @@ def _with_model(settings: WorkerSettings) -> tuple[Host, SessionService]:
         threads=settings.threads,
         revision=settings.revision,
     )
+    if settings.prepacked:
+        prepack_linears(loaded.model)
     max_length = min(settings.max_length, loaded.context_length or settings.max_length)
     engine = _engine(settings, loaded.model, max_length + TREE_ROOM)
     host = _host(settings, engine, max_length)

@@ -31,6 +31,7 @@ class WorkerSettings:
         dtype: float32, bfloat16 or float16.
         device: A torch device.
         exact: Whether a target in bfloat16 on a CPU decides every token as in plain decoding, to the last bit.
+        prepacked: Whether weights in bfloat16 on a CPU are packed for its kernels when the model is loaded.
         threads: Torch threads; processes that spin on more threads than cores lose tenfold.
         slots: Sessions whose caches fit at once; None: as many as fit into cache_gib, or 16.
         cache_gib: Most memory for their keys and values, in GiB; None: what the machine has.
@@ -57,6 +58,7 @@ class WorkerSettings:
     dtype: str = "float32"
     device: str = "cpu"
     exact: bool = False
+    prepacked: bool = False
     threads: int = 1
     slots: int | None = None
     cache_gib: float | None = None
@@ -91,6 +93,10 @@ class WorkerSettings:
             require_exact_offered(dtype=self.dtype, device=self.device)
             if self.role != "verify":
                 raise ConfigurationError("exact", "is for targets; what a drafter says changes no token")
+        if self.prepacked:
+            require_prepacked_offered(dtype=self.dtype, device=self.device)
+            if self.exact:
+                raise ConfigurationError("prepacked", "is not for an exact target: its products are taken another way")
         _, port = split_address(self.listen)
         if self.redis_url is not None and self.advertise is None and _is_everywhere(self.listen):
             raise ConfigurationError("advertise", f"{self.listen} is no address that others could call; name one")
@@ -115,6 +121,12 @@ def require_exact_offered(*, dtype: str, device: str) -> None:
         raise ConfigurationError("exact", "is for bfloat16: in float32 speculation changes no token as it is")
     if (dtype, device) != ("bfloat16", "cpu"):
         raise ConfigurationError("exact", f"is for bfloat16 on the cpu, not for {dtype} on {device}")
+
+
+def require_prepacked_offered(*, dtype: str, device: str) -> None:
+    """Raise ConfigurationError where weights cannot be packed once for all."""
+    if (dtype, device) != ("bfloat16", "cpu"):
+        raise ConfigurationError("prepacked", f"is for bfloat16 on the cpu, not for {dtype} on {device}")
 
 
 def split_address(address: str) -> tuple[str, int]:

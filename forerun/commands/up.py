@@ -51,6 +51,10 @@ def up(
         bool | None,
         typer.Option("--exact", help="A target in bfloat16 on a CPU decides as in plain decoding, to the last bit."),
     ] = None,
+    prepacked: Annotated[
+        bool | None,
+        typer.Option("--prepacked", help="Pack weights in bfloat16 for the CPU's kernels when models are loaded."),
+    ] = None,
     redis: Annotated[
         str | None,
         typer.Option(help="Where decisions are logged: a URL, embedded or none.", show_default="embedded"),
@@ -80,6 +84,7 @@ def up(
         "device": device,
         "dtype": dtype,
         "exact": exact,
+        "prepacked": prepacked,
     }
     settings = fleet_settings(config, given, redis=redis)
     with contextlib.suppress(asyncio.CancelledError):

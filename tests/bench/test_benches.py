@@ -78,7 +78,7 @@ class ScriptedClient:
 
 class ScriptedReference:
     @classmethod
-    def load(cls, folder: str, *, dtype: str) -> "ScriptedReference":
+    def load(cls, folder: str) -> "ScriptedReference":
         return cls()
 
     def encode(self, prompt: str) -> tuple[int, ...]:

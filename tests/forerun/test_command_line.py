@@ -155,6 +155,7 @@ def test_options_of_generate_reach_the_service(
         pytest.param(["up", "--listen", "127.0.0.1:99999"], 2, "99999", id="no port"),
         pytest.param(["up", "--dtype", "int3"], 2, "--dtype", id="unknown number format"),
         pytest.param(["up", "--exact"], 2, "is for bfloat16", id="exact in float32"),
+        pytest.param(["up", "--prepacked"], 2, "is for bfloat16", id="prepacked in float32"),
         pytest.param(["up", "--drafters", "controller=x"], 2, "another process", id="a name that is taken"),
         pytest.param(["up", "--config", "/no/such/file.yaml"], 2, "/no/such/file.yaml", id="no configuration"),
         pytest.param(["worker", "draft", "--model", "zoo:psychic"], 2, "psychic", id="unknown model of a worker"),

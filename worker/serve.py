@@ -139,9 +139,7 @@ def _engine(settings: WorkerSettings, model: PreTrainedModel, rows: int) -> Engi
     slots = affordable_slots(
         settings.slots, settings.cache_gib, slot_bytes=rows * row_bytes, free=free_bytes(model.device)
     )
-    engine = Engine(model, slots=slots, max_length=rows, exact=settings.exact)
-    _log.info("%d slots of %d tokens, %.3g GiB of keys and values", slots, rows, engine.cache_bytes / GIBIBYTE)
-    return engine
+    return Engine(model, slots=slots, max_length=rows, exact=settings.exact)
 
 
 def _without_model(settings: WorkerSettings) -> tuple[Host, SessionService]:
@@ -174,6 +172,8 @@ async def _listening(settings: WorkerSettings, host: Host, service: SessionServi
     address = _bind(server, settings.listen)
     await state.set(service_name, HealthCheckResponse.SERVING)
     await server.start()
+    slots, cache_gib = host.engine.slots, host.engine.cache_bytes / GIBIBYTE
+    _log.info("%d slots of %d tokens, %.3g GiB of keys and values", slots, host.max_length, cache_gib)
     try:
         yield address
     finally:

@@ -26,8 +26,9 @@ def load(
     """Measure many streams at once: tokens a second, time to first token, and whether every request gets its answer.
 
     First each of 1 to 64 streams asks again when it has been answered, under the planner and plain decoding in turn;
-    then requests come by themselves, at 0.5 and 0.8 of the rate that was served. The exit status is 1 if an answer was
-    lost. With [cyan]--requests[/cyan] memory is watched instead, over so many short answers.
+    then requests come by themselves, at 0.5 and 0.8 of the rate that was served. Eight streams are compared with
+    llama.cpp's, where [cyan]make llama-server[/cyan] has built it. The exit status is 1 if an answer was lost. With
+    [cyan]--requests[/cyan] memory is watched instead, over so many short answers.
 
     [cyan]forerun bench load --json[/cyan]
     [cyan]forerun bench load --requests 10000 --tokens 3 --profile plain --json[/cyan]
@@ -41,7 +42,8 @@ def load(
 
     measure: Measure
     if requests is None:
-        measure = partial(measure_load, extent=QUICK if quick else replace(FULL, bursts=bursts))
+        extent = QUICK if quick else replace(FULL, bursts=bursts)
+        measure = partial(measure_load, extent=replace(extent, peer=True))
     else:
         measure = partial(measure_memory, requests=requests)
     figures = report_fleet(

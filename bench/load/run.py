@@ -12,6 +12,7 @@ from bench.figures import Figure, figure
 from bench.fleet import Bench
 from bench.load.arrivals import Traffic, poisson_arrivals, traffic
 from bench.load.asking import NONE, PLANNER, Ask, Asked, asking, fate_figures
+from bench.load.peer import measure_against_llamacpp
 from bench.load.streams import Burst, burst
 from bench.spread import median, quantile
 from forerun.progress import steps
@@ -32,6 +33,7 @@ class Extent:
         least_requests: Of a burst.
         shares: Rates of traffic, as shares of what a full house was served.
         arrivals: Requests at each rate.
+        peer: Whether llama.cpp is measured beside us.
     """
 
     streams: tuple[int, ...] = (1, 2, 4, 8, 16, 32, 64)
@@ -39,6 +41,7 @@ class Extent:
     least_requests: int = 6
     shares: tuple[float, ...] = (0.5, 0.8)
     arrivals: int = 100
+    peer: bool = False
 
     def requests(self, streams: int) -> int:
         """Of a burst: every stream asks once, and then so many more requests are left for all of them."""
@@ -70,12 +73,17 @@ async def measure_load(
         for name in (NONE, PLANNER)
     }
     bursts = await closed_loop(variants, extent)
+    peer: tuple[Figure, ...] = ()
+    if extent.peer:
+        peer = await measure_against_llamacpp(
+            bench, variants[PLANNER], tasks, bursts=extent.bursts, max_new_tokens=max_new_tokens, seed=seed
+        )
     flows = await _open_loop(variants[PLANNER], capacity_per_s(bursts[PLANNER]), extent, seed)
     requests = [
         asked for row in bursts.values() for several in row.values() for one in several for asked in one.requests
     ]
     requests += [asked for flow in flows.values() for asked in flow.requests]
-    return (*stream_figures(bursts, seed), *traffic_figures(flows, seed), *fate_figures(requests))
+    return (*stream_figures(bursts, seed), *peer, *traffic_figures(flows, seed), *fate_figures(requests))
 
 
 async def closed_loop(variants: Mapping[str, Ask], extent: Extent) -> Mapping[str, Bursts]:

@@ -13,6 +13,9 @@ from forerun.workload import PROMPT_SETS, tasks
 def load(
     prompts: Prompts = None,
     tokens: Tokens = None,
+    streams: Annotated[
+        list[int] | None, typer.Option(min=2, max=512, help="At once, beside one alone; may be repeated.")
+    ] = None,
     bursts: Annotated[int, typer.Option(min=1, help="Of each number of streams, under each policy.")] = 3,
     requests: Annotated[
         int | None, typer.Option(min=100, help="Watch the fleet's memory over so many requests instead.")
@@ -31,6 +34,7 @@ def load(
     [cyan]--requests[/cyan] memory is watched instead, over so many short answers.
 
     [cyan]forerun bench load --json[/cyan]
+    [cyan]forerun bench load --streams 8 --streams 16 --bursts 5[/cyan]
     [cyan]forerun bench load --requests 10000 --tokens 3 --profile plain --json[/cyan]
     """
     from dataclasses import replace
@@ -43,6 +47,8 @@ def load(
     measure: Measure
     if requests is None:
         extent = QUICK if quick else replace(FULL, bursts=bursts)
+        if streams:
+            extent = replace(extent, streams=(1, *sorted(set(streams))))
         measure = partial(measure_load, extent=replace(extent, peer=True))
     else:
         measure = partial(measure_memory, requests=requests)

@@ -122,19 +122,19 @@ def free_address() -> str:
         return f"127.0.0.1:{free.getsockname()[1]}"
 
 
-def worker(role: str, model: str, *, slots: int = 8) -> Process:
+def worker(role: str, model: str, *, slots: int = 8, least_idle_s: float = 0.0) -> Process:
     """A worker process around a zoo model; not yet waited for."""
-    return worker_of(role, model_folder(model), name=model, slots=slots)
+    return worker_of(role, model_folder(model), name=model, slots=slots, least_idle_s=least_idle_s)
 
 
-def worker_of(role: str, folder: Path, *, name: str, slots: int = 8) -> Process:
-    """A worker process around any model. Where sessions outnumber slots, each takes another's at once."""
+def worker_of(role: str, folder: Path, *, name: str, slots: int = 8, least_idle_s: float = 0.0) -> Process:
+    """A worker process around any model. Where sessions outnumber slots, each takes another's, by default at once."""
     return Process(
         name,
         (
             *("worker", "--role", role, "--model", str(folder), "--name", name),
             *("--listen", free_address(), "--slots", str(slots), "--max-length", "512"),
-            *("--least-idle", "0"),
+            *("--least-idle", str(least_idle_s)),
         ),
     )
 

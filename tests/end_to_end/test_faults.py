@@ -150,9 +150,13 @@ def test_without_any_verify_worker_the_health_says_so(running: Fleet) -> None:
         client.generate(PROMPT, max_new_tokens=4, timeout_s=60)
 
 
-def test_evicted_caches_cost_no_token(tmp_path: Path, undisturbed: Generation) -> None:
-    """One slot for three answers at once: every round of one throws out the cache of another."""
-    workers = {"target": worker("verify", "target", slots=1), "code": worker("draft", "code", slots=1)}
+@pytest.mark.parametrize("least_idle_s", [0.0, 60.0], ids=["they take turns", "one after another"])
+def test_three_answers_at_once_need_no_more_than_one_slot(
+    tmp_path: Path, undisturbed: Generation, least_idle_s: float
+) -> None:
+    """Every round of one throws out the cache of another; or who came later waits until the slot is given back."""
+    target = worker("verify", "target", slots=1, least_idle_s=least_idle_s)
+    workers = {"target": target, "code": worker("draft", "code", slots=1)}
 
     with fleet(tmp_path, workers=workers) as running, Client(running.address) as client, ThreadPoolExecutor(3) as pool:
         answers = list(pool.map(lambda _: client.generate(PROMPT, **SHORT), range(3)))

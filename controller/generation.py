@@ -196,13 +196,7 @@ async def generate(
         session.foresee(plan, tree, sequence)
         verdict = await session.verify(tree, sequence)
         answered_ns = clock_ns()
-        timings = RoundTimings(
-            draft_ns=drafts.draft_ns,
-            verify_ns=answered_ns - asked_ns,
-            round_ns=answered_ns - started_ns,
-            draft_worker_ns=drafts.worker_ns,
-            verify_worker_ns=verdict.timings.total_ns,
-        )
+        timings = _timings(drafts, verdict, verify_ns=answered_ns - asked_ns, round_ns=answered_ns - started_ns)
         outcome = RoundOutcome(
             drafts=drafts.trees,
             tree=tree,
@@ -225,6 +219,16 @@ async def generate(
             retold_tokens=session.retold_tokens,
         )
         number += 1
+
+
+def _timings(drafts: Drafts, verdict: Verdict, *, verify_ns: int, round_ns: int) -> RoundTimings:
+    return RoundTimings(
+        draft_ns=drafts.draft_ns,
+        verify_ns=verify_ns,
+        round_ns=round_ns,
+        draft_worker_ns=drafts.worker_ns,
+        verify_worker_ns=verdict.timings.total_ns,
+    )
 
 
 class _Drafted(NamedTuple):

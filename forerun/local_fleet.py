@@ -100,7 +100,7 @@ class FleetSettings(Settings):
             try:
                 require(dtype=told.data["dtype"], device=told.data["device"])
             except ConfigurationError as error:
-                raise ValueError(str(error)) from error
+                raise ValueError(str(error).removeprefix(f"{told.field_name}: ")) from error
         return wanted
 
     def for_controller(self, *, tokenizer: str, workers: Sequence[WorkerEntry], folder: Path) -> Settings:

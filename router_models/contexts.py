@@ -19,6 +19,9 @@ Paths = tuple[Path, ...]
 TURNED = "turned"
 """In place of a surprisal, where the prompt says no more about the answer."""
 
+KIND = 2
+"""Length of a key of all subjects: who drafts, and whether the target samples."""
+
 LEVELS = 4
 """Of a path; the finest is the request itself."""
 

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from router_models.acceptance_model import AcceptanceModel
 from router_models.ahead_model import AheadModel
 from router_models.calibration_model import BINS, CalibrationModel
-from router_models.contexts import Key, Path, Paths, field_of, is_of_a_request, kind_of, path_of, paths_of
+from router_models.contexts import KIND, Key, Path, Paths, field_of, is_of_a_request, kind_of, path_of, paths_of
 from router_models.cost_model import CostModel
 from router_models.drift import Drift
 from router_models.forecast import Corrections, Forecaster, observe
@@ -36,9 +36,6 @@ would push aside what others have said (docs/log.md, "Scores of idle drafters").
 
 MOST_FIELDS = 512
 """Subjects of drafters that are told apart at once: a caller's task may be any text."""
-
-KIND = 2
-"""Length of a key that names no subject."""
 
 Value = TypeVar("Value")
 
@@ -108,16 +105,16 @@ class Knowledge:
             self._corrections[kind] = Corrections(len(self._forecaster.shapes))
         return self._corrections[kind]
 
-    def prospects(self, context: RoundContext, paths: Paths) -> Sequence[tuple[int, Prospect]]:
-        """Of the reticent among the drafters on offer, with their places there."""
+    def prospects(self, context: RoundContext) -> Mapping[int, Prospect]:
+        """Of the reticent among the drafters on offer, by their places there."""
         reticence = self.reticence
         if reticence.drafters.isdisjoint(context.drafters):
-            return ()
-        return [
-            (place, reticence.prospect(field_of(path)))
-            for place, (drafter, path) in enumerate(zip(context.drafters, paths, strict=True))
+            return {}
+        return {
+            place: reticence.prospect(field_of(path))
+            for place, (drafter, path) in enumerate(zip(context.drafters, self.paths(context), strict=True))
             if drafter in reticence.drafters
-        ]
+        }
 
     def learn_within_request(self, context: RoundContext, plan: Plan, outcome: RoundOutcome) -> None:
         """Take in what a round says about its own request."""

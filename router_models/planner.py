@@ -24,6 +24,7 @@ from router_models.plan import Plan, no_speculation
 from router_models.policy import Policy, RoundContext, RoundOutcome, TextScores
 from router_models.reading import MOST_REQUESTS, Reading
 from router_models.recent import Recent
+from router_models.reticence import Prospect
 from speculation.calibration import Calibration
 from speculation.errors import InvalidModelStateError
 from speculation.tree import TreeShape
@@ -118,12 +119,13 @@ class PlannerPolicy(Policy):
     def _fastest(self, context: RoundContext) -> Plan:
         shapes = offered(self._forecaster.shapes, context)
         forecaster = self._forecaster if shapes == self._forecaster.shapes else _forecaster_of(shapes)
-        forecast, doubts = self._forecast(context, forecaster)
+        prospects = self._knowledge.prospects(context) if forecaster is self._forecaster else {}
+        forecast, doubts = self._forecast(context, forecaster, prospects)
         costs_ms, plain_ms = self._costs_ms(context, forecast, forecaster)
         price = self._others_tokens(context, forecast)
         gains = 1.0 + forecast.accepted - price
-        if forecaster is self._forecaster:
-            self._count_silences(context, gains, forecast.accepted, costs_ms, plain_ms)
+        if prospects:
+            self._count_silences(context, prospects, gains, forecast.accepted, costs_ms, plain_ms)
         chosen = self._draw(gains, forecast.accepted, doubts, costs_ms, plain_ms, exploration=context.exploration)
         propensity = chosen.count(chosen[0]) / DRAWS  # the draws are alike in law: the first is as good as a random one
         if chosen[0] is None:
@@ -204,7 +206,8 @@ class PlannerPolicy(Policy):
         """What it expects of a round in which one drafter drafts alone, for those who hold it against what came."""
         known = plan.shape in self._forecaster.places
         forecaster = self._forecaster if known else _forecaster_of((plan.shape,))
-        forecast, _ = self._forecast(replace(context, drafters=(drafter,)), forecaster)
+        alone = replace(context, drafters=(drafter,))
+        forecast, _ = self._forecast(alone, forecaster, self._knowledge.prospects(alone) if known else {})
         number, beside = forecaster.places[plan.shape], context.requests_in_flight - 1
         unread, costs = self._reading.unread(context, (drafter,)), self._knowledge.costs
         costs_ms = costs.draft_ms((drafter,), forecast.levels, forecast.nodes, unread, beside)
@@ -216,8 +219,11 @@ class PlannerPolicy(Policy):
             calibration=self._knowledge.calibrations.of(kind_of(context, drafter)),
         )
 
-    def _forecast(self, context: RoundContext, forecaster: Forecaster) -> tuple[Forecast, Doubts]:
-        """(drafters, shapes) forecasts and doubts of them; corrected if the menu is ours."""
+    def _forecast(
+        self, context: RoundContext, forecaster: Forecaster, prospects: Mapping[int, Prospect]
+    ) -> tuple[Forecast, Doubts]:
+        """(drafters, shapes) forecasts and doubts of them; corrected if the menu is ours, those of `prospects` by
+        what their answers brought."""
         paths = self._knowledge.paths(context)
         rates = self._knowledge.acceptance.rates(paths)
         likely, accepted = forecaster.forecast_if(rates.mean_and_one_deviation_better())
@@ -227,24 +233,27 @@ class PlannerPolicy(Policy):
         corrected = np.array([corrections.judged for corrections in self._knowledge.corrections_on(paths)])
         by_shape = corrected[..., 3]
         likely, doubts = likely.times(corrected), (np.hypot(by_rate, ALIKE * by_shape), UNALIKE * by_shape)
-        for row, prospect in self._knowledge.prospects(context, paths):
+        for row, prospect in prospects.items():
             brought = prospect.brought(likely.stacked()[row])
             likely.accepted[row], likely.levels[row], likely.nodes[row] = brought.T
             doubts[1][row] = prospect.doubts / SHARPNESS**0.5
         return likely, doubts
 
     def _count_silences(
-        self, context: RoundContext, gains: Array, accepted: Array, costs_ms: Array, plain_ms: float
+        self,
+        context: RoundContext,
+        prospects: Mapping[int, Prospect],
+        gains: Array,
+        accepted: Array,
+        costs_ms: Array,
+        plain_ms: float,
     ) -> None:
         """Make of what answers bring and cost what asking does: a silence costs its message, and then the round is the
         best that the others have."""
-        prospects = self._knowledge.prospects(context, self._knowledge.paths(context))
-        if not prospects:
-            return
-        others = [row for row in range(len(gains)) if row not in dict(prospects)]
+        others = [row for row in range(len(gains)) if row not in prospects]
         tokens, took_ms = _best(gains[others], costs_ms[others], plain_ms)
         heard_ms = self._knowledge.costs.silence_ms(context.drafters, context.requests_in_flight - 1)
-        for row, (speaks, _) in prospects:
+        for row, (speaks, _) in prospects.items():
             gains[row] = speaks * gains[row] + (1.0 - speaks) * tokens
             costs_ms[row] = speaks * costs_ms[row] + (1.0 - speaks) * (heard_ms[row] + took_ms)
             accepted[row] *= speaks

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from router_models.contexts import Key
+from router_models.contexts import KIND, Key
 from router_models.recent import Recent
 from speculation.tree import ROOT, TokenTree, TreeShape
 
@@ -22,9 +22,6 @@ MEMORY = 0.99
 
 PRIOR = 4.0
 """Answers that a forecast is worth, or what is known of all subjects to one of them."""
-
-KIND = 2
-"""Length of a key that names no subject."""
 
 
 class Prospect(NamedTuple):

@@ -230,8 +230,9 @@ class SessionTable:
     def _is_read_by_another(self, session: Session) -> bool:
         """Whether another session is just reading more of the same first tokens than can be taken over now."""
         _, shared = self._longest_shared(session)
+        wanted = session.reusable
         return any(
-            other.prefix_when_read.num_shared(session.reusable, slice_size=session.whole_slice) > shared
+            other.prefix_when_read.num_shared(wanted, slice_size=session.whole_slice) > shared
             for other in self._placed
             if other.salt == session.salt
             and not (other.background or other in self._idle_since)

@@ -1,5 +1,6 @@
 """Measurements of many requests, and of what grows."""
 
+from collections.abc import Sequence
 from typing import Annotated
 
 import typer
@@ -37,23 +38,11 @@ def load(
     [cyan]forerun bench load --streams 8 --streams 16 --bursts 5[/cyan]
     [cyan]forerun bench load --requests 10000 --tokens 3 --profile plain --json[/cyan]
     """
-    from dataclasses import replace
-    from functools import partial
-
-    from bench.load.memory import LOGGED_BRIEFLY, SERVING, measure_memory
-    from bench.load.run import FULL, QUICK, measure_load
+    from bench.load.memory import LOGGED_BRIEFLY, SERVING
     from forerun.local_fleet import ALL_DRAFTERS
 
-    measure: Measure
-    if requests is None:
-        extent = QUICK if quick else replace(FULL, bursts=bursts)
-        if streams:
-            extent = replace(extent, streams=(1, *sorted(set(streams))))
-        measure = partial(measure_load, extent=replace(extent, peer=True))
-    else:
-        measure = partial(measure_memory, requests=requests)
     figures = report_fleet(
-        measure,
+        _streams(streams, bursts, quick=quick) if requests is None else _memory(requests),
         work=tasks(PROMPT_SETS, prompts or (1 if quick else 20), skip=HELD_FOR_TUNING),
         tokens=tokens or (3 if requests else 12 if quick else 32),
         profile=profile,
@@ -65,6 +54,26 @@ def load(
     )
     if any(figure.value for figure in figures if figure.name == "load.dropped"):
         raise typer.Exit(FAILURE)
+
+
+def _streams(streams: Sequence[int] | None, bursts: int, *, quick: bool) -> Measure:
+    from dataclasses import replace
+    from functools import partial
+
+    from bench.load.run import FULL, QUICK, measure_load
+
+    extent = QUICK if quick else replace(FULL, bursts=bursts)
+    if streams:
+        extent = replace(extent, streams=(1, *sorted(set(streams))))
+    return partial(measure_load, extent=replace(extent, peer=True))
+
+
+def _memory(requests: int) -> Measure:
+    from functools import partial
+
+    from bench.load.memory import measure_memory
+
+    return partial(measure_memory, requests=requests)
 
 
 def scale(

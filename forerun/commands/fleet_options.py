@@ -25,7 +25,7 @@ def fleet_settings(file: Path | None, given: Mapping[str, Any], *, redis: str | 
     except ValidationError as error:
         first = error.errors()[0]
         option = str(first["loc"][0]).replace("_", "-")
-        raise ConfigurationError(f"--{option}", first["msg"]) from error
+        raise ConfigurationError(f"--{option}", first["msg"].removeprefix("Value error, ")) from error
 
 
 def drafters_of(text: str) -> dict[str, str]:

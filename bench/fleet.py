@@ -83,7 +83,6 @@ async def bench_fleet(
         device=device,
         dtype=dtype,
         exact=exact,
-        prepacked=(dtype, device) == ("bfloat16", "cpu"),
     )
     async with shown_fleet(settings, folder) as fleet, AsyncClient(fleet.address, timeout_s=PATIENCE_S) as client:
         yield Bench(client, fleet.target_folder, tuple(drafters), folder / CONTROLLER_FILE, fleet, profile, dtype)

@@ -20,7 +20,7 @@ from forerun.client import RouterClient, WorkerHealth, WorkerView
 from forerun.models import model_folder
 from forerun.supervisor import LISTEN, Listener, ProcessSpec, ProcessStatus, Supervisor
 from speculation.errors import ConfigurationError
-from worker.settings import SUFFIX, Dtype, require_exact_offered, require_prepacked_offered
+from worker.settings import SUFFIX, Dtype, Prepack, require_exact_offered, require_packable
 
 FREE_PORT = "127.0.0.1:0"
 DRAIN_MARGIN_S = 10.0
@@ -66,8 +66,8 @@ class FleetSettings(Settings):
         dtype: Number format of all models.
         device: Torch device of all models.
         exact: Whether a target in bfloat16 on a CPU decides every token as in plain decoding, to the last bit.
-        prepacked: Whether weights in bfloat16 on a CPU are packed for its kernels when the models are loaded; those of
-            an exact target are not.
+        prepack: Whether weights on a CPU are packed for its kernels when the models are loaded: on, off, or auto if a
+            trial finds that faster. Those of an exact target are not.
         slots: Sessions each worker holds at once.
         max_length: Most tokens of a session.
         tokenizer: Not to be set: it is the target's.
@@ -79,7 +79,7 @@ class FleetSettings(Settings):
     dtype: Dtype = "float32"
     device: str = "cpu"
     exact: bool = False
-    prepacked: bool = False
+    prepack: Prepack = "auto"
     slots: Count = 16
     max_length: Count = 1024
     tokenizer: Literal["the target's"] = "the target's"
@@ -92,11 +92,11 @@ class FleetSettings(Settings):
             raise ValueError(f"{taken.pop()!r} is the name of another process")
         return drafters
 
-    @field_validator("exact", "prepacked")
+    @field_validator("exact", "prepack")
     @classmethod
-    def _offered(cls, wanted: bool, told: ValidationInfo) -> bool:
-        require = require_exact_offered if told.field_name == "exact" else require_prepacked_offered
-        if wanted and {"dtype", "device"} <= told.data.keys():
+    def _offered(cls, wanted: bool | Prepack, told: ValidationInfo) -> bool | Prepack:
+        require = require_exact_offered if told.field_name == "exact" else require_packable
+        if wanted in (True, "on") and {"dtype", "device"} <= told.data.keys():
             try:
                 require(dtype=told.data["dtype"], device=told.data["device"])
             except ConfigurationError as error:
@@ -229,8 +229,8 @@ def _worker(role: Role, name: str, model: str, settings: FleetSettings) -> Proce
     command = _python("worker", options)
     if settings.exact and role == "verify":
         command += ("--exact",)
-    elif settings.prepacked and not model.startswith(SUFFIX):
-        command += ("--prepacked",)
+    elif not model.startswith(SUFFIX):
+        command += ("--prepack", settings.prepack)
     return ProcessSpec(name=name, command=command, environment=ONE_THREAD)
 
 

@@ -38,6 +38,7 @@ _EXPERTS = {"num_local_experts": 4, "num_experts_per_tok": 2}
 
 SERVABLE: dict[str, Callable[[], PreTrainedConfig]] = {
     "llama": _config("LlamaConfig"),
+    "qwen2": _config("Qwen2Config", sliding_window=WINDOW, use_sliding_window=True, max_window_layers=1),
     "qwen3": _config("Qwen3Config", head_dim=8),
     "gpt2": lambda: transformers.GPT2Config(
         vocab_size=VOCAB_SIZE, n_embd=32, n_layer=3, n_head=4, n_positions=256, bos_token_id=1, eos_token_id=None

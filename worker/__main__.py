@@ -64,7 +64,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--dtype", "float32, bfloat16 or float16")
     add("--device", "torch device, such as cuda:0")
     add("--exact", "a target in bfloat16 on a CPU decides as in plain decoding, to the last bit", action="store_true")
-    add("--prepacked", "pack weights in bfloat16 for the CPU's kernels when the model is loaded", action="store_true")
+    add("--prepack", "pack weights for the CPU's kernels: on, off, or auto if a trial finds that faster")
     add("--threads", "torch threads", type=int)
     add("--slots", "sessions whose caches fit at once (default: what --cache-gib holds, or 16)", type=int)
     add("--cache-gib", "most memory for keys and values, in GiB", type=float)

@@ -72,6 +72,11 @@ def running(step: AttentionStep) -> Iterator[None]:
         _running.reset(token)
 
 
+def running_step() -> AttentionStep | None:
+    """The step whose forward this is; None outside of one."""
+    return _running.get()
+
+
 def _attention(
     module: nn.Module,
     query: Tensor,
@@ -84,7 +89,7 @@ def _attention(
     **options: object,
 ) -> tuple[Tensor, None]:
     """The attention function registered with transformers."""
-    step = _running.get()
+    step = running_step()
     if step is None:
         raise RuntimeError("this model belongs to an Engine; load another copy to call it directly")
     if attention_mask is not None and not callable(attention_mask):

@@ -19,6 +19,14 @@ class LayerShape:
     dtype: torch.dtype
 
 
+@dataclass(frozen=True, slots=True)
+class Window:
+    """Views of a range of rows, by layer: (1, kv_heads, rows, size)."""
+
+    keys: Mapping[nn.Module, Tensor]
+    values: Mapping[nn.Module, Tensor]
+
+
 class KeyValuePool:
     """One key row and one value row per token place and attention layer.
 
@@ -32,6 +40,7 @@ class KeyValuePool:
             members.setdefault((shape.num_heads, shape.key_size, shape.dtype), []).append((True, layer))
             members.setdefault((shape.num_heads, shape.value_size, shape.dtype), []).append((False, layer))
         self._groups: list[Tensor] = []
+        self._members = tuple(members.values())
         self.keys: dict[nn.Module, Tensor] = {}
         self.values: dict[nn.Module, Tensor] = {}
         for (num_heads, size, dtype), buffers in members.items():
@@ -44,6 +53,16 @@ class KeyValuePool:
     def num_bytes(self) -> int:
         """Memory held, in bytes."""
         return sum(group.nbytes for group in self._groups)
+
+    def window(self, first: int, stop: int) -> Window:
+        """The rows from first to before stop, of all layers at once: a view costs more than a small product's row."""
+        keys: dict[nn.Module, Tensor] = {}
+        values: dict[nn.Module, Tensor] = {}
+        for group, buffers in zip(self._groups, self._members, strict=True):
+            views = group[:, None, first:stop].transpose(2, 3).unbind()
+            for view, (is_key, layer) in zip(views, buffers, strict=True):
+                (keys if is_key else values)[layer] = view
+        return Window(keys, values)
 
     def write(self, layer: nn.Module, rows: Tensor, key: Tensor, value: Tensor) -> None:
         """Store one packed row of tokens.

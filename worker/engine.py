@@ -24,6 +24,7 @@ from worker.cache import KeyValuePool, LayerShape, PackedRow
 from worker.exact_attention import ExactStep, refuse_inexact
 from worker.exact_linear import make_linears_exact, pad_rows
 from worker.exact_probe import BITS_LENGTH, require_equal_bits
+from worker.lean_layers import make_layers_lean
 from worker.models import context_length
 from worker.probe import PROBE_LENGTH, PROBE_SLOTS, refuse_unservable, require_exact
 from worker.scratch import EMPTY, Chunk, Scratch
@@ -101,6 +102,8 @@ class Engine:
         self._past = PackedRow()
         self._open: dict[int, _Slot] = {}
         self._free = list(reversed(range(slots)))
+        if not exact:
+            make_layers_lean(model)
         model.set_attn_implementation(IMPLEMENTATION)
         shapes, self.vocab_size = self._learn_shapes()
         if exact:
@@ -271,8 +274,7 @@ class Engine:
             spans.append(span)
             token_ids += chunk.token_ids
             positions += span.positions[-span.num_new :]
-            last_row = span.first_row + span.num_keys
-            rows += range(last_row - span.num_new, last_row)
+            rows += range(*span.new_rows)
         if self._exact:
             step: AttentionStep = ExactStep(self._pool, spans, torch.tensor(rows))
             padded = [_padded(numbers) for numbers in (token_ids, positions, wanted)]

@@ -1,10 +1,14 @@
 """Linear layers whose weights are packed once, when the model is loaded, for the kernels that read them.
 
-oneDNN otherwise packs the weights of a bfloat16 product anew in every call, or takes a kernel that does without. Packed
-weights stand in the place of plain ones, so that memory holds them once. Where it was measured products were the same
-bit for bit (docs/log.md).
+torch hands a small product to a kernel that reads plain weights, or has oneDNN pack them anew in every call. Which is
+faster depends on the processor by a factor of two either way (docs/log.md), so a trial on the model's own layers says
+so. Packed weights stand in the place of plain ones, so that memory holds them once.
 """
 
+import logging
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import accumulate
 from typing import Any
 
 import torch
@@ -12,19 +16,43 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from speculation.errors import UnservableModelError
+from worker.lean_layers import forget_plain_layers
+from worker.probe import TOLERANCES, relative_error
+from worker.settings import PACKABLE, Prepack
 
-ROWS = 16
+PACKED_ROWS = 16
 """Rows that weights are packed for: those of a verification. Any number may be multiplied."""
+
+TRIAL_ROWS = (1, 5, 16)
+"""Plain decoding, a chain, a tree."""
+
+TRIAL_BYTES = 128 * 2**20
+"""Weights of the layers that a trial multiplies in turn: more than caches hold, as in a forward."""
+
+TRIAL_TURNS = 5
+
+WORTH = 0.95
+"""Packed layers that need no less of the time of plain ones are not worth an operator that is torch's own."""
+
+_logger = logging.getLogger(__name__)
 
 
 class PrepackedLinear(nn.Module):
-    """What a bfloat16 `nn.Linear` on a CPU computes, by packed weights alone."""
+    """What a `nn.Linear` on a CPU computes, by packed weights alone.
+
+    Raises:
+        ValueError: It does not, on this processor.
+    """
 
     def __init__(self, layer: nn.Linear) -> None:
         super().__init__()
         self.in_features, self.out_features = layer.in_features, layer.out_features
-        self._weights: Tensor = torch.ops.mkldnn._reorder_linear_weight(layer.weight.detach(), ROWS)
+        self._weights: Tensor = torch.ops.mkldnn._reorder_linear_weight(layer.weight.detach(), PACKED_ROWS)
         self._bias = None if layer.bias is None else layer.bias.detach()
+        rows = _rows(TRIAL_ROWS[1], layer)
+        error = relative_error(self(rows), layer(rows))
+        if not error <= TOLERANCES[layer.weight.dtype]:
+            raise ValueError(f"a packed product is off by {error:.1e}")
 
     def forward(self, inputs: Tensor) -> Tensor:
         """(..., in_features) to (..., out_features)."""
@@ -33,21 +61,80 @@ class PrepackedLinear(nn.Module):
 
 
 @torch.inference_mode()
-def prepack_linears(model: PreTrainedModel) -> None:
-    """Pack the linear layers of a bfloat16 model on a CPU; a head that shares its weights with the embeddings stays.
+def prepack_linears(model: PreTrainedModel, prepack: Prepack = "auto") -> None:
+    """Pack the linear layers of a model that engines have taken over, unless plain ones are as fast.
+
+    A head that shares its weights with the embeddings stays as it is.
 
     Raises:
-        UnservableModelError: torch or the processor does not offer it here.
+        UnservableModelError: Packing was asked for, and torch or the processor does not offer it here.
     """
+    if prepack == "off" or (str(model.dtype).removeprefix("torch."), model.device.type) not in PACKABLE:
+        return
+    try:
+        if prepack == "auto" and _trial(model) > WORTH:
+            return
+        forget_plain_layers(model)
+        for parent, name, layer in _plain_linears(model):
+            setattr(parent, name, PrepackedLinear(layer))
+    except (AttributeError, RuntimeError, ValueError) as error:  # another torch may lack the operators
+        problem = str(error).splitlines()[0]
+        if prepack == "on":
+            raise UnservableModelError(
+                type(model).__name__, f"cannot be prepacked here, leave it out: {problem}"
+            ) from error
+        _logger.info("weights stay as they are: %s", problem)
+
+
+def _plain_linears(model: PreTrainedModel) -> list[tuple[nn.Module, str, nn.Linear]]:
+    """Parent, name and layer of what can be packed."""
     embeddings: Any = model.get_input_embeddings()
     shared = embeddings.weight.data_ptr()
-    try:
-        for module in list(model.modules()):
-            for name, layer in list(module.named_children()):
-                if type(layer) is nn.Linear and layer.weight.data_ptr() != shared:
-                    setattr(module, name, PrepackedLinear(layer))
-    except (AttributeError, RuntimeError) as error:  # operators are torch's own: another release may lack them
-        problem = str(error).splitlines()[0]
-        raise UnservableModelError(
-            type(model).__name__, f"cannot be prepacked here, leave it out: {problem}"
-        ) from error
+    return [
+        (parent, name, layer)
+        for parent in model.modules()
+        for name, layer in parent.named_children()
+        if type(layer) is nn.Linear and layer.weight.data_ptr() != shared
+    ]
+
+
+def _trial(model: PreTrainedModel) -> float:
+    """Time of packed layers over that of plain ones, in the mean over TRIAL_ROWS."""
+    layers = list(_some([layer for _, _, layer in _plain_linears(model)]))
+    packed = [PrepackedLinear(layer) for layer in layers]
+    ratios = []
+    for count in TRIAL_ROWS:
+        inputs = [_rows(count, layer) for layer in layers]
+        plain_s, packed_s = _least_times((layers, packed), inputs)
+        ratios.append(packed_s / plain_s)
+    ratio = sum(ratios) / len(ratios)
+    _logger.info(
+        "packed weights take %s of the time of plain ones at %s rows: %s",
+        ", ".join(f"{ratio:.2f}" for ratio in ratios),
+        ", ".join(map(str, TRIAL_ROWS)),
+        "taken" if ratio <= WORTH else "left",
+    )
+    return ratio
+
+
+def _some(layers: Sequence[nn.Linear]) -> Iterator[nn.Linear]:
+    """The first layers, up to TRIAL_BYTES of them."""
+    sizes = accumulate(layer.weight.nbytes for layer in layers)
+    return (layer for layer, size in zip(layers, sizes, strict=True) if size <= TRIAL_BYTES or layer is layers[0])
+
+
+def _least_times(variants: Iterable[Sequence[Callable[[Tensor], Tensor]]], inputs: Sequence[Tensor]) -> list[float]:
+    """Seconds that each variant takes for all inputs: the least of TRIAL_TURNS, taken in turn."""
+    least = [float("inf") for _ in variants]
+    for _ in range(TRIAL_TURNS):
+        for place, layers in enumerate(variants):
+            began = time.perf_counter()
+            for layer, rows in zip(layers, inputs, strict=True):
+                layer(rows)
+            least[place] = min(least[place], time.perf_counter() - began)
+    return least
+
+
+def _rows(count: int, layer: nn.Linear) -> Tensor:
+    generator = torch.Generator().manual_seed(0)
+    return torch.randn(count, layer.in_features, generator=generator).to(layer.weight.dtype)

@@ -122,8 +122,6 @@ def _with_model(settings: WorkerSettings) -> tuple[Host, SessionService]:
         threads=settings.threads,
         revision=settings.revision,
     )
-    if settings.prepacked:
-        prepack_linears(loaded.model)
     max_length = min(settings.max_length, loaded.context_length or settings.max_length)
     engine = _engine(settings, loaded.model, max_length + TREE_ROOM)
     host = _host(settings, engine, max_length)
@@ -139,7 +137,10 @@ def _engine(settings: WorkerSettings, model: PreTrainedModel, rows: int) -> Engi
     slots = affordable_slots(
         settings.slots, settings.cache_gib, slot_bytes=rows * row_bytes, free=free_bytes(model.device)
     )
-    return Engine(model, slots=slots, max_length=rows, exact=settings.exact)
+    engine = Engine(model, slots=slots, max_length=rows, exact=settings.exact)
+    if not settings.exact:
+        prepack_linears(model, settings.prepack)
+    return engine
 
 
 def _without_model(settings: WorkerSettings) -> tuple[Host, SessionService]:

@@ -3,7 +3,7 @@
 import ipaddress
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 from speculation.errors import ConfigurationError
 
@@ -14,6 +14,10 @@ SUFFIX = "suffix:"
 """Before the name of a target: a drafter without a model, for that target's tokens."""
 
 Dtype = Literal["float32", "bfloat16", "float16"]
+Prepack = Literal["auto", "on", "off"]
+PACKABLE = frozenset({("float32", "cpu"), ("bfloat16", "cpu")})
+"""Number format and kind of device of weights that can be packed."""
+
 Role = Literal["draft", "verify"]
 ROLES: tuple[Role, ...] = ("draft", "verify")
 
@@ -31,7 +35,8 @@ class WorkerSettings:
         dtype: float32, bfloat16 or float16.
         device: A torch device.
         exact: Whether a target in bfloat16 on a CPU decides every token as in plain decoding, to the last bit.
-        prepacked: Whether weights in bfloat16 on a CPU are packed for its kernels when the model is loaded.
+        prepack: Whether weights on a CPU are packed for its kernels when the model is loaded: on, off, or auto if a
+            trial finds that faster. An exact target's are not.
         threads: Torch threads; processes that spin on more threads than cores lose tenfold.
         slots: Sessions whose caches fit at once; None: as many as fit into cache_gib, or 16.
         cache_gib: Most memory for their keys and values, in GiB; None: what the machine has.
@@ -58,7 +63,7 @@ class WorkerSettings:
     dtype: str = "float32"
     device: str = "cpu"
     exact: bool = False
-    prepacked: bool = False
+    prepack: Prepack = "auto"
     threads: int = 1
     slots: int | None = None
     cache_gib: float | None = None
@@ -93,10 +98,12 @@ class WorkerSettings:
             require_exact_offered(dtype=self.dtype, device=self.device)
             if self.role != "verify":
                 raise ConfigurationError("exact", "is for targets; what a drafter says changes no token")
-        if self.prepacked:
-            require_prepacked_offered(dtype=self.dtype, device=self.device)
+        if self.prepack not in get_args(Prepack):
+            raise ConfigurationError("prepack", f"{self.prepack!r} is not one of {', '.join(get_args(Prepack))}")
+        if self.prepack == "on":
+            require_packable(dtype=self.dtype, device=self.device)
             if self.exact:
-                raise ConfigurationError("prepacked", "is not for an exact target: its products are taken another way")
+                raise ConfigurationError("prepack", "is not for an exact target: its products are taken another way")
         _, port = split_address(self.listen)
         if self.redis_url is not None and self.advertise is None and _is_everywhere(self.listen):
             raise ConfigurationError("advertise", f"{self.listen} is no address that others could call; name one")
@@ -123,10 +130,10 @@ def require_exact_offered(*, dtype: str, device: str) -> None:
         raise ConfigurationError("exact", f"is for bfloat16 on the cpu, not for {dtype} on {device}")
 
 
-def require_prepacked_offered(*, dtype: str, device: str) -> None:
+def require_packable(*, dtype: str, device: str) -> None:
     """Raise ConfigurationError where weights cannot be packed once for all."""
-    if (dtype, device) != ("bfloat16", "cpu"):
-        raise ConfigurationError("prepacked", f"is for bfloat16 on the cpu, not for {dtype} on {device}")
+    if (dtype, device) not in PACKABLE:
+        raise ConfigurationError("prepack", f"is for float32 and bfloat16 on the cpu, not for {dtype} on {device}")
 
 
 def split_address(address: str) -> tuple[str, int]:

@@ -41,6 +41,12 @@ class Span:
         return self.stop - self.start
 
     @property
+    def new_rows(self) -> tuple[int, int]:
+        """Pool rows of its tokens: from the first to before the second."""
+        last_row = self.first_row + self.num_keys
+        return last_row - self.num_new, last_row
+
+    @property
     def num_keys(self) -> int:
         """Tokens to look at: committed prefix, then scratch."""
         return self.num_committed + len(self.positions)
@@ -60,11 +66,12 @@ class PooledStep:
     def __init__(self, pool: KeyValuePool, spans: Sequence[Span], rows: Tensor, *, padded: bool) -> None:
         self._pool = pool
         self._rows = rows
+        self._alone = pool.window(*spans[0].new_rows) if len(spans) == 1 else None
         short = [span for span in spans if padded and span.num_new <= MAX_PADDED_QUERIES]
         batch = short if len(short) > 1 else []
-        self._parts: list[_Part] = [_Session(span) for span in spans if span not in batch]
+        self._parts: list[_Part] = [_Session(span, pool) for span in spans if span not in batch]
         if batch:
-            self._parts.append(_PaddedBatch(batch, rows.device))
+            self._parts.append(_PaddedBatch(batch, pool, rows.device))
 
     def attend(
         self, layer: nn.Module, query: Tensor, key: Tensor, value: Tensor, predicate: Predicate | None, scoring: Scoring
@@ -82,15 +89,22 @@ class PooledStep:
         Returns:
             (1, tokens, heads, value_size).
         """
-        self._pool.write(layer, self._rows, key, value)
+        self._write(layer, key, value)
         predicate = predicate or CAUSAL
-        keys, values = self._pool.keys[layer], self._pool.values[layer]
         if len(self._parts) == 1:
-            return self._parts[0].attend(query, keys, values, predicate, scoring)[None]
+            return self._parts[0].attend(layer, query, predicate, scoring)[None]
         output = query.new_empty(query.shape[2], query.shape[1], value.shape[3])
         for part in self._parts:
-            output[part.tokens] = part.attend(query, keys, values, predicate, scoring)
+            output[part.tokens] = part.attend(layer, query, predicate, scoring)
         return output[None]
+
+    def _write(self, layer: nn.Module, key: Tensor, value: Tensor) -> None:
+        """Store the row's keys and values; those of a single session lie side by side."""
+        if self._alone is None:
+            self._pool.write(layer, self._rows, key, value)
+        else:
+            self._alone.keys[layer].copy_(key)
+            self._alone.values[layer].copy_(value)
 
 
 class _Part:
@@ -101,8 +115,8 @@ class _Part:
     def __init__(self) -> None:
         self._masks: dict[tuple[int, int], tuple[Predicate, Mask]] = {}
 
-    def attend(self, query: Tensor, keys: Tensor, values: Tensor, predicate: Predicate, scoring: Scoring) -> Tensor:
-        """Attention output (tokens, heads, value_size); keys and values are a layer's pool rows."""
+    def attend(self, layer: nn.Module, query: Tensor, predicate: Predicate, scoring: Scoring) -> Tensor:
+        """Attention output (tokens, heads, value_size) of a layer."""
         raise NotImplementedError
 
     def _mask(self, predicate: Predicate, copies: int, like: Tensor) -> Mask:
@@ -120,22 +134,18 @@ class _Part:
 class _Session(_Part):
     """One session, reading views of the pool."""
 
-    def __init__(self, span: Span) -> None:
+    def __init__(self, span: Span, pool: KeyValuePool) -> None:
         super().__init__()
         self._span = span
-        self._own_rows = slice(span.first_row, span.first_row + span.num_keys)
+        self._own = pool.window(span.first_row, span.first_row + span.num_keys)
         self.tokens = slice(span.start, span.stop)
 
-    def attend(self, query: Tensor, keys: Tensor, values: Tensor, predicate: Predicate, scoring: Scoring) -> Tensor:
+    def attend(self, layer: nn.Module, query: Tensor, predicate: Predicate, scoring: Scoring) -> Tensor:
         """Attention output (tokens, heads, value_size)."""
+        keys, values = self._own.keys[layer], self._own.values[layer]
         copies = folded_heads(query.shape[1], keys.shape[1], self._span.num_new)
-        output = weighted_values(
-            query[:, :, self.tokens],
-            keys[self._own_rows].transpose(0, 1)[None],
-            values[self._own_rows].transpose(0, 1)[None],
-            self._mask(predicate, copies, query),
-            scoring,
-        )
+        own = query if query.shape[2] == self._span.num_new else query[:, :, self.tokens]
+        output = weighted_values(own, keys, values, self._mask(predicate, copies, query), scoring)
         return output[0].transpose(0, 1)
 
     def _new_mask(self, predicate: Predicate, copies: int, like: Tensor) -> Mask:
@@ -161,8 +171,9 @@ class _PaddedBatch(_Part):
     even a value that is not a number.
     """
 
-    def __init__(self, spans: Sequence[Span], device: torch.device) -> None:
+    def __init__(self, spans: Sequence[Span], pool: KeyValuePool, device: torch.device) -> None:
         super().__init__()
+        self._pool = pool
         size = len(spans), max(span.num_new for span in spans), max(span.num_keys for span in spans)
         is_query = np.arange(size[1]) < np.array([[span.num_new] for span in spans])
         queries = np.zeros(size[:2], np.int64)
@@ -191,8 +202,9 @@ class _PaddedBatch(_Part):
         self._key_positions = torch.from_numpy(positions).to(device)
         self._related = torch.from_numpy(related).to(device)
 
-    def attend(self, query: Tensor, keys: Tensor, values: Tensor, predicate: Predicate, scoring: Scoring) -> Tensor:
+    def attend(self, layer: nn.Module, query: Tensor, predicate: Predicate, scoring: Scoring) -> Tensor:
         """Attention output (tokens, heads, value_size)."""
+        keys, values = self._pool.keys[layer], self._pool.values[layer]
         copies = folded_heads(query.shape[1], keys.shape[1], self._queries.shape[1])
         output = weighted_values(
             query[0].transpose(0, 1)[self._queries].transpose(1, 2),

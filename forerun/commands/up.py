@@ -51,9 +51,12 @@ def up(
         bool | None,
         typer.Option("--exact", help="A target in bfloat16 on a CPU decides as in plain decoding, to the last bit."),
     ] = None,
-    prepacked: Annotated[
-        bool | None,
-        typer.Option("--prepacked", help="Pack weights in bfloat16 for the CPU's kernels when models are loaded."),
+    prepack: Annotated[
+        str | None,
+        typer.Option(
+            help="Pack weights for the CPU's kernels: on, off, or auto if a trial finds that faster.",
+            show_default="auto",
+        ),
     ] = None,
     redis: Annotated[
         str | None,
@@ -84,7 +87,7 @@ def up(
         "device": device,
         "dtype": dtype,
         "exact": exact,
-        "prepacked": prepacked,
+        "prepack": prepack,
     }
     settings = fleet_settings(config, given, redis=redis)
     with contextlib.suppress(asyncio.CancelledError):

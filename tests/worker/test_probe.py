@@ -178,7 +178,7 @@ def test_logits_that_are_no_numbers_are_refused() -> None:
 
 def test_an_error_inside_a_foreign_model_becomes_a_refusal() -> None:
     model = served_model("llama")
-    model.model.layers[1].register_forward_pre_hook(lambda *_: 1 / 0)
+    model.model.norm.register_forward_pre_hook(lambda *_: 1 / 0)
 
     with pytest.raises(UnservableModelError, match="ZeroDivisionError"):
         serve(model)
@@ -206,7 +206,7 @@ def test_attention_beyond_a_causal_predicate_is_refused(
     monkeypatch.setitem(AttentionInterface._global_mapping, IMPLEMENTATION, with_option)
 
     with pytest.raises(UnservableModelError, match=reason):
-        serve(served_model("llama"))
+        serve(served_model("gemma3"))
 
 
 def test_relative_error_ignores_what_softmax_ignores() -> None:

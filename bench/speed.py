@@ -171,8 +171,10 @@ async def _lengths(bench: Bench, task: Task, seed: int, max_new_tokens: int, ste
     return Pair(prompt_set=task.prompt_set, first=first, second=second)
 
 
-async def tokens_a_round_t1(bench: Bench, task: Task, seed: int, max_new_tokens: int, *, uncoupled: bool) -> float:
-    """Of an answer at T = 1 with trees of COUPLED_SHAPE by the right drafter."""
+async def tokens_a_round_t1(
+    bench: Bench, task: Task, seed: int, max_new_tokens: int, *, uncoupled: bool, shape: TreeShape = COUPLED_SHAPE
+) -> float:
+    """Of an answer at T = 1 with trees of a shape by the right drafter."""
     answer = await bench.client.generate(
         task.prompt,
         max_new_tokens=max_new_tokens,
@@ -180,7 +182,7 @@ async def tokens_a_round_t1(bench: Bench, task: Task, seed: int, max_new_tokens:
         seed=seed,
         policy="static",
         drafters=[task.drafter],
-        shape=COUPLED_SHAPE,
+        shape=shape,
         uncoupled=uncoupled,
     )
     return answer.tokens_per_round

@@ -229,7 +229,7 @@ def rules(
 ) -> None:
     """Measure tokens a round at T = 1 by rule of acceptance: shared noise, top-k trees without it, rejection sampling.
 
-    Sixteen nodes each, the four plain domains, the right drafter. Rejection has the tree that turns out best.
+    Sixteen nodes each, the four plain domains, the right drafter. Ours and rejection both have the tree that is best.
 
     [cyan]forerun bench rules --json[/cyan]
     """

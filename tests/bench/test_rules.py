@@ -54,9 +54,11 @@ def test_no_tree_has_more_nodes_than_ours() -> None:
     assert all(np.cumprod(levels).sum() <= NODES for levels in REJECTION_TREES.values())
 
 
-def test_rejection_stands_for_its_best_tree() -> None:
+def test_a_rule_stands_for_its_best_tree() -> None:
     prompts = [Task("code", number, "") for number in range(4)]
     lengths = {
+        "coupled, 16 deep, 1 wide": dict.fromkeys(prompts, 7.0),
+        "coupled, 5 deep, 4 wide": dict.fromkeys(prompts, 5.5),
         "coupled": dict.fromkeys(prompts, 6.0),
         "uncoupled": dict.fromkeys(prompts, 3.0),
         "rejection, a chain of 16": dict.fromkeys(prompts, 4.0),
@@ -66,5 +68,6 @@ def test_rejection_stands_for_its_best_tree() -> None:
     figures = {figure.name: figure for figure in rule_figures(lengths, seed=1)}
 
     assert figures["rules.coupled_over_uncoupled"].value == pytest.approx(2.0)
-    assert figures["rules.coupled_over_rejection"].value == pytest.approx(1.2)
-    assert figures["rules.rejection.code"].unit == "tokens, rejection, 4 chains of 4"
+    assert figures["rules.coupled_over_rejection"].value == pytest.approx(1.4)
+    assert figures["rules.coupled_at_best.code"].unit == "tokens, coupled, 16 deep, 1 wide"
+    assert figures["rules.rejection_at_best.code"].unit == "tokens, rejection, 4 chains of 4"

@@ -181,6 +181,10 @@ def weighted_values(query: Tensor, key: Tensor, value: Tensor, mask: Mask, scori
 
 
 def _by_kernel(query: Tensor, key: Tensor, value: Tensor, mask: Mask, scoring: Scoring) -> Tensor:
+    if query.shape[2] == 1 and query.dtype is torch.bfloat16 and query.device.type == "cpu":
+        # One row is no matrix, and the kernel's products of vectors in bfloat16 take longer than five rows do.
+        mask = Mask(None if mask.bias is None else mask.bias.float())
+        return _by_kernel(query.float(), key.float(), value.float(), mask, scoring).to(query.dtype)
     return functional.scaled_dot_product_attention(
         query, key, value, attn_mask=mask.bias, is_causal=mask.is_triangle, scale=scoring.scale
     )

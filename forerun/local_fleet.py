@@ -2,6 +2,7 @@
 
 import asyncio
 import errno
+import os
 import socket
 import sys
 from collections.abc import AsyncIterator, Mapping, Sequence
@@ -63,6 +64,7 @@ class FleetSettings(Settings):
         target: Model of the verify workers: a folder, a hub id, or zoo:target@deep and the like.
         drafters: Model of each draft worker, by the name that requests use; `suffix` drafts without one.
         verify_workers: Processes that serve the target.
+        target_threads: Torch threads of each of them; None: an equal part of the processors that the others leave.
         dtype: Number format of all models.
         device: Torch device of all models.
         exact: Whether a target in bfloat16 on a CPU decides every token as in plain decoding, to the last bit.
@@ -76,6 +78,7 @@ class FleetSettings(Settings):
     target: Name = "zoo:target@deep"
     drafters: Mapping[ProcessName, Name] = Field(default_factory=lambda: dict(ZOO_DRAFTERS))
     verify_workers: Count = 1
+    target_threads: Count | None = None
     dtype: Dtype = "float32"
     device: str = "cpu"
     exact: bool = False
@@ -102,6 +105,13 @@ class FleetSettings(Settings):
             except ConfigurationError as error:
                 raise ValueError(str(error).removeprefix(f"{told.field_name}: ")) from error
         return wanted
+
+    def threads(self, role: Role, *, processors: int) -> int:
+        """Torch threads of a worker; drafters have one, as their forwards are short and many."""
+        if role == "draft":
+            return 1
+        others = len(self.drafters) + 1  # the controller
+        return self.target_threads or max(1, (processors - others) // self.verify_workers)
 
     def for_controller(self, *, tokenizer: str, workers: Sequence[WorkerEntry], folder: Path) -> Settings:
         """The controller's part, once the workers have their addresses."""
@@ -222,7 +232,7 @@ def _worker(role: Role, name: str, model: str, settings: FleetSettings) -> Proce
         "listen": LISTEN,
         "dtype": settings.dtype,
         "device": settings.device,
-        "threads": "1",
+        "threads": str(settings.threads(role, processors=os.cpu_count() or 1)),
         "slots": str(settings.slots),
         "max-length": str(settings.max_length),
     }

@@ -36,6 +36,12 @@ def up(
     verify_workers: Annotated[
         int | None, typer.Option(min=1, help="Processes that serve the target.", show_default="1")
     ] = None,
+    target_threads: Annotated[
+        int | None,
+        typer.Option(
+            min=1, help="Torch threads of each of them on a CPU.", show_default="the processors that others leave"
+        ),
+    ] = None,
     listen: Annotated[
         str | None,
         typer.Option(help="Where the controller listens; port 0 takes a free one.", show_default="127.0.0.1:50050"),
@@ -83,6 +89,7 @@ def up(
         "target": target or (target_of(profile) if profile else None),
         "drafters": None if drafters is None else drafters_of(drafters),
         "verify_workers": verify_workers,
+        "target_threads": target_threads,
         "listen": listen,
         "device": device,
         "dtype": dtype,

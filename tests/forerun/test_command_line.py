@@ -15,6 +15,7 @@ from forerun.__main__ import app, main
 from forerun.commands import worker
 from forerun.commands.fleet_options import drafters_of, fleet_settings
 from forerun.commands.generate import shape_of
+from forerun.local_fleet import FleetSettings
 from forerun.models import model_folder
 from speculation.errors import CapacityError, ConfigurationError, InvalidRequestError
 from speculation.tree import TreeShape
@@ -232,6 +233,17 @@ def test_the_command_line_overrules_the_file(tmp_path: Path) -> None:
 
     assert (settings.target, settings.verify_workers, settings.listen) == ("zoo:target", 2, "127.0.0.1:0")
     assert settings.redis is None
+
+
+@pytest.mark.parametrize(
+    ("given", "processors", "threads"),
+    [({}, 2, 1), ({}, 32, 26), ({"verify_workers": 2}, 32, 13), ({"target_threads": 3}, 2, 3)],
+)
+def test_targets_share_the_processors_that_others_leave(given: dict[str, int], processors: int, threads: int) -> None:
+    settings = FleetSettings(**given)
+
+    assert settings.threads("verify", processors=processors) == threads
+    assert settings.threads("draft", processors=processors) == 1
 
 
 def test_drafters_are_zoo_names_or_models_of_ones_own() -> None:

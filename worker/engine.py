@@ -21,7 +21,7 @@ from speculation.errors import CapacityError, InvalidRequestError, UnservableMod
 from speculation.tree import ROOT
 from worker.attention import IMPLEMENTATION, AttentionStep, ShapeRecorder, UnsupportedAttentionError, running
 from worker.cache import KeyValuePool, LayerShape, PackedRow
-from worker.exact_attention import ExactStep, refuse_inexact
+from worker.exact_attention import ExactStep, refuse_inexact, step_of_queries
 from worker.exact_linear import make_linears_exact, pad_rows
 from worker.exact_probe import BITS_LENGTH, require_equal_bits
 from worker.lean_layers import make_layers_lean
@@ -107,6 +107,7 @@ class Engine:
         model.set_attn_implementation(IMPLEMENTATION)
         shapes, self.vocab_size = self._learn_shapes()
         if exact:
+            self._query_step = step_of_queries(type(model).__name__, shapes.values())
             make_linears_exact(model)
         self.probe_error = 0.0
         if check:
@@ -276,7 +277,7 @@ class Engine:
             positions += span.positions[-span.num_new :]
             rows += range(*span.new_rows)
         if self._exact:
-            step: AttentionStep = ExactStep(self._pool, spans, torch.tensor(rows))
+            step: AttentionStep = ExactStep(self._pool, spans, torch.tensor(rows), step=self._query_step)
             padded = [_padded(numbers) for numbers in (token_ids, positions, wanted)]
             return self._call(step, torch.tensor(padded[0]), torch.tensor(padded[1]), padded[2])[: len(wanted)]
         row = torch.tensor([token_ids, positions, rows], device=self.device)

@@ -7,13 +7,13 @@ before it, and all the distant rest, are shared by tokens that have the same pas
 tree reaches into the next block. PyTorch's flash kernel computes each part and tells the logarithm of its weight, by
 which they are put together.
 
-For a fixed number of keys that kernel gives a query the same bits beside any number of others (measured for 2 to 1024;
-the engine looks again when it loads a model). One query alone, or alone in the last group of 32, is computed in another
-way; so queries come in even numbers.
+For a fixed number of keys that kernel gives a query the same bits beside any number of others, if queries come in
+multiples of a step: 2 on an Intel processor with AMX, 4 on an AMD one without. The step is found when a model is
+loaded, by comparing the bits.
 """
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from speculation.errors import UnservableModelError
 from worker.attention import CAUSAL, Predicate, Scoring, ShapeRecorder
-from worker.cache import KeyValuePool
+from worker.cache import KeyValuePool, LayerShape
 from worker.step import Span
 
 BLOCK = 64
@@ -38,6 +38,14 @@ HIDDEN = -1e30
 """Added to the score of a key that may not be seen. Finite, so that a part of hidden keys weighs zero, and its average
 is a number."""
 
+STEPS = (2, 4, 8, 16, 32)
+
+TRIAL_KEYS = (BLOCK, 2 * BLOCK, 3 * BLOCK, 5 * BLOCK, 8 * BLOCK, 9 * BLOCK, 16 * BLOCK)
+"""Numbers of keys with which a step is tried: the kernel takes up to 512 at a time."""
+
+TRIAL_QUERIES = 192
+"""Most queries with which a step is tried: beyond, the kernel takes more of them at a time."""
+
 _flash = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
 
 
@@ -52,6 +60,44 @@ def refuse_inexact(name: str, recorder: ShapeRecorder) -> None:
         raise UnservableModelError(name, "cannot be served bit for bit: it bounds its attention scores (softcap)")
     if any(shape.key_size != shape.value_size for shape in recorder.shapes.values()):
         raise UnservableModelError(name, "cannot be served bit for bit: its keys and values differ in size")
+
+
+@torch.inference_mode()
+def step_of_queries(name: str, shapes: Collection[LayerShape]) -> int:
+    """The smallest number whose multiples of queries the kernel keeps apart on this processor, for all layers.
+
+    Raises:
+        UnservableModelError: There is none.
+    """
+    sizes = {(shape.num_heads, shape.key_size) for shape in shapes}
+    for step in STEPS:
+        if all(_keeps_apart(step, heads, size, keys) for heads, size in sizes for keys in TRIAL_KEYS):
+            return step
+    raise UnservableModelError(
+        name, "cannot be served bit for bit: this processor's attention depends on other queries"
+    )
+
+
+def _keeps_apart(step: int, heads: int, size: int, keys: int) -> bool:
+    """Whether random queries have the same bits in the smallest groups, in larger ones, and at other places there."""
+    generator = torch.Generator().manual_seed(keys)
+    queries, key, value = (
+        torch.randn(1, heads, count, size, generator=generator).bfloat16() for count in (TRIAL_QUERIES, keys, keys)
+    )
+    mask = torch.zeros(TRIAL_QUERIES, keys).masked_fill_(torch.rand(1, keys, generator=generator) < 0.3, HIDDEN)
+
+    def attend(some: Tensor) -> Tensor:
+        bias = mask[: some.shape[2]].bfloat16()
+        average, log_weight = _flash(some, key, value, 0.0, False, attn_mask=bias, scale=size**-0.5)
+        return torch.cat([average.float(), log_weight[..., None]], dim=-1)
+
+    expected = torch.cat([attend(group) for group in torch.split(queries, step, dim=2)], dim=2)
+    counts = [count for count in (2 * step, 3 * step, 5 * step, 7 * step, 64, TRIAL_QUERIES) if count <= TRIAL_QUERIES]
+    return all(
+        torch.equal(attend(queries[:, :, :count].roll(places, 2)), expected[:, :, :count].roll(places, 2))
+        for count in counts
+        for places in (0, 1, step // 2)
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,15 +140,16 @@ class ExactStep:
         pool: Where keys and values live, in bfloat16 on a CPU.
         spans: The sessions, in the order of the row.
         rows: (tokens,) pool row of each token; tokens of the row beyond them are padding.
+        step: Queries come in multiples of it.
     """
 
-    def __init__(self, pool: KeyValuePool, spans: Sequence[Span], rows: Tensor) -> None:
+    def __init__(self, pool: KeyValuePool, spans: Sequence[Span], rows: Tensor, *, step: int) -> None:
         self._pool = pool
         self._rows = rows
         branches = [branch for span in spans for branch in _branches(span)]
         short = [branch for branch in branches if len(branch.tokens) <= SHORT]
         long = [branch for branch in branches if len(branch.tokens) > SHORT]
-        self._parts = [_tails(lots) for lots in (short, long) if lots]
+        self._parts = [_tails(lots, step) for lots in (short, long) if lots]
         pasts: dict[tuple[int, int, int, int], list[_Branch]] = defaultdict(list)
         for branch in branches:
             if branch.begin:
@@ -110,7 +157,7 @@ class ExactStep:
             if branch.begin > BLOCK:
                 pasts[DISTANT, *branch.past(branch.begin - BLOCK)].append(branch)
         for (kind, _, stop, _), alike in pasts.items():
-            self._parts.append(_shared(alike, kind, stop - BLOCK if kind == BEFORE else 0, stop))
+            self._parts.append(_shared(alike, kind, stop - BLOCK if kind == BEFORE else 0, stop, step))
 
     def attend(
         self, layer: nn.Module, query: Tensor, key: Tensor, value: Tensor, predicate: Predicate | None, scoring: Scoring
@@ -140,7 +187,7 @@ class _Part:
 
     Attributes:
         kind: DISTANT, BEFORE or TAIL.
-        tokens: (lots, queries) places in the packed row, an even number of queries; the last is repeated as padding.
+        tokens: (lots, queries) places in the packed row, a multiple of the step; the last is repeated as padding.
         positions: (lots, queries).
         rows: Pool rows of the keys: (lots, keys), or a slice for a single lot.
         key_positions: (lots, keys).
@@ -223,9 +270,9 @@ def _branches(span: Span) -> Iterator[_Branch]:
         )
 
 
-def _tails(branches: Sequence[_Branch]) -> _Part:
+def _tails(branches: Sequence[_Branch], step: int) -> _Part:
     """What the branches see of their own blocks."""
-    count = max(len(branch.tokens) for branch in branches)
+    count = _rounded_up(max(len(branch.tokens) for branch in branches), step)
     begins = torch.tensor([branch.begin for branch in branches])
     rows = [branch.rows(branch.begin, branch.positions[-1] + 1) for branch in branches]
     return _Part(
@@ -237,15 +284,16 @@ def _tails(branches: Sequence[_Branch]) -> _Part:
     )
 
 
-def _shared(branches: Sequence[_Branch], kind: int, start: int, stop: int) -> _Part:
+def _shared(branches: Sequence[_Branch], kind: int, start: int, stop: int, step: int) -> _Part:
     """What branches with the same past see between two positions before their block."""
     tokens = [token for branch in branches for token in branch.tokens]
     positions = [position for branch in branches for position in branch.positions]
     rows = branches[0].rows(start, stop)
+    count = _rounded_up(len(tokens), step)
     return _Part(
         kind=kind,
-        tokens=torch.tensor([_padded(tokens, len(tokens))]),
-        positions=torch.tensor([_padded(positions, len(positions))]),
+        tokens=torch.tensor([_padded(tokens, count)]),
+        positions=torch.tensor([_padded(positions, count)]),
         rows=rows if isinstance(rows, slice) else torch.tensor([rows]),
         key_positions=torch.arange(start, stop)[None],
     )
@@ -256,5 +304,9 @@ def _listed(rows: slice | list[int]) -> list[int]:
 
 
 def _padded(numbers: Sequence[int], count: int) -> list[int]:
-    """`count` numbers, or one more if that is odd; the last one is repeated."""
-    return [*numbers, *[numbers[-1]] * (count + count % 2 - len(numbers))]
+    """`count` numbers; the last one is repeated."""
+    return [*numbers, *[numbers[-1]] * (count - len(numbers))]
+
+
+def _rounded_up(count: int, step: int) -> int:
+    return -(-count // step) * step

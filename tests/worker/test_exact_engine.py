@@ -7,9 +7,12 @@ import pytest
 import torch
 from torch import Tensor
 
+import worker.exact_attention
 from speculation.errors import ConfigurationError, UnservableModelError
 from tests.architectures import VOCAB_SIZE, plain_logits, served_model
+from worker.cache import LayerShape
 from worker.engine import ROOT, Chunk, Engine
+from worker.exact_attention import step_of_queries
 from worker.probe import TOLERANCES, relative_error
 from worker.settings import WorkerSettings
 
@@ -169,3 +172,29 @@ def test_other_number_formats_are_refused() -> None:
 def test_settings_under_which_nothing_is_exact_are_refused(fields: dict[str, str], told: str) -> None:
     with pytest.raises(ConfigurationError, match=told):
         WorkerSettings(model="m", name="n", exact=True, **fields)  # type: ignore[arg-type]
+
+
+def test_queries_come_in_the_smallest_step_that_the_processor_keeps_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(worker.exact_attention, "_keeps_apart", lambda step, *_: step >= 8)
+    shapes = [LayerShape(num_heads=2, key_size=8, value_size=8, dtype=torch.bfloat16)]
+
+    assert step_of_queries("Some", shapes) == 8
+
+
+def test_a_processor_that_keeps_no_queries_apart_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(worker.exact_attention, "_keeps_apart", lambda *_: False)
+
+    with pytest.raises(UnservableModelError, match="depends on other queries"):
+        Engine(served_model("qwen3").bfloat16(), slots=1, max_length=64, exact=True)
+
+
+def test_a_kernel_whose_bits_depend_on_the_number_of_queries_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    plain = worker.exact_attention._flash
+
+    def by_number(query: Tensor, *arguments: object, **options: object) -> tuple[Tensor, Tensor]:
+        average, log_weight = plain(query, *arguments, **options)
+        return (average * 1.01 if query.shape[2] == 40 else average), log_weight
+
+    monkeypatch.setattr(worker.exact_attention, "_flash", by_number)
+
+    assert not worker.exact_attention._keeps_apart(8, 2, 8, 64)

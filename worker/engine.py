@@ -24,7 +24,7 @@ from worker.cache import KeyValuePool, LayerShape, PackedRow
 from worker.exact_attention import ExactStep, refuse_inexact, step_of_queries
 from worker.exact_linear import make_linears_exact, pad_rows
 from worker.exact_probe import BITS_LENGTH, require_equal_bits
-from worker.lean_layers import make_layers_lean
+from worker.lean_layers import LeanModel, lean_model, make_layers_lean
 from worker.models import context_length
 from worker.probe import PROBE_LENGTH, PROBE_SLOTS, refuse_unservable, require_exact
 from worker.scratch import EMPTY, Chunk, Scratch
@@ -102,8 +102,10 @@ class Engine:
         self._past = PackedRow()
         self._open: dict[int, _Slot] = {}
         self._free = list(reversed(range(slots)))
+        self._lean: LeanModel | None = None
         if not exact:
             make_layers_lean(model)
+            self._lean = lean_model(model)
         model.set_attn_implementation(IMPLEMENTATION)
         shapes, self.vocab_size = self._learn_shapes()
         if exact:
@@ -298,9 +300,12 @@ class Engine:
 
     def _call(self, step: AttentionStep, token_ids: Tensor, positions: Tensor, wanted: list[int] | None) -> Tensor:
         """Logits (wanted, vocab) of a packed row; None wants all, in order."""
+        selected = None if wanted is None else torch.tensor(wanted, dtype=torch.long, device=self.device)
+        if self._lean is not None:
+            with running(step):
+                return self._lean(token_ids, positions, selected)
         self._past.positions = positions
         options: dict[str, Tensor] = {}
-        selected = None if wanted is None else torch.tensor(wanted, dtype=torch.long, device=self.device)
         if selected is not None and self._selects_logits:
             options["logits_to_keep"] = selected
         with running(step):

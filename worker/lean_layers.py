@@ -18,6 +18,9 @@ from worker.attention import Scoring, running_step
 FAMILY = frozenset({"LlamaDecoderLayer", "MistralDecoderLayer", "Qwen2DecoderLayer", "Qwen3DecoderLayer"})
 """Layers of one form: norm, rotated attention, norm, gated feed-forward, with or without biases and norms of heads."""
 
+MODELS = frozenset({"LlamaForCausalLM", "MistralForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM"})
+"""Models that are embeddings, such layers, a norm and a head, and nothing else."""
+
 
 def make_layers_lean(model: PreTrainedModel) -> None:
     """Let the layers of a known form be computed with fewer operators; others stay as they are."""
@@ -28,11 +31,43 @@ def make_layers_lean(model: PreTrainedModel) -> None:
                     module[place] = LeanLayer(layer)
 
 
+def lean_model(model: PreTrainedModel) -> "LeanModel | None":
+    """The forward of a model of the family, whose layers are lean and look at all before them; None for others."""
+    config: Any = model.config
+    windows = getattr(config, "sliding_window", None) is not None
+    if type(model).__name__ not in MODELS or windows or not all(map(_is_lean, model.model.layers)):
+        return None
+    return LeanModel(model)
+
+
 def forget_plain_layers(model: PreTrainedModel) -> None:
     """Let go of transformers' layers, and with them of weights that somebody is about to replace."""
     for module in model.modules():
         if isinstance(module, LeanLayer):
             module.forget_plain()
+
+
+class LeanModel:
+    """Token ids to logits: what transformers' forward does around the layers takes as long as two of them.
+
+    Args:
+        model: Of the family, with lean layers.
+    """
+
+    def __init__(self, model: Any) -> None:
+        decoder = model.model
+        self._embed, self._rotary = decoder.embed_tokens, decoder.rotary_emb
+        self._layers: tuple[nn.Module, ...] = tuple(decoder.layers)
+        self._norm, self._model = _Norm(decoder.norm), model
+
+    def __call__(self, token_ids: Tensor, positions: Tensor, wanted: Tensor | None) -> Tensor:
+        """Logits (wanted, vocab) of a packed row; None wants all, in order."""
+        hidden = self._embed(token_ids)[None]
+        rotation = self._rotary(hidden, positions[None])
+        for layer in self._layers:
+            hidden = layer(hidden, attention_mask=None, position_embeddings=rotation)
+        rows = hidden[0] if wanted is None else hidden[0][wanted]
+        return cast(Tensor, self._model.lm_head(self._norm(rows)))
 
 
 class LeanLayer(nn.Module):
@@ -104,6 +139,10 @@ class _Norm:
 
     def __call__(self, rows: Tensor) -> Tensor:
         return functional.rms_norm(rows, self._weight.shape, self._weight, self._eps)
+
+
+def _is_lean(layer: nn.Module) -> bool:
+    return isinstance(layer, LeanLayer)
 
 
 def _has_known_form(layer: Any) -> bool:

@@ -177,7 +177,7 @@ def test_logits_that_are_no_numbers_are_refused() -> None:
 
 
 def test_an_error_inside_a_foreign_model_becomes_a_refusal() -> None:
-    model = served_model("llama")
+    model = served_model("gemma3")
     model.model.norm.register_forward_pre_hook(lambda *_: 1 / 0)
 
     with pytest.raises(UnservableModelError, match="ZeroDivisionError"):

@@ -95,7 +95,7 @@ class LearnerProcess:
         now = asyncio.get_running_loop().time()
         if self._process is None and now >= self._start_at:
             self._start_at = now + RESTART_PAUSE_S
-            self._process = self._start()
+            self._start()
         if self._process is not None and (said := _heard(self._process)):
             self._leads = said.endswith(LEADS)
         return self._leads
@@ -115,9 +115,9 @@ class LearnerProcess:
             process.wait()
         process.stdout.close()
 
-    def _start(self) -> "subprocess.Popen[bytes]":
+    def _start(self) -> None:
         # Not by the event loop's own means: those fork, of which gRPC complains once it has threads; this one does not.
-        process = subprocess.Popen(
+        process = self._process = subprocess.Popen(
             (sys.executable, "-P", "-m", __name__),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -128,7 +128,6 @@ class LearnerProcess:
         os.set_blocking(process.stdout.fileno(), False)
         process.stdin.write(self._lessons.to_json())
         process.stdin.flush()
-        return process
 
 
 def _heard(process: "subprocess.Popen[bytes]") -> bytes:
@@ -142,23 +141,20 @@ async def learn(lessons: Lessons, *, until: "asyncio.Future[bytes]") -> None:
     async with redis_client(lessons.url) as redis:
         keys = Keys(lessons.namespace, lessons.policy)
         learner = Learner(redis, keys, lessons.make_policy, lease_s=lessons.lease_s)
-        leads = False
+        leads, problem = False, ""
         while not until.done():
-            before, leads = leads, await _learnt(learner, lessons)
+            before, known = leads, problem
+            try:
+                leads, problem = await learner.step(longest_s=lessons.interval_s), ""
+            except (RedisError, OSError, TimeoutError, InvalidModelStateError) as error:
+                leads, problem = False, str(error)
+            if problem and problem != known:
+                logger.warning("nothing can be learnt", extra={"policy": lessons.policy, "problem": problem})
             if leads is not before:
                 os.write(sys.stdout.fileno(), LEADS if leads else FOLLOWS)
             await asyncio.wait((until,), timeout=lessons.interval_s)
         with suppress(RedisError, OSError, TimeoutError):  # then the lease lapses
             await learner.close()
-
-
-async def _learnt(learner: Learner, lessons: Lessons) -> bool:
-    """Whether this is the learner in charge, and has folded what was new."""
-    try:
-        return await learner.step(longest_s=lessons.lease_s)
-    except (RedisError, OSError, TimeoutError, InvalidModelStateError) as error:
-        logger.warning("nothing can be learnt", extra={"policy": lessons.policy, "problem": str(error)})
-        return False
 
 
 async def main() -> None:

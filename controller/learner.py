@@ -22,7 +22,9 @@ from speculation.errors import InvalidModelStateError, InvalidRequestError
 logger = logging.getLogger(__name__)
 
 RECORDS_PER_READ = 256
-"""A tenth of a second of learning: the lease is looked after in between."""
+LESSONS_A_LOOK = 16
+"""Lessons between two looks at the lease: it must not lapse where a processor is hard to get, for then all that was
+learnt under it is lost."""
 
 REMEMBERED_RECORDS = 1024
 """Records of a stream that a learner knows by their id. The log writes again what may have been lost on its way, within
@@ -216,7 +218,7 @@ class Learner:
             entries: Any = await self._redis.xrevrange(
                 self._keys.stream(stream), max=place.entry_id, count=REMEMBERED_RECORDS
             )
-            self._teach(fold, ((stream, record_of(entry)) for entry in reversed(entries)))
+            await self._teach(fold, ((stream, record_of(entry)) for entry in reversed(entries)))
         policy.restore(snapshot.model_state)
         fold.folded, fold.missed, fold.unreadable = snapshot.folded, snapshot.missed, snapshot.unreadable
         return fold
@@ -236,12 +238,11 @@ class Learner:
                 # By the writers' own count: Redis itself keeps one of what was trimmed only from 7.0 on.
                 fold.move(stream, to=last.decode(), read=len(read), trimmed=int(written) - length)
             more |= len(read) == RECORDS_PER_READ
-        self._teach(fold, records)
-        await self._lease.keep()
+        await self._teach(fold, records)
         return more
 
-    def _teach(self, fold: Fold, records: Iterable[tuple[str, bytes]]) -> None:
-        for stream, record in records:
+    async def _teach(self, fold: Fold, records: Iterable[tuple[str, bytes]]) -> None:
+        for number, (stream, record) in enumerate(records):
             lesson = fold.take(stream, record)
             if lesson is not None:
                 try:
@@ -250,6 +251,8 @@ class Learner:
                 except Exception:  # the next learner would meet the same record: none may stop the learning of all
                     logger.exception("a record could not be learnt from", extra={"stream": stream})
                     fold.unreadable += 1
+            if number % LESSONS_A_LOOK == 0:
+                await self._lease.keep()
 
     async def _written(self, fold: Fold) -> Fold | None:
         """Write the snapshot; None if it was not this fold's turn: the lease is lost, or a model was promoted."""

@@ -1,9 +1,9 @@
 """How many rounds a second does one controller sustain on one core?
 
 A controller as it is shipped (planner in charge, an embedded Redis with log and shared learning) serves many streams by
-simulated workers. It has a processor for itself, all its threads and the learning included; workers, Redis and callers
-have the others. Rounds are counted by the answers' pieces as they arrive, and held against the processor time that the
-controller took for them, which does not depend on whether the others kept it busy.
+simulated workers. It has a processor for itself, with all its threads; workers, Redis, callers and its learner, a
+process of its own, have the others. Rounds are counted by the answers' pieces as they arrive, and held against the
+processor time that the controller took for them, which does not depend on whether the others kept it busy.
 """
 
 import asyncio
@@ -24,6 +24,7 @@ import psutil
 import yaml
 
 from bench.figures import Figure, figure
+from bench.processes import learners_of
 from bench.spread import Spread, median
 from controller.settings import RedisSettings, RouterSettings, Settings, WorkerEntry
 from controller.tasks import owned_tasks
@@ -50,12 +51,14 @@ class Window:
         rounds: Of all streams together.
         tokens: Emitted in them.
         processor_s: What the controller took.
+        learner_s: What its learner took beside it.
         wall_s: How long it ran.
     """
 
     rounds: int
     tokens: int
     processor_s: float
+    learner_s: float
     wall_s: float
 
     def since(self, earlier: "Window") -> "Window":
@@ -99,6 +102,7 @@ def figures_of(measured: Mapping[str, Sequence[Window]], *, seed: int) -> tuple[
         figure(f"{name}.static", rates["static"], "rounds/s", digits=0),
         figure(f"{name}.wall", spread(lambda w: w.rounds / w.wall_s, planner), "rounds/s", digits=0),
         figure(f"{name}.busy", spread(lambda w: w.processor_s / w.wall_s, all_windows), "of a processor", digits=2),
+        figure(f"{name}.learner", spread(lambda w: w.learner_s / w.wall_s, planner), "of a processor", digits=2),
         figure(f"{name}.tokens", spread(lambda w: w.tokens / w.rounds, planner), "tokens a round", digits=2),
     )
 
@@ -106,6 +110,7 @@ def figures_of(measured: Mapping[str, Sequence[Window]], *, seed: int) -> tuple[
 async def _window(address: str, pid: int, tasks: Sequence[Task], policy: str, length_s: float) -> Window:
     """All streams for a while, once they are under way. What has begun before or ends later is counted in part."""
     process = psutil.Process(pid)
+    learners = learners_of(process)
     rounds = tokens = 0
     under_way = asyncio.Event()
 
@@ -121,8 +126,13 @@ async def _window(address: str, pid: int, tasks: Sequence[Task], policy: str, le
                         under_way.set()
 
     def now() -> Window:
-        times = process.cpu_times()
-        return Window(rounds=rounds, tokens=tokens, processor_s=times.user + times.system, wall_s=time.perf_counter())
+        return Window(
+            rounds=rounds,
+            tokens=tokens,
+            processor_s=_processor_s(process),
+            learner_s=sum(map(_processor_s, learners)),
+            wall_s=time.perf_counter(),
+        )
 
     async with AsyncClient(address) as client, owned_tasks() as spawn:
         streams = [spawn(stream(client, number)) for number in range(STREAMS)]
@@ -132,6 +142,11 @@ async def _window(address: str, pid: int, tasks: Sequence[Task], policy: str, le
         for task in failed:
             task.result()
         return now().since(began)
+
+
+def _processor_s(process: psutil.Process) -> float:
+    times = process.cpu_times()
+    return times.user + times.system
 
 
 @asynccontextmanager

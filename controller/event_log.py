@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections import Counter, deque
+from collections import deque
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
@@ -20,6 +20,19 @@ GATHER_S = 0.03
 """Records of this long go out together."""
 
 RECORDS_PER_TRIP = 256
+
+APPEND = """
+for place = 4, #ARGV do
+    local fields = {'record', ARGV[place]}
+    if place == 4 and ARGV[3] ~= '0' then fields = {'record', ARGV[place], 'dropped', ARGV[3]} end
+    local added = redis.pcall('XADD', KEYS[1], 'MAXLEN', '~', ARGV[2], '*', unpack(fields))
+    if type(added) == 'table' and added.err then return added end
+end
+return redis.call('HINCRBY', KEYS[2], ARGV[1], #ARGV - 3)
+"""
+"""Records of one stream and their number: whoever reads a stream can tell how many were trimmed unread. A command and
+a reply for each record would take several times as long here."""
+
 REDIS_TIMEOUT_S = 1.0
 FIRST_RETRY_S = 0.1
 LONGEST_RETRY_S = 2.0
@@ -133,15 +146,15 @@ class EventLog:
             logger.warning("redis was full: the older half of a stream is gone", extra={"stream": stream, "kept": kept})
 
     async def _send(self, trip: list[tuple[str, bytes]], dropped: int) -> None:
-        """Records and their number in one transaction: whoever reads a stream can tell how many were trimmed unread."""
+        """The records of each stream at once; the first of all carries the number of those that were dropped."""
+        by_stream: dict[str, list[bytes]] = {}
+        for stream, record in trip:
+            by_stream.setdefault(stream, []).append(record)
         async with self._redis.pipeline(transaction=True) as pipeline:
-            for place, (stream, record) in enumerate(trip):
-                fields: dict[Any, Any] = {"record": record}  # redis-py's own type is invariant
-                if place == 0 and dropped:
-                    fields["dropped"] = dropped
-                pipeline.xadd(f"forerun:{self.namespace}:{stream}", fields, maxlen=self._most_entries, approximate=True)
-            for stream, count in Counter(stream for stream, _ in trip).items():
-                pipeline.hincrby(written_key(self.namespace), stream, count)
+            for stream, records in by_stream.items():
+                keys = f"forerun:{self.namespace}:{stream}", written_key(self.namespace)
+                pipeline.eval(APPEND, 2, *keys, stream, self._most_entries, dropped, *records)
+                dropped = 0
             await pipeline.execute()
 
     def _note(self, *, connected: bool, why: str = "", lost: int = 0) -> None:

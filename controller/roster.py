@@ -220,7 +220,7 @@ class Roster:
 
     def drafters_for(self, length: int) -> tuple[str, ...]:
         """Drafters that can be asked now to continue a sequence of that length."""
-        return self._names(worker for worker in self.workers if worker.serving and worker.can_hold(length))
+        return self._names(worker for worker in self._workers.values() if worker.serving and worker.can_hold(length))
 
     @property
     def drafter_profiles(self) -> Mapping[str, ForwardProfile]:

@@ -242,15 +242,19 @@ class RequestSession:
 
     def _foreseen(self, plan: Plan, sequence: Sequence) -> dict[str, TokenTree]:
         """By drafter of the plan the tree that it would propose now, where it is here already."""
-        trees: dict[str, TokenTree] = {}
-        for name in plan.drafters:
-            drafter = self._drafters.get(name)
-            foresight = drafter.stream.foresight if drafter is not None and drafter.stream is not None else None
-            calibration = plan.calibrations.get(name, UNCALIBRATED)
-            tree = foresight.tree_for(sequence, plan.shape, calibration) if foresight is not None else None
-            if tree is not None:
-                trees[name] = tree
-        return trees
+        trees = {name: self._foreseen_by(name, plan, sequence) for name in plan.drafters}
+        return {name: tree for name, tree in trees.items() if tree is not None}
+
+    def _foreseen_by(self, name: str, plan: Plan, sequence: Sequence) -> TokenTree | None:
+        drafter = self._drafters.get(name)
+        if drafter is None or drafter.stream is None or drafter.stream.foresight is None:
+            return None
+        calibration = plan.calibrations.get(name, UNCALIBRATED)
+        try:
+            return drafter.stream.foresight.tree_for(sequence, plan.shape, calibration)
+        except InvalidTreeError as error:
+            self._give_up(drafter, error)
+            return None
 
     def _let_read(self, name: str, sequence: Sequence) -> "asyncio.Task[None]":
         drafter = self._drafters.setdefault(name, _Drafter())

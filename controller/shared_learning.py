@@ -3,11 +3,12 @@
 import asyncio
 import logging
 from collections.abc import Callable, Mapping
+from typing import Protocol
 
+from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from controller.event_log import redis_client
-from controller.learner import Learner
 from controller.snapshot import Keys, Snapshot, read_snapshot, shared_key
 from router_models.policy import LearningPolicy, Policy
 from speculation.cancellation import heed_cancellation
@@ -23,6 +24,16 @@ LEASE_S = 3.0
 
 DEFAULT_LEARNER = "planner"
 """Learns from the log where the policy in charge learns nothing, so that it is no beginner when it is put in charge."""
+
+
+class LearnsForAll(Protocol):
+    """A learner in charge, or one that waits to be."""
+
+    async def step(self) -> bool:
+        """Learn, or see that it is done; whether this is the learner in charge."""
+
+    async def close(self) -> None:
+        """Let another one learn."""
 
 
 class SharedLearning:
@@ -46,22 +57,20 @@ class SharedLearning:
         *,
         namespace: str,
         to_share: Callable[[], LearningPolicy | None],
-        make_policy: Callable[[str], LearningPolicy],
+        learner_of: Callable[[Redis, Keys], "LearnsForAll"],
         interval_s: float = INTERVAL_S,
-        lease_s: float = LEASE_S,
     ) -> None:
         """
         Args:
             url: redis://, rediss:// or unix://.
             namespace: Whose log.
             to_share: Whose learning is to be shared now; None changes nothing.
-            make_policy: Makes another one of that name that has learnt nothing.
-            interval_s: Between two looks at log and snapshot.
-            lease_s: A learner that has not been heard of for so long is replaced.
+            learner_of: Makes who may learn for all.
+            interval_s: Between two looks at the snapshot.
         """
         self._redis, self._namespace = redis_client(url), namespace
-        self._to_share, self._make_policy = to_share, make_policy
-        self._interval_s, self._lease_s = interval_s, lease_s
+        self._to_share, self._learner_of = to_share, learner_of
+        self._interval_s = interval_s
         policy = to_share()
         if policy is None:
             raise ValueError("there is no policy whose learning could be shared")
@@ -69,13 +78,12 @@ class SharedLearning:
 
     def _begin(self, policy: LearningPolicy) -> None:
         """Share a policy from now on."""
-        name = policy.name
         self.policy = policy
         self.leads = False
         self.problem = "the shared snapshot has not been read yet"
         self.snapshot: Snapshot | None = None
-        self._keys = Keys(self._namespace, name)
-        self._learner = Learner(self._redis, self._keys, lambda: self._make_policy(name), lease_s=self._lease_s)
+        self._keys = Keys(self._namespace, policy.name)
+        self._learner = self._learner_of(self._redis, self._keys)
 
     async def run(self) -> None:
         """Learn and follow until cancelled; then let another controller learn."""
@@ -90,10 +98,10 @@ class SharedLearning:
             await self.close()
 
     async def step(self) -> None:
-        """Learn if this is the learner's controller, then serve by the newest snapshot."""
+        """See to the learner, then serve by the newest snapshot."""
         try:
             await self._change()
-            self._lead(await self._learner.step(longest_s=self._interval_s))
+            self._lead(await self._learner.step())
             await self._follow()
         except (RedisError, OSError, TimeoutError, InvalidModelStateError) as error:
             self._go_alone(str(error))

@@ -5,11 +5,10 @@ lost, CapacityError when it is busy, DrainingError when it shuts down. TimeoutEr
 """
 
 import asyncio
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from enum import Enum
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, NoReturn, Protocol, TypeVar
 
 import grpc
 from google.protobuf.message import DecodeError
@@ -26,7 +25,6 @@ from speculation.errors import (
     InvalidTreeError,
     WorkerUnavailableError,
 )
-from speculation.foresight import Foreseen
 from speculation.prefix import Context
 from speculation.profile import ForwardProfile
 from speculation.rpc import error_of, status_to_errors
@@ -37,7 +35,6 @@ from speculation.verdict import Verdict, WorkerTimings
 from speculation.wire import (
     calibration_to_proto,
     context_to_proto,
-    foreseen_from_proto,
     profile_from_proto,
     profile_to_proto,
     sampling_to_proto,
@@ -53,6 +50,8 @@ TOKENS_PER_MESSAGE = 16_384
 
 MOST_REPEATS = 4
 """A worker that asks for context this often within one exchange cannot hold it."""
+
+_LOSSES = (grpc.aio.AioRpcError, asyncio.InvalidStateError, asyncio.CancelledError)
 
 END_OF_STREAM: Any = vars(grpc.aio)["EOF"]  # the type stubs do not list it
 
@@ -154,20 +153,35 @@ class Foresight:
         length: Tokens of the sequence then.
         shape: Of its trees.
         calibration: What made chances of their confidences.
-        outcomes: A tree for each outcome that it foresaw.
+        vocab_size: All their tokens are below it.
+        outcomes: What it foresaw, as it came: at most one of them is ever looked into.
     """
 
     length: int
     shape: TreeShape
     calibration: Calibration
-    outcomes: tuple[Foreseen, ...]
+    vocab_size: int
+    outcomes: Iterable[draft_pb2.Foreseen]
 
     def tree_for(self, sequence: Sequence, shape: TreeShape, calibration: Calibration) -> TokenTree | None:
-        """The tree that a drafter so asked would propose after the sequence, if it was foreseen."""
+        """The tree that a drafter so asked would propose after the sequence, if it was foreseen.
+
+        Raises:
+            InvalidTreeError: What was foreseen is no tree, or larger than asked for.
+        """
         if (shape, calibration) != (self.shape, self.calibration):
             return None
-        emitted = tuple(sequence.token_ids[self.length :])
-        return next((outcome.tree for outcome in self.outcomes if outcome.token_ids == emitted), None)
+        emitted = sequence.token_ids[self.length :]
+        foreseen = next((outcome.tree for outcome in self.outcomes if outcome.token_ids == emitted), None)
+        return None if foreseen is None else _tree_within(foreseen, shape, vocab_size=self.vocab_size)
+
+
+def _tree_within(message: common_pb2.TokenTree, shape: TreeShape, *, vocab_size: int) -> TokenTree:
+    """A drafter's tree; raises InvalidTreeError if it is none, or larger than asked for."""
+    tree = tree_from_proto(message, vocab_size=vocab_size)
+    if len(tree) > shape.budget:
+        raise InvalidTreeError(f"{len(tree)} nodes where {shape.budget} were asked for")
+    return tree
 
 
 class WorkerClient:
@@ -310,12 +324,16 @@ class WorkerStream(Generic[RequestT, ReplyT]):
 
     async def _write(self, message: RequestT) -> None:
         async with self._writing:
-            with self._losses():
+            try:
                 await self._call.write(message)
+            except _LOSSES as error:
+                self._lose(error)
 
     async def _read(self) -> ReplyT:
-        with self._losses():
+        try:
             reply: ReplyT = await self._call.read()
+        except _LOSSES as error:
+            self._lose(error)
         if reply is END_OF_STREAM:
             raise WorkerUnavailableError(f"{self.address} ended the session")
         return reply
@@ -350,26 +368,20 @@ class WorkerStream(Generic[RequestT, ReplyT]):
             raise WorkerUnavailableError(f"{self.address} answered with the unknown status {reply.status}")
         return reply
 
-    @contextmanager
-    def _losses(self) -> Iterator[None]:
-        """Every way in which a stream can be lost, as the deliberate error.
+    def _lose(self, error: BaseException) -> NoReturn:
+        """Raise the deliberate error behind any way in which a stream can be lost.
 
         gRPC raises CancelledError both when our task is cancelled, which must pass, and when `give_up` cancelled the
         call, which must not be mistaken for it.
         """
-        try:
-            yield
-        except grpc.aio.AioRpcError as error:
+        if isinstance(error, grpc.aio.AioRpcError):
             if error.code() is grpc.StatusCode.DEADLINE_EXCEEDED:
                 raise TimeoutError("the request's deadline has passed") from error
             raise error_of(error, self.address) from error
-        except asyncio.InvalidStateError as error:
-            raise WorkerUnavailableError(f"{self.address}: {self._given_up or 'the session was lost'}") from error
-        except asyncio.CancelledError:
-            task = asyncio.current_task()
-            if not self._given_up or (task is not None and task.cancelling()):
-                raise
-            raise WorkerUnavailableError(f"{self.address}: {self._given_up}") from None
+        task = asyncio.current_task()
+        if isinstance(error, asyncio.CancelledError) and (not self._given_up or (task and task.cancelling())):
+            raise error
+        raise WorkerUnavailableError(f"{self.address}: {self._given_up or 'the session was lost'}") from error
 
 
 def _refusal(reply: _Reply, address: str) -> CapacityError | DrainingError | None:
@@ -420,21 +432,21 @@ class DraftStream(WorkerStream[draft_pb2.DraftRequest, draft_pb2.DraftResponse])
         Raises:
             InvalidTreeError: The answer is no tree, or larger than asked for.
         """
-        wanted = draft_pb2.Propose(round=round_number, shape=shape_to_proto(shape))
-        if calibration != UNCALIBRATED:
-            wanted.calibration.CopyFrom(calibration_to_proto(calibration))
-
-        def message(context: Context) -> draft_pb2.DraftRequest:
-            wanted.context.CopyFrom(context_to_proto(context))
-            return draft_pb2.DraftRequest(propose=wanted)
-
-        reply = await self._ask(sequence, len(sequence), message)
+        reply = await self._ask(
+            sequence,
+            len(sequence),
+            lambda context: draft_pb2.DraftRequest(
+                propose=draft_pb2.Propose(
+                    round=round_number,
+                    context=context_to_proto(context),
+                    shape=shape_to_proto(shape),
+                    calibration=_calibration(calibration),
+                )
+            ),
+        )
         proposal = reply.proposal
-        tree = tree_from_proto(proposal.tree, vocab_size=vocab_size)
-        if len(tree) > shape.budget:
-            raise InvalidTreeError(f"{len(tree)} nodes where {shape.budget} were asked for")
         return Proposal(
-            tree=tree,
+            tree=_tree_within(proposal.tree, shape, vocab_size=vocab_size),
             prompt_surprisal=proposal.prompt_surprisal if proposal.HasField("prompt_surprisal") else None,
             timings=timings_from_proto(reply.timings),
         )
@@ -486,9 +498,8 @@ class DraftStream(WorkerStream[draft_pb2.DraftRequest, draft_pb2.DraftResponse])
             tree=tree_to_proto(tree),
             shape=shape_to_proto(shape),
             outcomes=outcomes,
+            calibration=_calibration(calibration),
         )
-        if calibration != UNCALIBRATED:
-            message.calibration.CopyFrom(calibration_to_proto(calibration))
         self._held_length = length
         reply = await self._ask_beside(draft_pb2.DraftRequest(foresee=message))
         if reply.status == common_pb2.SESSION_STATUS_NEED_CONTEXT:
@@ -497,10 +508,9 @@ class DraftStream(WorkerStream[draft_pb2.DraftRequest, draft_pb2.DraftResponse])
             return
         if reply.ahead.round != round_number or len(reply.ahead.outcomes) > outcomes:
             raise InvalidTreeError(f"{self.address} foresaw what it was not asked for")
-        foreseen = tuple(foreseen_from_proto(entry, vocab_size=vocab_size) for entry in reply.ahead.outcomes)
-        if any(len(outcome.tree) > shape.budget for outcome in foreseen):
-            raise InvalidTreeError(f"{self.address} foresaw more than {shape.budget} nodes")
-        self.foresight = Foresight(length=length, shape=shape, calibration=calibration, outcomes=foreseen)
+        self.foresight = Foresight(
+            length=length, shape=shape, calibration=calibration, vocab_size=vocab_size, outcomes=reply.ahead.outcomes
+        )
 
     async def _ask_beside(self, message: draft_pb2.DraftRequest) -> draft_pb2.DraftResponse:
         """The reply to a message that the next exchange does not wait for, save for its turn to read."""
@@ -510,6 +520,11 @@ class DraftStream(WorkerStream[draft_pb2.DraftRequest, draft_pb2.DraftResponse])
 
     def _extension(self, context: Context) -> draft_pb2.DraftRequest:
         return draft_pb2.DraftRequest(extend=draft_pb2.ExtendDraft(context=context_to_proto(context)))
+
+
+def _calibration(calibration: Calibration) -> common_pb2.Calibration | None:
+    """To be told to a drafter; nothing where its own word stands."""
+    return None if calibration == UNCALIBRATED else calibration_to_proto(calibration)
 
 
 class VerifyStream(WorkerStream[verify_pb2.VerifyRequest, verify_pb2.VerifyResponse]):

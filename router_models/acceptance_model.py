@@ -66,11 +66,10 @@ class AcceptanceModel:
 
     def learn(self, path: Iterable[Key], counts: Counts) -> None:
         """Take counts in at every level of a context."""
-        keys = list(path)
-        rows = [self._row_of(key) for key in keys]
-        memories = np.array([self._memories[is_of_a_request(key)] for key in keys])
-        kept = np.exp(-counts[1] / memories[:, None])
-        self._counts[rows] = self._counts[rows] * kept[:, None] + counts
+        for key in path:
+            known = self._counts[self._row_of(key)]
+            known *= np.exp(-counts[1] / self._memories[is_of_a_request(key)])
+            known += counts
 
     def rates(self, paths: Paths) -> Rates:
         """(paths, classes) posteriors of hazards in contexts: paths equally long, beginning at the coarsest level."""

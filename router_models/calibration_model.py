@@ -46,10 +46,13 @@ class CalibrationModel:
     def __init__(self) -> None:
         self._bins: dict[Hashable, NDArray[np.float64]] = {}
         self._fits: dict[Hashable, Calibration] = {}
+        self._to_fit: dict[Hashable, NDArray[np.float64]] = {}
         self._unfitted: dict[Hashable, int] = {}
 
     def of(self, key: Hashable) -> Calibration:
-        """What makes chances of a drafter's confidences."""
+        """What makes chances of a drafter's confidences. Fitted when asked for: a learner for others never asks."""
+        if key in self._to_fit:
+            self._fits[key] = fit(self._to_fit.pop(key))
         return self._fits.get(key, UNCALIBRATED)
 
     def learn(self, key: Hashable, tree: TokenTree, token_ids: tuple[int, ...], used: Calibration) -> None:
@@ -66,7 +69,7 @@ class CalibrationModel:
         self._unfitted[key] = self._unfitted.get(key, 0) + len(seen)
         if self._unfitted[key] >= REFIT_AFTER:
             self._unfitted[key] = 0
-            self._fits[key] = fit(bins)
+            self._to_fit[key] = bins.copy()
 
     def state(self) -> dict[Hashable, NDArray[Any]]:
         """(3, bins) nodes, agreements and summed log-odds, by key."""
@@ -75,7 +78,8 @@ class CalibrationModel:
     def restore(self, bins: dict[Hashable, NDArray[Any]]) -> None:
         """Go on from a state."""
         self._bins = {key: np.array(value, dtype=np.float64) for key, value in bins.items()}
-        self._fits = {key: fit(value) for key, value in self._bins.items()}
+        self._fits = {}
+        self._to_fit = {key: value.copy() for key, value in self._bins.items()}
         self._unfitted = {}
 
 

@@ -87,13 +87,13 @@ class LinearCost:
 
     def learn(self, features: Sequence[float], cost_ms: float) -> None:
         """One measurement."""
-        x = np.array(features, dtype=np.float64)
+        measured = np.array((*features, cost_ms))
+        x = measured[:-1]
         if self._rounds > 1.0 / (1.0 - FORGETTING) / 5.0:
-            cost_ms = min(cost_ms, SURPRISING * max(float(x @ self.weights), 1e-3))
+            measured[-1] = min(cost_ms, SURPRISING * max(float(x @ self.weights), 1e-3))
         self._rounds = FORGETTING * self._rounds + 1.0
         self._sums *= FORGETTING
-        self._sums[:, :-1] += np.outer(x, x)
-        self._sums[:, -1] += x * cost_ms
+        self._sums += x[:, None] * measured
         self._solve()
 
     @property

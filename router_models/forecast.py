@@ -121,9 +121,6 @@ class Corrections:
 
     Attributes:
         sums: (2, shapes, 3) observed and forecast, of accepted tokens, levels and nodes.
-        ratios: (shapes, 3) of the one to the other.
-        doubts: (shapes,) standard deviation of the ratio of accepted tokens.
-        judged: (shapes, 4) both, side by side.
     """
 
     MEMORY = 0.998
@@ -138,8 +135,8 @@ class Corrections:
     DOUBT = 0.05
     """Standard deviation of a ratio of which nothing is known."""
 
-    ratios: Array
-    doubts: Array
+    sums: Array
+    _judged: Array | None
 
     def __init__(self, shapes: int, above: "Corrections | None" = None) -> None:
         self._above = above
@@ -151,25 +148,46 @@ class Corrections:
         All are forgotten alike: a shape that nobody drafts any more is doubted again.
         """
         self.sums *= self.MEMORY
-        self.sums[0] += np.where(known[:, None], observed, 0.0)
-        self.sums[1] += np.where(known[:, None], forecast, 0.0)
-        self._judge()
+        self.sums += np.where(known[:, None], (observed, forecast), 0.0)
+        self._changed()
 
     def restore(self, sums: Array) -> None:
         """Go on from (2, shapes, 3) sums."""
-        self.sums: Array = np.array(sums, dtype=np.float64)
-        self._judge()
+        self.sums = np.array(sums, dtype=np.float64)
+        self._changed()
 
-    def _judge(self) -> None:
-        if self._above is None:
-            weights = self.sums[1] + self.PRIOR_TOKENS
-            ratios = (self.sums[0] + self.PRIOR_TOKENS) / weights
-            doubts = self.DOUBT * np.sqrt(self.PRIOR_TOKENS / weights[:, :1])
-        else:
-            ratios = (self.sums[0] + self.TOKENS_ABOVE * self._above.ratios) / (self.sums[1] + self.TOKENS_ABOVE)
-            doubts = self._above.judged[:, 3:]
-        self.judged: Array = np.hstack((ratios, doubts))
-        self.ratios, self.doubts = self.judged[:, :3], self.judged[:, 3]
+    @property
+    def ratios(self) -> Array:
+        """(shapes, 3) of observed to forecast."""
+        return self.judged[:, :3]
+
+    @property
+    def doubts(self) -> Array:
+        """(shapes,) standard deviation of the ratio of accepted tokens."""
+        return self.judged[:, 3]
+
+    @property
+    def judged(self) -> Array:
+        """(shapes, 4) both, side by side. Worked out when asked for: a learner for others never asks."""
+        if self._judged is None:
+            self._judged = self._judge()
+        return self._judged
+
+    def _changed(self) -> None:
+        self._judged = None
+        self._sums_above = None if self._above is None else self._above.sums.copy()
+
+    def _judge(self) -> Array:
+        if self._sums_above is None:
+            return self._judged_alone(self.sums)
+        above = self._judged_alone(self._sums_above)
+        ratios = (self.sums[0] + self.TOKENS_ABOVE * above[:, :3]) / (self.sums[1] + self.TOKENS_ABOVE)
+        return np.hstack((ratios, above[:, 3:]))
+
+    def _judged_alone(self, sums: Array) -> Array:
+        weights = sums[1] + self.PRIOR_TOKENS
+        doubts = self.DOUBT * np.sqrt(self.PRIOR_TOKENS / weights[:, :1])
+        return np.hstack(((sums[0] + self.PRIOR_TOKENS) / weights, doubts))
 
 
 def observe(

@@ -131,7 +131,7 @@ class PlannerPolicy(Policy):
         if chosen[0] is None:
             return Plan(drafters=(), explanation=f"plain decoding: {plain_ms:.1f} ms a token", propensity=propensity)
         drafter, number = chosen[0]
-        lost = float(np.broadcast_to(price, gains.shape)[drafter, number])
+        lost = price if isinstance(price, float) else float(price[drafter, number])
         tokens, cost_ms = float(gains[drafter, number]) + lost, float(costs_ms[drafter, number])
         others = f", {lost:.1f} tokens less for others" if lost > 0.0 else ""
         name = context.drafters[drafter]

@@ -48,15 +48,6 @@ def foreseen_to_proto(foreseen: Foreseen) -> draft_pb2.Foreseen:
     return draft_pb2.Foreseen(token_ids=foreseen.token_ids, tree=tree_to_proto(foreseen.tree))
 
 
-def foreseen_from_proto(message: draft_pb2.Foreseen, *, vocab_size: int) -> Foreseen:
-    """The tree drafted ahead of a message.
-
-    Raises:
-        InvalidTreeError: Its tree is none, or names a token that is not below vocab_size.
-    """
-    return Foreseen(token_ids=tuple(message.token_ids[:]), tree=tree_from_proto(message.tree, vocab_size=vocab_size))
-
-
 def profile_to_proto(profile: ForwardProfile) -> common_pb2.ForwardProfile:
     """The message of a profile."""
     return common_pb2.ForwardProfile(

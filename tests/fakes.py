@@ -80,6 +80,7 @@ class Faults:
         frozen: Set while nothing at all is answered.
         garbage: Trees that are none.
         garbage_ahead: Foreseen trees that are none.
+        confused_ahead: What is foreseen is said to be of another round.
     """
 
     statuses: list[int] = field(default_factory=list)
@@ -90,6 +91,7 @@ class Faults:
     frozen: bool = False
     garbage: bool = False
     garbage_ahead: bool = False
+    confused_ahead: bool = False
 
 
 @dataclass(slots=True)
@@ -277,7 +279,9 @@ class FakeDraft(FakeService, draft_pb2_grpc.DraftServiceServicer):
             )
             reply.ahead.outcomes.add(token_ids=emitted, tree=tree_to_proto(tree))
         if self.worker.faults.garbage_ahead:
-            reply.ahead.outcomes[0].tree.parents[0] = 40
+            for outcome in reply.ahead.outcomes:
+                outcome.tree.parents[0] = 40
+        reply.ahead.round += self.worker.faults.confused_ahead
 
 
 def verdict_of(session: FakeSession, tree: TokenTree) -> tuple[tuple[int, ...], tuple[int, ...]]:

@@ -13,6 +13,7 @@ import psutil
 from bench.figures import Figure, count, figure
 from bench.fleet import Bench
 from bench.load.asking import PLANNER, Ask, Asked, asking, fate_figures
+from bench.processes import learners_of
 from bench.spread import Spread, slope
 from controller.settings import RouterSettings
 from forerun.local_fleet import CONTROLLER, EMBEDDED_REDIS, LocalFleet
@@ -32,7 +33,7 @@ SERVING = RouterSettings(policy=PLANNER)
 LOGGED_BRIEFLY = EMBEDDED_REDIS.model_copy(update={"log_entries": 1_000})
 """Redis grows until the log is as long as it may be; here that is soon."""
 
-REDIS = "redis"
+REDIS, LEARNER = "redis", "learner"
 BYTES_PER_MIB = 2**20
 
 Resident = Mapping[str, float]
@@ -111,7 +112,7 @@ async def _serve(ask: Ask, requests: int, fleet: LocalFleet, step: Callable[[], 
 
 
 def resident_mib(fleet: LocalFleet) -> Resident:
-    """Resident memory of each process by its name, the controller's Redis among them.
+    """Resident memory of each process by its name, the controller's learner and Redis among them.
 
     Raises:
         ProcessLostError: One of them has died, or was started again.
@@ -123,7 +124,9 @@ def resident_mib(fleet: LocalFleet) -> Resident:
         kept = psutil.Process(process.pid)
         resident[process.name] = _mib(kept)
         if process.name == CONTROLLER:
-            resident[REDIS] = sum(_mib(child) for child in kept.children())
+            learners = learners_of(kept)
+            resident[LEARNER] = sum(map(_mib, learners))
+            resident[REDIS] = sum(_mib(child) for child in kept.children() if child not in learners)
     return resident
 
 

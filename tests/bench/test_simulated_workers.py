@@ -55,8 +55,8 @@ def test_trees_are_accepted_in_part_and_rounds_foreseen_in_part() -> None:
 
 
 def test_rounds_are_held_against_the_processor_time_that_they_took() -> None:
-    began = Window(rounds=10, tokens=20, processor_s=1.0, wall_s=100.0)
-    window = Window(rounds=1010, tokens=2520, processor_s=1.5, wall_s=102.0).since(began)
+    began = Window(rounds=10, tokens=20, processor_s=1.0, learner_s=0.5, wall_s=100.0)
+    window = Window(rounds=1010, tokens=2520, processor_s=1.5, learner_s=1.0, wall_s=102.0).since(began)
 
     figures = {figure.name: figure for figure in figures_of({"planner": [window], "static": [window]}, seed=1)}
 
@@ -64,4 +64,5 @@ def test_rounds_are_held_against_the_processor_time_that_they_took() -> None:
     assert figures["overhead.rounds_per_second"].reached
     assert figures["overhead.rounds_per_second.wall"].value == 500.0
     assert figures["overhead.rounds_per_second.busy"].value == 0.25
+    assert figures["overhead.rounds_per_second.learner"].value == 0.25
     assert figures["overhead.rounds_per_second.tokens"].value == 2.5

@@ -11,6 +11,7 @@ from redis.asyncio import Redis
 from controller.embedded_redis import embedded_redis
 from controller.event_log import EventLog
 from controller.generation import DraftExchange, Round
+from controller.learner import Learner
 from controller.model_store import ModelStore
 from controller.records import Author, round_record, score_record
 from controller.shared_learning import SharedLearning
@@ -121,9 +122,8 @@ def sharing(url: str, *, interval_s: float = 30.0, lease_s: float = 30.0) -> Sha
         url,
         namespace=NAMESPACE,
         to_share=lambda: policy,
-        make_policy=lambda name: CountingPolicy(),
+        learner_of=lambda redis, keys: Learner(redis, keys, CountingPolicy, lease_s=lease_s),
         interval_s=interval_s,
-        lease_s=lease_s,
     )
 
 

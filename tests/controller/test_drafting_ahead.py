@@ -247,13 +247,26 @@ def test_an_exchange_behind_nonsense_is_missing_like_any_other() -> None:
     async def scenario() -> None:
         async with fakes.workers(VERIFY, DRAFT) as (target, drafter), playing(target, drafter) as play:
             await play.round(ALPHA)
-            drafter.worker.faults.garbage_ahead = True
+            drafter.worker.faults.confused_ahead = True
             play.session.session.foresee(ALPHA, chain([1]), play.sequence)
             await asyncio.sleep(0)
 
             drafts = await play.session.draft(ALPHA, play.sequence)
 
             assert (drafts.missing, drafts.foreseen) == (("alpha",), ())
+
+    run(scenario())
+
+
+def test_nonsense_that_was_foreseen_is_not_taken_and_its_drafter_is_left() -> None:
+    async def scenario() -> None:
+        async with fakes.workers(VERIFY, DRAFT) as (target, drafter), playing(target, drafter) as play:
+            drafter.worker.faults.garbage_ahead = True
+            await play.round(ALPHA)
+
+            drafts = await play.session.draft(ALPHA, play.sequence)
+
+            assert (drafts.missing, drafts.foreseen, dict(drafts.trees)) == (("alpha",), (), {})
 
     run(scenario())
 

@@ -15,9 +15,10 @@ from redis.asyncio import Redis
 
 from controller import learner, serve
 from controller.event_log import EventLog
+from controller.learner import Learner
 from controller.model_store import ModelStore, Origin
 from controller.settings import RedisSettings
-from controller.shared_learning import policy_to_share
+from controller.shared_learning import learner_named, policy_to_share
 from controller.snapshot import Keys, Snapshot, read_snapshot, shared_key
 from controller.tasks import owned_tasks
 from router_models.catalogue import all_policies
@@ -507,7 +508,13 @@ async def until_set(event: asyncio.Event) -> AsyncIterator[None]:
 def with_counting(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let controllers offer the policy that counts."""
     monkeypatch.setattr(serve, "all_policies", lambda **_: {"counting": CountingPolicy(), **all_policies()})
+    monkeypatch.setattr(serve, "_learner_of", lambda *_: learner_in_this_process)
     monkeypatch.setattr("controller.settings.all_policies", lambda: {"counting": None, **all_policies()})
+
+
+def learner_in_this_process(redis: Redis, keys: Keys) -> Learner:
+    """Another process would not know the policy that counts."""
+    return Learner(redis, keys, lambda: learner_named(keys.policy, serve.all_policies()), lease_s=3.0)
 
 
 def shares(home: House) -> CountingPolicy:

@@ -67,11 +67,13 @@ def test_a_state_that_is_taken_up_again_is_not_fitted_again(monkeypatch: pytest.
     shy[:, 14], sure[:, 14] = (400.0, 380.0, 1000.0), (400.0, 20.0, 1000.0)
     before, after = CalibrationModel(), CalibrationModel()
     before.restore({"shy": shy, "sure": sure})
+    fitted = before.of("shy"), before.of("sure")
     monkeypatch.setattr(np, "exp", lambda *_: pytest.fail("fitted again"))
 
     after.restore({"shy": shy.copy(), "sure": sure.copy()})
 
-    assert after.of("shy") == before.of("shy") != before.of("sure") == after.of("sure")
+    assert (after.of("shy"), after.of("sure")) == fitted
+    assert fitted[0] != fitted[1]
 
 
 def test_log_odds_and_chances_undo_each_other() -> None:

@@ -103,7 +103,9 @@ def candidates(index: SuffixIndex, matches: Sequence[Match], path: Sequence[int]
             token = index.token_at(place, path)
             chances[token] = chances.get(token, 0.0) + certain / len(places)
         left -= certain
-    return sorted(chances.items(), key=lambda candidate: -candidate[1])
+    # A sum of many shares may be rounded to more than the whole.
+    ranked = ((token, min(chance, 1.0)) for token, chance in chances.items())
+    return sorted(ranked, key=lambda candidate: -candidate[1])
 
 
 def that_go_on(index: SuffixIndex, matches: Sequence[Match], path: Sequence[int]) -> list[Match]:

@@ -81,7 +81,7 @@ def test_a_tree_is_as_its_shape_wants_it(text: list[int], shape: TreeShape) -> N
     assert len(tree) <= shape.budget
     assert all(len(children) <= shape.branching for children in tree.children.values())
     assert all(chance >= shape.least_confidence for chance in tree.path_confidences)
-    assert all(0 < confidence < 1 for confidence in tree.confidences)
+    assert all(0 < confidence <= 1 for confidence in tree.confidences)
 
 
 @given(TEXTS, TEXTS, SHAPES)

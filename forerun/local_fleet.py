@@ -70,6 +70,7 @@ class FleetSettings(Settings):
         exact: Whether a target in bfloat16 on a CPU decides every token as in plain decoding, to the last bit.
         prepack: Whether weights on a CPU are packed for its kernels when the models are loaded: on, off, or auto if a
             trial finds that faster. Those of an exact target are not.
+        remember: Most tokens of ended texts that a drafter without a model remembers for each tenant; 0: none.
         slots: Sessions each worker holds at once.
         max_length: Most tokens of a session.
         tokenizer: Not to be set: it is the target's.
@@ -83,6 +84,7 @@ class FleetSettings(Settings):
     device: str = "cpu"
     exact: bool = False
     prepack: Prepack = "auto"
+    remember: Annotated[int, Field(ge=0)] = 0
     slots: Count = 16
     max_length: Count = 1024
     tokenizer: Literal["the target's"] = "the target's"
@@ -105,6 +107,14 @@ class FleetSettings(Settings):
             except ConfigurationError as error:
                 raise ValueError(str(error).removeprefix(f"{told.field_name}: ")) from error
         return wanted
+
+    @field_validator("remember")
+    @classmethod
+    def _by_somebody(cls, tokens: int, told: ValidationInfo) -> int:
+        models = told.data.get("drafters", {SUFFIX_OF_TARGET: SUFFIX_OF_TARGET}).values()
+        if tokens and not any(model == SUFFIX_OF_TARGET or model.startswith(SUFFIX) for model in models):
+            raise ValueError(f"is for drafters without a model, and no drafter is {SUFFIX_OF_TARGET!r}")
+        return tokens
 
     def threads(self, role: Role, *, processors: int) -> int:
         """Torch threads of a worker; drafters have one, as their forwards are short and many."""
@@ -239,7 +249,9 @@ def _worker(role: Role, name: str, model: str, settings: FleetSettings) -> Proce
     command = _python("worker", options)
     if settings.exact and role == "verify":
         command += ("--exact",)
-    elif not model.startswith(SUFFIX):
+    elif model.startswith(SUFFIX):
+        command += ("--remember", str(settings.remember))
+    else:
         command += ("--prepack", settings.prepack)
     return ProcessSpec(name=name, command=command, environment=ONE_THREAD)
 

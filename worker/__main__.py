@@ -69,6 +69,8 @@ def _parser() -> argparse.ArgumentParser:
     add("--slots", "sessions whose caches fit at once (default: what --cache-gib holds, or 16)", type=int)
     add("--cache-gib", "most memory for keys and values, in GiB", type=float)
     add("--least-idle", "seconds that a session keeps its slot while others wait", type=float, dest="least_idle_s")
+    add("--remember", "most tokens of ended texts to draft from, per tenant (without a model; 0: none)", type=int)
+    add("--remember-tenants", "tenants remembered; the least recently used is forgotten first", type=int)
     add("--max-length", "most tokens of a session, tree included", type=int)
     add("--max-sessions", "streams open at once", type=int)
     add("--max-calls", "calls waiting at once; more are answered BUSY", type=int)

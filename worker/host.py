@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Generic
 
@@ -18,6 +18,7 @@ from worker.sampling import Sampler
 from worker.sessions import ContextNotHeldError, Session, SessionTable
 from worker.slots import Slots
 from worker.surprisal import PromptSurprisal
+from worker.tenant_memory import TenantMemory
 
 TREE_ROOM = MAX_NODES
 """Tokens a slot needs beyond the longest session: a tree is as deep as it reaches, but takes a row for every node."""
@@ -100,6 +101,7 @@ class Host:
         max_streams: Streams open at once.
         max_calls: Calls waiting or running at once.
         least_idle_s: See `SessionTable`.
+        memory: Is told the texts of sessions that end; None: nobody is.
     """
 
     def __init__(
@@ -110,10 +112,12 @@ class Host:
         max_streams: int = 1024,
         max_calls: int = 256,
         least_idle_s: float = 0.0,
+        memory: TenantMemory | None = None,
     ) -> None:
         self.engine, self.max_length = engine, max_length
         self.draining = False
         self._table = SessionTable(engine, max_length=max_length, least_idle_s=least_idle_s)
+        self._memory = memory
         self._thread = EngineThread(engine, max_jobs=max_calls)
         self._max_streams, self._num_streams = max_streams, 0
         self._empty = asyncio.Event()
@@ -122,7 +126,8 @@ class Host:
     @property
     def cache_use(self) -> CacheUse:
         """How the cache is used."""
-        return self._table.use
+        remembered = 0 if self._memory is None else self._memory.num_tokens
+        return replace(self._table.use, remembered_tokens=remembered)
 
     @asynccontextmanager
     async def stream(self) -> AsyncIterator[Stream]:
@@ -143,7 +148,12 @@ class Host:
             if not self._num_streams:
                 self._empty.set()
             if stream.is_open:
-                self._thread.post(partial(self._table.close, stream.session))
+                self._thread.post(partial(self._end, stream.session))
+
+    def _end(self, session: Session) -> None:
+        if self._memory is not None:
+            self._memory.remember(session.salt, session.token_ids)
+        self._table.close(session)
 
     def new_session(
         self,

@@ -44,6 +44,7 @@ class CacheUse:
     looked_up_tokens: int = 0
     reused_tokens: int = 0
     evicted_sessions: int = 0
+    remembered_tokens: int = 0
 
 
 class RetainedPrefixes:

@@ -32,7 +32,8 @@ from worker.registration import Registration
 from worker.service import SERVICE_NAMES, Description, DraftService, SessionService, VerifyService, describe
 from worker.settings import MEBIBYTE, SUFFIX, WorkerSettings, split_address
 from worker.slots import NoModel, Slots
-from worker.suffix_drafter import REVISION, SuffixDrafter
+from worker.suffix_drafter import REVISION, REVISION_WITH_MEMORY, SuffixDrafter
+from worker.tenant_memory import TenantMemory
 
 MESSAGE_LIMIT = 16 * MEBIBYTE
 
@@ -145,19 +146,23 @@ def _engine(settings: WorkerSettings, model: PreTrainedModel, rows: int) -> Engi
 
 def _without_model(settings: WorkerSettings) -> tuple[Host, SessionService]:
     tokenizer, vocab_size = load_vocabulary(settings.model.removeprefix(SUFFIX), revision=settings.revision)
-    host = _host(settings, NoModel(slots=settings.slots or DEFAULT_SLOTS, vocab_size=vocab_size), settings.max_length)
-    drafter = SuffixDrafter(vocab_size)
-    about = _description(settings, host, tokenizer, REVISION, NO_FORWARDS, most_outcomes=drafter.most_outcomes)
+    memory = TenantMemory(tokens=settings.remember, tenants=settings.remember_tenants)
+    slots = NoModel(slots=settings.slots or DEFAULT_SLOTS, vocab_size=vocab_size)
+    host = _host(settings, slots, settings.max_length, memory)
+    drafter = SuffixDrafter(vocab_size, memory)
+    revision = REVISION_WITH_MEMORY if settings.remember else REVISION
+    about = _description(settings, host, tokenizer, revision, NO_FORWARDS, most_outcomes=drafter.most_outcomes)
     return host, DraftService(host, about, drafter)
 
 
-def _host(settings: WorkerSettings, engine: Slots, max_length: int) -> Host:
+def _host(settings: WorkerSettings, engine: Slots, max_length: int, memory: TenantMemory | None = None) -> Host:
     return Host(
         engine,
         max_length=max_length,
         max_streams=settings.max_sessions,
         max_calls=settings.max_calls,
         least_idle_s=settings.keeps_slot_s,
+        memory=memory,
     )
 
 

@@ -42,6 +42,9 @@ class WorkerSettings:
         cache_gib: Most memory for their keys and values, in GiB; None: what the machine has.
         least_idle_s: How long a session keeps its slot after a call although others wait for one; None: 5 s for a
             target, as all its sessions go on, and no time for a drafter, of which many only read a prompt.
+        remember: Most tokens of ended sessions' texts that a drafter without a model remembers for each salt, to draft
+            from them for others of that salt; 0: none.
+        remember_tenants: Most salts of which it remembers any; the least recently used is forgotten first.
         max_length: Most tokens a session may hold; the model's own limit if that is lower.
         max_sessions: Streams open at once; more are refused.
         max_calls: Calls waiting or running at once; more are answered BUSY.
@@ -68,6 +71,8 @@ class WorkerSettings:
     slots: int | None = None
     cache_gib: float | None = None
     least_idle_s: float | None = None
+    remember: int = 0
+    remember_tenants: int = 64
     max_length: int = 1024
     max_sessions: int = 1024
     max_calls: int = 256
@@ -82,7 +87,7 @@ class WorkerSettings:
             raise ConfigurationError("role", f"{self.role!r} is neither draft nor verify")
         if not self.name:
             raise ConfigurationError("name", "a worker needs a name")
-        for field in ("threads", "slots", "max_length", "max_sessions", "max_calls"):
+        for field in ("threads", "slots", "remember_tenants", "max_length", "max_sessions", "max_calls"):
             if getattr(self, field) is not None and getattr(self, field) < 1:
                 raise ConfigurationError(field, f"{getattr(self, field)} is not positive")
         if self.cache_gib is not None and not 0 < self.cache_gib < math.inf:
@@ -94,6 +99,10 @@ class WorkerSettings:
             raise ConfigurationError("model", f"{self.model!r} names none; say {SUFFIX}TARGET to draft for a target")
         if self.without_model and self.role != "draft":
             raise ConfigurationError("model", f"{self.model} has no model to verify with")
+        if self.remember < 0:
+            raise ConfigurationError("remember", f"{self.remember} is not a number of tokens")
+        if self.remember and not self.without_model:
+            raise ConfigurationError("remember", f"is for drafters without a model ({SUFFIX}TARGET), not {self.model}")
         if self.exact:
             require_exact_offered(dtype=self.dtype, device=self.device)
             if self.role != "verify":

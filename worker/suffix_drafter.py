@@ -1,4 +1,7 @@
-"""Drafting without a model: from what the text has said before. Near-free, and right where a text copies itself."""
+"""Drafting without a model: from what a text has said before, and if so wished from earlier texts of its tenant.
+
+Near-free, and right where texts copy themselves or each other.
+"""
 
 from collections.abc import Sequence
 
@@ -10,9 +13,13 @@ from worker.drafting import Growth, within
 from worker.scoring import Scores
 from worker.sessions import Session
 from worker.suffix_index import Match, SuffixIndex, candidates, that_go_on
+from worker.tenant_memory import TenantMemory
 
 REVISION = "suffix-1"
 """Changes whenever other trees would be drafted."""
+
+REVISION_WITH_MEMORY = "suffix-1+memory-1"
+"""The same of one that remembers; how much makes no other drafter of it."""
 
 
 class SuffixDrafter(Drafter):
@@ -20,10 +27,11 @@ class SuffixDrafter(Drafter):
 
     Args:
         vocab_size: Of the tokens.
+        memory: What tenants have said before.
     """
 
-    def __init__(self, vocab_size: int) -> None:
-        self._vocab_size = vocab_size
+    def __init__(self, vocab_size: int, memory: TenantMemory) -> None:
+        self._vocab_size, self._memory = vocab_size, memory
         self._indexes: dict[int, SuffixIndex] = {}
 
     def read(self, session: Session) -> Steps[int]:
@@ -35,13 +43,13 @@ class SuffixDrafter(Drafter):
     def draft(
         self, session: Session, shape: TreeShape, *, max_length: int, calibration: Calibration = UNCALIBRATED
     ) -> Steps[TokenTree]:
-        """The likeliest continuations that the text has seen, as one tree; empty if its last token is a new one."""
+        """The likeliest continuations that the text or its tenant's memory has seen, as one tree; empty if none has."""
         yield from ()
         room = max_length - len(session.token_ids)
         if room < 1:
             return EMPTY_TREE
-        index = self._index_of(session)
-        places: dict[tuple[int, ...], list[Match]] = {(): index.matches()}
+        own = self._index_of(session).matches()
+        places: dict[tuple[int, ...], list[Match]] = {(): own + self._memory.matches(session.salt, session.token_ids)}
         growth = Growth(within(shape, room), calibration, root=0)
         frontier = [ROOT]
         while frontier:
@@ -49,23 +57,27 @@ class SuffixDrafter(Drafter):
             for node in frontier:
                 path = growth.path(node)
                 if path:
-                    places[path] = that_go_on(index, places[path[:-1]], path)
-                for token, chance in candidates(index, places[path], path)[: shape.branching]:
+                    places[path] = that_go_on(places[path[:-1]], path)
+                for token, chance in candidates(places[path], path)[: shape.branching]:
                     growth.add(node, token, chance)
             frontier = growth.frontier()
         return growth.best()
 
     def score(self, session: Session, token_ids: Sequence[int]) -> Steps[Scores]:
-        """Rank the tokens that follow the context; one that was never seen in its place ranks last."""
+        """Rank the tokens that follow the context; one that was never seen in its place ranks last.
+
+        By the text alone: its tenant's memory may hold these very tokens, and does afterwards.
+        """
         yield from ()
         index = self._index_of(session)
         ranks: list[int] = []
         confidences: list[float] = []
         for token in token_ids:
-            chances = dict(candidates(index, index.matches()))
+            chances = dict(candidates(index.matches()))
             ranks.append(1 + list(chances).index(token) if token in chances else self._vocab_size)
             confidences.append(chances.get(token, 0.0))
             index.append([token])
+        self._memory.remember(session.salt, index.token_ids)
         return Scores(ranks=tuple(ranks), confidences=tuple(confidences))
 
     def _index_of(self, session: Session) -> SuffixIndex:

@@ -22,27 +22,43 @@ HALF_SURE, GROWTH = 1.75, 1.5
 to our zoo's answers to tuning prompts (docs/log.md, "Drafters without a model")."""
 
 
+END = -1
+"""What follows a text that is over: no token."""
+
+
 class Match(NamedTuple):
-    """An earlier occurrence.
+    """An occurrence of the end of a text, in itself or in another one.
 
     Attributes:
+        text: Where.
         place: Of the token that followed.
-        length: Tokens before it that agree, LONGEST at most.
+        length: Tokens before it that agree, LONGEST at most; what counts less than the text itself says fewer.
     """
 
+    text: Sequence[int]
     place: int
-    length: int
+    length: float
+
+    def token(self, path: Sequence[int]) -> int:
+        """What followed the end and a path behind it: what repeats itself may overlap with its own copy."""
+        place = self.place + len(path)
+        beyond = place - len(self.text)
+        return self.text[place] if beyond < 0 else path[beyond]
 
 
 class SuffixIndex:
-    """A text and the places of every short run in it.
+    """A text, or several with END behind each, and the places of every short run in it.
+
+    Args:
+        grams: Lengths of the runs that are looked up, the longest first.
 
     Attributes:
         token_ids: The text.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, grams: Sequence[int] = GRAMS) -> None:
         self.token_ids: list[int] = []
+        self._grams = grams
         self._places: dict[tuple[int, ...], list[int]] = {}
 
     def follow(self, token_ids: Sequence[int]) -> None:
@@ -58,61 +74,60 @@ class SuffixIndex:
         """Add tokens at the end."""
         text = self.token_ids
         for token in token_ids:
-            text.append(token)
-            for size in GRAMS:
+            for size in self._grams if token != END else ():
                 if size <= len(text):
                     self._places.setdefault(tuple(text[-size:]), []).append(len(text))
+            text.append(token)
 
-    def matches(self) -> list[Match]:
-        """Where the end of the text occurred before, the latest first."""
-        for size in GRAMS:
-            earlier = self._places.get(tuple(self.token_ids[-size:]), ())[:-1]
-            if earlier and size <= len(self.token_ids):
-                return [Match(place, self._agreement(place)) for place in earlier[: -MOST_MATCHES - 1 : -1]]
+    def matches(self, text: Sequence[int] | None = None) -> list[Match]:
+        """Where the end of a text, of this one if none is given, occurred with a token behind it, the latest first."""
+        text = self.token_ids if text is None else text
+        for size in self._grams:
+            places = self._places.get(tuple(text[-size:]))
+            if places and size <= len(text):
+                return [self._match(text, place) for place in places[: -MOST_MATCHES - 1 : -1]]
         return []
 
-    def token_at(self, place: int, path: Sequence[int]) -> int:
-        """Of the text with a path behind it: what repeats itself may overlap with its own copy."""
-        beyond = place - len(self.token_ids)
-        return self.token_ids[place] if beyond < 0 else path[beyond]
-
-    def _agreement(self, place: int) -> int:
-        """Tokens before a place that equal the last ones of the text."""
-        text, length = self.token_ids, 0
-        while length < min(place, LONGEST) and text[place - 1 - length] == text[-1 - length]:
+    def _match(self, text: Sequence[int], place: int) -> Match:
+        """How far the tokens before a place equal the last ones of a text."""
+        mine, length = self.token_ids, 0
+        longest = min(place, len(text), LONGEST)
+        while length < longest and mine[place - 1 - length] == text[-1 - length]:
             length += 1
-        return length
+        return Match(mine, place, length)
 
 
-def candidates(index: SuffixIndex, matches: Sequence[Match], path: Sequence[int] = ()) -> list[tuple[int, float]]:
-    """What may follow the text and a path behind it: tokens and their chances, the likeliest first.
+def candidates(matches: Sequence[Match], path: Sequence[int] = ()) -> list[tuple[int, float]]:
+    """What may follow a text and a path behind it: tokens and their chances, the likeliest first.
 
     The longest agreements have the first say; what they leave open goes to the next longest, and so on.
 
     Args:
-        index: Of the text.
-        matches: Earlier places of its end, where the path followed.
+        matches: Where its end occurred, and the path followed.
         path: Tokens of a tree down to the node in question.
     """
+    by_length: dict[float, list[int]] = {}
+    for match in matches:
+        if (token := match.token(path)) != END:
+            by_length.setdefault(match.length, []).append(token)
     chances: dict[int, float] = {}
     left = 1.0
-    for length in sorted({match.length for match in matches}, reverse=True):
-        places = [match.place + len(path) for match in matches if match.length == length]
+    for length, tokens in sorted(by_length.items(), reverse=True):
         certain = left * certainty(length + len(path))
-        for place in places:
-            token = index.token_at(place, path)
-            chances[token] = chances.get(token, 0.0) + certain / len(places)
+        for token in tokens:
+            chances[token] = chances.get(token, 0.0) + certain / len(tokens)
         left -= certain
-    return sorted(chances.items(), key=lambda candidate: -candidate[1])
+    # A sum of many shares may be rounded to more than the whole.
+    ranked = ((token, min(chance, 1.0)) for token, chance in chances.items())
+    return sorted(ranked, key=lambda candidate: -candidate[1])
 
 
-def that_go_on(index: SuffixIndex, matches: Sequence[Match], path: Sequence[int]) -> list[Match]:
+def that_go_on(matches: Sequence[Match], path: Sequence[int]) -> list[Match]:
     """Of the places where all but the last token of a path followed, those where that one did, too."""
-    step = len(path) - 1
-    return [match for match in matches if index.token_at(match.place + step, path) == path[step]]
+    return [match for match in matches if match.token(path[:-1]) == path[-1]]
 
 
-def certainty(length: int) -> float:
+def certainty(length: float) -> float:
     """The chance that what agrees for so many tokens agrees for one more."""
     odds: float = (min(length, LONGEST) / HALF_SURE) ** GROWTH
     return odds / (1.0 + odds)

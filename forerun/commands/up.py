@@ -64,6 +64,12 @@ def up(
             show_default="auto",
         ),
     ] = None,
+    remember: Annotated[
+        int | None,
+        typer.Option(
+            min=0, help="Most tokens of ended texts that suffix drafts from, for each tenant.", show_default="0: none"
+        ),
+    ] = None,
     redis: Annotated[
         str | None,
         typer.Option(help="Where decisions are logged: a URL, embedded or none.", show_default="embedded"),
@@ -95,6 +101,7 @@ def up(
         "dtype": dtype,
         "exact": exact,
         "prepack": prepack,
+        "remember": remember,
     }
     settings = fleet_settings(config, given, redis=redis)
     with contextlib.suppress(asyncio.CancelledError):

@@ -153,7 +153,7 @@ class DescribeResponse(_message.Message):
     def __init__(self, role: _Optional[_Union[WorkerRole, str]] = ..., name: _Optional[str] = ..., model: _Optional[str] = ..., model_revision: _Optional[str] = ..., tokenizer_fingerprint: _Optional[str] = ..., vocab_size: _Optional[int] = ..., max_length: _Optional[int] = ..., slots: _Optional[int] = ..., dtype: _Optional[str] = ..., device: _Optional[str] = ..., version: _Optional[str] = ..., instance_id: _Optional[str] = ..., most_outcomes: _Optional[int] = ..., forward_profile: _Optional[_Union[ForwardProfile, _Mapping]] = ..., cache_use: _Optional[_Union[CacheUse, _Mapping]] = ...) -> None: ...
 
 class CacheUse(_message.Message):
-    __slots__ = ("bytes", "capacity_tokens", "session_tokens", "retained_tokens", "looked_up_tokens", "reused_tokens", "evicted_sessions")
+    __slots__ = ("bytes", "capacity_tokens", "session_tokens", "retained_tokens", "looked_up_tokens", "reused_tokens", "evicted_sessions", "remembered_tokens")
     BYTES_FIELD_NUMBER: _ClassVar[int]
     CAPACITY_TOKENS_FIELD_NUMBER: _ClassVar[int]
     SESSION_TOKENS_FIELD_NUMBER: _ClassVar[int]
@@ -161,6 +161,7 @@ class CacheUse(_message.Message):
     LOOKED_UP_TOKENS_FIELD_NUMBER: _ClassVar[int]
     REUSED_TOKENS_FIELD_NUMBER: _ClassVar[int]
     EVICTED_SESSIONS_FIELD_NUMBER: _ClassVar[int]
+    REMEMBERED_TOKENS_FIELD_NUMBER: _ClassVar[int]
     bytes: int
     capacity_tokens: int
     session_tokens: int
@@ -168,7 +169,8 @@ class CacheUse(_message.Message):
     looked_up_tokens: int
     reused_tokens: int
     evicted_sessions: int
-    def __init__(self, bytes: _Optional[int] = ..., capacity_tokens: _Optional[int] = ..., session_tokens: _Optional[int] = ..., retained_tokens: _Optional[int] = ..., looked_up_tokens: _Optional[int] = ..., reused_tokens: _Optional[int] = ..., evicted_sessions: _Optional[int] = ...) -> None: ...
+    remembered_tokens: int
+    def __init__(self, bytes: _Optional[int] = ..., capacity_tokens: _Optional[int] = ..., session_tokens: _Optional[int] = ..., retained_tokens: _Optional[int] = ..., looked_up_tokens: _Optional[int] = ..., reused_tokens: _Optional[int] = ..., evicted_sessions: _Optional[int] = ..., remembered_tokens: _Optional[int] = ...) -> None: ...
 
 class ForwardProfile(_message.Message):
     __slots__ = ("forward_ms", "node_ms", "prompt_token_ms")

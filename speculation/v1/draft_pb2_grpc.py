@@ -59,7 +59,8 @@ class DraftServiceServicer:
         `foresee` is work for idle time: any other message, of this session or of another one, ends it at once, and its reply
         then foresees nothing: send the next message without waiting for it.
 
-        A repeated `propose` at the same context gives the same tree. What the session does not hold is answered with
+        A repeated `propose` at the same context gives the same tree, unless the drafter remembers (see OpenDraft.cache_salt)
+        and has been told more meanwhile. What the session does not hold is answered with
         NEED_CONTEXT. The stream ends with INVALID_ARGUMENT if a message is malformed (ErrorInfo names the field), and
         with FAILED_PRECONDITION if the first message is not `open`. Set a deadline: the request's own.
         """

@@ -43,7 +43,8 @@ class Up:
 @pytest.fixture(scope="module")
 def up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
     folder = tmp_path_factory.mktemp("state")
-    options = ["--profile", "plain", "--drafters", ",".join(DRAFTERS), "--listen", "127.0.0.1:0", "--json"]
+    options = ["--profile", "plain", "--drafters", ",".join(DRAFTERS), "--remember", "4000"]
+    options += ["--listen", "127.0.0.1:0", "--json"]
     with (folder / "stderr").open("w") as stderr:
         process = subprocess.Popen(
             [*FORERUN, "up", *options, "--state-folder", str(folder)], stdout=subprocess.PIPE, stderr=stderr, text=True
@@ -132,6 +133,30 @@ def test_a_drafter_without_a_model_says_nothing_where_it_has_nothing_to_say(up: 
     assert any(report.decision.drafters == ("suffix",) and len(report.tree) for report in answer.rounds)
     assert all(report.silent_drafters == ("suffix",) and not report.decision.drafters for report in silent)
     assert all(len(report.tree) or report in silent for report in answer.rounds[:-1]), "an empty tree is a silence"
+
+
+@pytest.mark.timeout(PATIENCE_S)
+def test_what_a_tenant_asks_again_takes_fewer_rounds_and_has_the_same_text(up: Up) -> None:
+    asked = []
+    with Client(up.address, timeout_s=PATIENCE_S) as client:
+        for tenant in ("acme", "bolt", "acme"):
+            asked.append(
+                client.generate(
+                    "A letter about apples:",
+                    max_new_tokens=32,
+                    seed=3,
+                    temperature=0.8,
+                    policy="static",
+                    drafters=["suffix"],
+                    tenant=tenant,
+                    explain=True,
+                )
+            )
+
+    first, anothers, again = (len(answer.rounds) for answer in asked)
+    assert len({answer.text for answer in asked}) == 1
+    assert anothers == first, "what one tenant was told helps no other"
+    assert again < first
 
 
 def test_a_mistake_of_the_caller_is_one_line(up: Up) -> None:

@@ -246,6 +246,15 @@ def test_targets_share_the_processors_that_others_leave(given: dict[str, int], p
     assert settings.threads("draft", processors=processors) == 1
 
 
+def test_a_memory_needs_a_drafter_without_a_model() -> None:
+    assert fleet_settings(None, {"drafters": drafters_of("code,suffix"), "remember": 5000}).remember == 5000
+    assert fleet_settings(None, {"drafters": drafters_of("copy=suffix:./mine"), "remember": 5000}).remember == 5000
+    with pytest.raises(ConfigurationError, match="--remember: is for drafters without a model"):
+        fleet_settings(None, {"remember": 5000})
+    with pytest.raises(ConfigurationError, match="--remember"):
+        fleet_settings(None, {"drafters": drafters_of("suffix"), "remember": -1})
+
+
 def test_drafters_are_zoo_names_or_models_of_ones_own() -> None:
     assert drafters_of("code, small=./models/small") == {"code": "zoo:code", "small": "./models/small"}
     assert drafters_of("code,suffix") == {"code": "zoo:code", "suffix": "suffix"}

@@ -78,10 +78,11 @@ def new_session(
     prompt_length: int = len(PROMPT),
     coupled: bool = True,
     background: bool = False,
+    salt: str = "",
 ) -> Session:
     """A session that holds nothing."""
     sampler = new_sampler(sampling or SamplingParameters(), prompt_length=prompt_length, coupled=coupled)
-    return Session(sampler, PromptSurprisal(prompt_length), background=background)
+    return Session(sampler, PromptSurprisal(prompt_length), background=background, salt=salt)
 
 
 def context_of(token_ids: Sequence[int], base_length: int = 0) -> Context:

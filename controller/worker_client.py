@@ -385,6 +385,7 @@ class DraftStream(WorkerStream[draft_pb2.DraftRequest, draft_pb2.DraftResponse])
 
     Attributes:
         foresight: What it drafted ahead, once it has answered the last `foresee`.
+        rest: Rounds in which it had better not be asked to.
     """
 
     def __init__(self, call: Any, address: str, opening: Opening) -> None:
@@ -398,6 +399,7 @@ class DraftStream(WorkerStream[draft_pb2.DraftRequest, draft_pb2.DraftResponse])
         )
         super().__init__(call, address, draft_pb2.DraftRequest(open=message))
         self.foresight: Foresight | None = None
+        self.rest = 0
 
     async def read(self, sequence: Sequence, end: int) -> float | None:
         """Let it read the sequence up to `end`; its surprisal at the prompt, in nats per token, if it can tell."""
@@ -477,6 +479,9 @@ class DraftStream(WorkerStream[draft_pb2.DraftRequest, draft_pb2.DraftResponse])
             InvalidTreeError: The answer is not what was asked for.
         """
         self.foresight = None
+        if self.rest:
+            self.rest -= 1
+            return
         length = len(sequence)
         if length - self._held_length > TOKENS_PER_MESSAGE:
             return
@@ -497,6 +502,7 @@ class DraftStream(WorkerStream[draft_pb2.DraftRequest, draft_pb2.DraftResponse])
             return
         if reply.ahead.round != round_number or len(reply.ahead.outcomes) > outcomes:
             raise InvalidTreeError(f"{self.address} foresaw what it was not asked for")
+        self.rest = reply.ahead.rest
         foreseen = tuple(foreseen_from_proto(entry, vocab_size=vocab_size) for entry in reply.ahead.outcomes)
         if any(len(outcome.tree) > shape.budget for outcome in foreseen):
             raise InvalidTreeError(f"{self.address} foresaw more than {shape.budget} nodes")

@@ -80,6 +80,7 @@ class Faults:
         frozen: Set while nothing at all is answered.
         garbage: Trees that are none.
         garbage_ahead: Foreseen trees that are none.
+        rest: Rounds in which not to ask for such trees again.
     """
 
     statuses: list[int] = field(default_factory=list)
@@ -90,6 +91,7 @@ class Faults:
     frozen: bool = False
     garbage: bool = False
     garbage_ahead: bool = False
+    rest: int = 0
 
 
 @dataclass(slots=True)
@@ -266,6 +268,7 @@ class FakeDraft(FakeService, draft_pb2_grpc.DraftServiceServicer):
     def foresee(self, session: FakeSession, body: draft_pb2.Foresee, reply: draft_pb2.DraftResponse) -> None:
         """The truth, which it happens to know, and something else."""
         reply.ahead.round = body.round
+        reply.ahead.rest = self.worker.faults.rest
         truth = verdict_of(session, tree_from_proto(body.tree, vocab_size=VOCAB_SIZE))[1]
         for emitted in ((*truth[:-1], (truth[-1] + 1) % VOCAB_SIZE), truth):
             tree = self.worker.language.draft(

@@ -496,13 +496,13 @@ class DraftStream(WorkerStream[draft_pb2.DraftRequest, draft_pb2.DraftResponse])
             message.calibration.CopyFrom(calibration_to_proto(calibration))
         self._held_length = length
         reply = await self._ask_beside(draft_pb2.DraftRequest(foresee=message))
+        self.rest = reply.ahead.rest
         if reply.status == common_pb2.SESSION_STATUS_NEED_CONTEXT:
             self._held_length = min(self._held_length, reply.held_length)
         if reply.status != common_pb2.SESSION_STATUS_OK:
             return
         if reply.ahead.round != round_number or len(reply.ahead.outcomes) > outcomes:
             raise InvalidTreeError(f"{self.address} foresaw what it was not asked for")
-        self.rest = reply.ahead.rest
         foreseen = tuple(foreseen_from_proto(entry, vocab_size=vocab_size) for entry in reply.ahead.outcomes)
         if any(len(outcome.tree) > shape.budget for outcome in foreseen):
             raise InvalidTreeError(f"{self.address} foresaw more than {shape.budget} nodes")

@@ -74,24 +74,24 @@ class Faults:
     Attributes:
         statuses: Answers given instead of doing what was asked, first one first.
         forget: How many exchanges begin by forgetting the whole session.
+        rest: Rounds in which not to ask again for what is drafted ahead.
         die_after: Exchanges after which every call is broken off.
         delay_s: Before each answer.
         delays_s: Before the next answers, first one first.
         frozen: Set while nothing at all is answered.
         garbage: Trees that are none.
         garbage_ahead: Foreseen trees that are none.
-        rest: Rounds in which not to ask for such trees again.
     """
 
     statuses: list[int] = field(default_factory=list)
     forget: int = 0
+    rest: int = 0
     die_after: int | None = None
     delay_s: float = 0.0
     delays_s: list[float] = field(default_factory=list)
     frozen: bool = False
     garbage: bool = False
     garbage_ahead: bool = False
-    rest: int = 0
 
 
 @dataclass(slots=True)

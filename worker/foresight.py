@@ -17,7 +17,7 @@ from worker.drafting import Begun, Growth, grow, log_confidences, within
 from worker.engine import Chunk, Engine
 from worker.sessions import Session, read_to_tail
 
-LEAST_CHANCE = 0.01
+LEAST_CHANCE = 0.005
 """A likelier outcome is worth a branch of its own in every forward."""
 
 GREEDY_SHARPNESS = 2.0

@@ -226,7 +226,7 @@ class RouterSettings(Section):
     """Milliseconds a token that a request should take at most. Requests that are served at once share the target, so
     the planner verifies nodes where they bring most to all of them together; a request that is slower than this looks
     after itself alone until it has caught up. Absent: none does."""
-    outcomes_ahead: Annotated[int, Field(ge=0, le=MOST_OUTCOMES)] = 8
+    outcomes_ahead: Annotated[int, Field(ge=0, le=MOST_OUTCOMES)] = 16
     """While the target judges a tree, its drafters draft on from this many of the likeliest outcomes, and a round whose
     outcome was foreseen waits for no draft. 0 where drafters share their processors with the target."""
     rules: tuple[RuleSettings, ...] = ()

@@ -397,6 +397,7 @@ class DraftStream(WorkerStream[draft_pb2.DraftRequest, draft_pb2.DraftResponse])
 
     Attributes:
         foresight: What it drafted ahead, once it has answered the last `foresee`.
+        rest: Rounds in which it had better not be asked to.
     """
 
     def __init__(self, call: Any, address: str, opening: Opening) -> None:
@@ -410,6 +411,7 @@ class DraftStream(WorkerStream[draft_pb2.DraftRequest, draft_pb2.DraftResponse])
         )
         super().__init__(call, address, draft_pb2.DraftRequest(open=message))
         self.foresight: Foresight | None = None
+        self.rest = 0
 
     async def read(self, sequence: Sequence, end: int) -> float | None:
         """Let it read the sequence up to `end`; its surprisal at the prompt, in nats per token, if it can tell."""
@@ -489,6 +491,9 @@ class DraftStream(WorkerStream[draft_pb2.DraftRequest, draft_pb2.DraftResponse])
             InvalidTreeError: The answer is not what was asked for.
         """
         self.foresight = None
+        if self.rest:
+            self.rest -= 1
+            return
         length = len(sequence)
         if length - self._held_length > TOKENS_PER_MESSAGE:
             return
@@ -502,6 +507,7 @@ class DraftStream(WorkerStream[draft_pb2.DraftRequest, draft_pb2.DraftResponse])
         )
         self._held_length = length
         reply = await self._ask_beside(draft_pb2.DraftRequest(foresee=message))
+        self.rest = reply.ahead.rest
         if reply.status == common_pb2.SESSION_STATUS_NEED_CONTEXT:
             self._held_length = min(self._held_length, reply.held_length)
         if reply.status != common_pb2.SESSION_STATUS_OK:

@@ -74,6 +74,7 @@ class Faults:
     Attributes:
         statuses: Answers given instead of doing what was asked, first one first.
         forget: How many exchanges begin by forgetting the whole session.
+        rest: Rounds in which not to ask again for what is drafted ahead.
         die_after: Exchanges after which every call is broken off.
         delay_s: Before each answer.
         delays_s: Before the next answers, first one first.
@@ -85,6 +86,7 @@ class Faults:
 
     statuses: list[int] = field(default_factory=list)
     forget: int = 0
+    rest: int = 0
     die_after: int | None = None
     delay_s: float = 0.0
     delays_s: list[float] = field(default_factory=list)
@@ -268,6 +270,7 @@ class FakeDraft(FakeService, draft_pb2_grpc.DraftServiceServicer):
     def foresee(self, session: FakeSession, body: draft_pb2.Foresee, reply: draft_pb2.DraftResponse) -> None:
         """The truth, which it happens to know, and something else."""
         reply.ahead.round = body.round
+        reply.ahead.rest = self.worker.faults.rest
         truth = verdict_of(session, tree_from_proto(body.tree, vocab_size=VOCAB_SIZE))[1]
         for emitted in ((*truth[:-1], (truth[-1] + 1) % VOCAB_SIZE), truth):
             tree = self.worker.language.draft(

@@ -36,8 +36,9 @@ WAIT_S = 0.1
 LEAST_SHARE = 0.85
 """Of a processor. A forward of work for idle time that got less competes with somebody, most likely with the target."""
 
-LONGEST_PAUSE = 64
-"""Pieces of such work left out before it is tried again whether there is a processor for it."""
+LONGEST_REST = 8
+"""Pieces of such work to leave out before it is tried again whether there is a processor for it. One in nine costs less
+than a fiftieth where there is none; a longer rest wastes the processor that is free a moment later."""
 
 MAX_BATCH_TOKENS = 512
 """Tokens beyond which no further job joins a forward, any number of short ones apart."""
@@ -105,24 +106,20 @@ class _Job:
 class SpareProcessor:
     """Whether this machine has a processor for work that nobody waits for, for as long as the work takes.
 
-    Without one, such work slows whoever is waited for. It is tried now and then, less and less often while it is so.
+    Without one, such work slows whoever is waited for. It should be asked for now and then, less and less often while
+    it is so.
+
+    Attributes:
+        rest: Pieces of work that had better not be asked for.
     """
 
     def __init__(self) -> None:
-        self._pause = self._left_out = 0
-
-    def is_there(self) -> bool:
-        """Whether one more piece of work may be done, as far as we know."""
-        if self._left_out < self._pause:
-            self._left_out += 1
-            return False
-        self._left_out = 0
-        return True
+        self.rest = 0
 
     def learn(self, share: float) -> None:
-        """What a piece of work had of a processor, 0 to 1; 0 if it could not be finished."""
+        """What a piece of work had of a processor, 0 to 1."""
         # Slower back than away: a machine that is full every other moment is full.
-        self._pause = self._pause // 2 if share >= LEAST_SHARE else min(4 * self._pause + 1, LONGEST_PAUSE)
+        self.rest = self.rest // 2 if share >= LEAST_SHARE else min(4 * self.rest + 1, LONGEST_REST)
 
 
 class EngineThread:
@@ -186,6 +183,11 @@ class EngineThread:
         """Do this on the engine's thread, after everything ordered so far and before the next forward."""
         self._orders.put(act)
 
+    @property
+    def rest(self) -> int:
+        """Pieces of work for idle time that had better not be asked for: there is no processor to spare."""
+        return self._spare.rest
+
     def end_idle_work(self) -> None:
         """End all jobs that give way, after the forward under way."""
         self._orders.put(self._make_way)
@@ -233,8 +235,6 @@ class EngineThread:
             if not job.gives_way:
                 self._make_way()  # for jobs of the same session, too: one must have ended before the next begins
             self._advance(job, partial(next, job.steps))
-            if job.gives_way and not self._spare.is_there():
-                self._end_early(job)
         if self._busy:
             self._make_way()
 
@@ -327,7 +327,7 @@ class EngineThread:
         self._jobs.remove(job)
         job.steps.close()
         if job.gives_way and job.forwards:
-            self._spare.learn(0.0 if isinstance(outcome, GaveWayError) else self._share(job))
+            self._spare.learn(self._share(job))
         job.future.get_loop().call_soon_threadsafe(_settle, job.future, outcome)
 
 

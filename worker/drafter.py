@@ -2,12 +2,13 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from weakref import WeakKeyDictionary
 
 from speculation.calibration import UNCALIBRATED, Calibration
 from speculation.foresight import MOST_OUTCOMES, Foreseen
 from speculation.tree import TokenTree, TreeShape
 from worker.batching import Steps
-from worker.drafting import draft
+from worker.drafting import Begun, draft
 from worker.engine import Engine
 from worker.foresight import foresee
 from worker.scoring import Scores, score
@@ -62,6 +63,7 @@ class LanguageModelDrafter(Drafter):
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
+        self._begun: WeakKeyDictionary[Session, Begun] = WeakKeyDictionary()
 
     def read(self, session: Session) -> Steps[int]:
         """See `read_all`."""
@@ -70,8 +72,9 @@ class LanguageModelDrafter(Drafter):
     def draft(
         self, session: Session, shape: TreeShape, *, max_length: int, calibration: Calibration = UNCALIBRATED
     ) -> Steps[TokenTree]:
-        """See `draft`."""
-        return draft(self._engine, session, shape, max_length=max_length, calibration=calibration)
+        """See `draft`. What the last `foresee` has begun is gone on with, once."""
+        begun = self._begun.pop(session, None)
+        return draft(self._engine, session, shape, max_length=max_length, calibration=calibration, begun=begun)
 
     def foresee(
         self,
@@ -84,7 +87,17 @@ class LanguageModelDrafter(Drafter):
         calibration: Calibration = UNCALIBRATED,
     ) -> Steps[tuple[Foreseen, ...]]:
         """See `foresee`."""
-        return foresee(self._engine, session, tree, shape, count=count, max_length=max_length, calibration=calibration)
+        begun = self._begun[session] = {}
+        return foresee(
+            self._engine,
+            session,
+            tree,
+            shape,
+            count=count,
+            max_length=max_length,
+            calibration=calibration,
+            begun=begun,
+        )
 
     def score(self, session: Session, token_ids: Sequence[int]) -> Steps[Scores]:
         """See `score`."""

@@ -26,6 +26,10 @@ CERTAIN_SHARE = 0.15
 With 0.15 and tau 0.6 four drafters' confidences predicted the target best (docs/log.md, "Confidence is a mixture")."""
 
 
+Begun = dict[tuple[int, TreeShape, Calibration], "Growth"]
+"""Trees under way, by the hash of the tokens that they follow and by what was asked for."""
+
+
 def log_confidences(sampler: Sampler, logits: Tensor, context: Sequence[int], paths: Sequence[Sequence[int]]) -> Tensor:
     """What candidates are ranked by: the estimated chance of each token to be the target's.
 
@@ -54,6 +58,7 @@ def draft(
     *,
     max_length: int,
     calibration: Calibration = UNCALIBRATED,
+    begun: Begun | None = None,
 ) -> Steps[TokenTree]:
     """The tree most worth verifying after the context.
 
@@ -63,14 +68,25 @@ def draft(
         shape: How deep and wide to look, and how many nodes to return.
         max_length: Tokens a session may hold; the tree ends there.
         calibration: What makes chances of confidences; the tree grows by those, and tells them.
+        begun: Trees begun ahead. If this is one of them it grows on: what was looked at is read again, in one forward.
     """
     room = max_length - len(session.token_ids)
     if room < 1:
         return EMPTY_TREE
-    tail = yield from read_to_tail(engine, session)
-    growth = Growth(within(shape, room), calibration, root=len(tail) - 1)
-    logits = yield Chunk(slot=session.slot, token_ids=tail, wanted=[len(tail) - 1])
-    yield from grow(session, [growth], logits, num_in_scratch=len(tail))
+    found = (begun or {}).get((session.prefix_hash, shape, calibration))
+    growth = found or Growth(within(shape, room), calibration)
+    if growth.waiting:
+        tail = yield from read_to_tail(engine, session)
+        root = len(tail) - 1
+        grown = growth.replant(root)
+        token_ids = [*tail, *(token for token, _ in grown)]
+        logits = yield Chunk(
+            slot=session.slot,
+            token_ids=token_ids,
+            parents=[*range(ROOT, root), *(parent for _, parent in grown)],
+            wanted=range(len(token_ids) - len(growth.waiting), len(token_ids)),
+        )
+        yield from grow(session, [growth], logits, num_in_scratch=len(token_ids))
     return growth.best()
 
 
@@ -85,38 +101,33 @@ def grow(session: Session, growths: "Sequence[Growth]", logits: Tensor, *, num_i
     Args:
         session: Whose trees they are; its slot is held.
         growths: At least one, each with its root in the slot's scratch.
-        logits: (growths, vocab), what the drafter says after each root.
+        logits: (waiting nodes, vocab), what the drafter says after each node that waits, tree after tree.
         num_in_scratch: Tokens there so far.
     """
-    frontiers: list[list[int]] = [[ROOT]] * len(growths)
     while True:
-        _add_children(session, growths, frontiers, logits)
-        frontiers = [growth.frontier() for growth in growths]
-        if not any(frontiers):
-            return
+        _add_children(session, growths, logits)
         token_ids: list[int] = []
         parents: list[int] = []
-        for growth, frontier in zip(growths, frontiers, strict=True):
-            for token, parent in growth.expand(frontier, first_place=num_in_scratch + len(token_ids)):
+        for growth in growths:
+            for token, parent in growth.expand(growth.frontier(), first_place=num_in_scratch + len(token_ids)):
                 token_ids.append(token)
                 parents.append(parent)
+        if not token_ids:
+            return
         num_in_scratch += len(token_ids)
         logits = yield Chunk(slot=session.slot, token_ids=token_ids, parents=parents)
 
 
-def _add_children(
-    session: Session, growths: "Sequence[Growth]", frontiers: Sequence[Sequence[int]], logits: Tensor
-) -> None:
-    """Add the best children of every frontier node, given the logits (nodes, vocab) after them, tree after tree."""
+def _add_children(session: Session, growths: "Sequence[Growth]", logits: Tensor) -> None:
+    """Add the best children of every node that waits for them, given the logits (nodes, vocab), tree after tree."""
     branching = max(growth.shape.branching for growth in growths)
-    nodes = [(growth, node) for growth, frontier in zip(growths, frontiers, strict=True) for node in frontier]
+    nodes = [(growth, node) for growth in growths for node in growth.waiting]
     ranked = log_confidences(session.sampler, logits, session.token_ids, [growth.path(node) for growth, node in nodes])
     best = ranked.topk(min(branching, ranked.shape[-1]))
     chances = best.values.exp().tolist()
     possible = (best.values > -torch.inf).tolist()
-    for growth, frontier in zip(growths, frontiers, strict=True):
-        if frontier:
-            growth.begin_level()
+    for growth in growths:
+        growth.begin_level()
     for row, (growth, node) in enumerate(nodes):
         for token, chance, may_be in zip(best.indices[row].tolist(), chances[row], possible[row], strict=True):
             if may_be:
@@ -131,13 +142,19 @@ class Growth:
         calibration: What makes chances of confidences.
         root: Place of the tree's root in the slot's scratch.
         before: Tokens between the session's context and the tree: the root is the last of them, if there are any.
+
+    Attributes:
+        waiting: Nodes whose children come next, the last to have been expanded; none when the tree is grown.
     """
 
-    def __init__(self, shape: TreeShape, calibration: Calibration, *, root: int, before: tuple[int, ...] = ()) -> None:
+    def __init__(
+        self, shape: TreeShape, calibration: Calibration, *, root: int = 0, before: tuple[int, ...] = ()
+    ) -> None:
         self.shape = shape
         self._calibration = calibration
         self._before = before
         self._place_in_scratch = {ROOT: root}
+        self.waiting: Sequence[int] = (ROOT,)
         self._token_ids: list[int] = []
         self._parents: list[int] = []
         self._confidences: list[float] = []
@@ -149,6 +166,20 @@ class Growth:
     def path(self, node: int) -> tuple[int, ...]:
         """Tokens from the first one after the session's context down to the node."""
         return self._before if node == ROOT else self._paths[node]
+
+    def replant(self, root: int) -> list[tuple[int, int]]:
+        """Be told that the session's context now ends at the root, which alone is in its scratch, at this place.
+
+        Returns:
+            (token, parent in the scratch) of what was expanded so far; it goes to the places after the root's.
+        """
+        self._paths = [path[len(self._before) :] for path in self._paths]
+        self._before = ()
+        expanded, waiting = list(self._place_in_scratch)[1:], self.waiting
+        self._place_in_scratch = {ROOT: root}
+        grown = self.expand(expanded, first_place=root + 1)
+        self.waiting = waiting
+        return grown
 
     def begin_level(self) -> None:
         """What is added from now on lies a level deeper."""
@@ -183,6 +214,7 @@ class Growth:
     def expand(self, frontier: Sequence[int], *, first_place: int) -> list[tuple[int, int]]:
         """(token, parent in the scratch) of these nodes, which go to the scratch's places from first_place on."""
         self._place_in_scratch.update((node, first_place + index) for index, node in enumerate(frontier))
+        self.waiting = frontier
         return [(self._token_ids[node], self._place_in_scratch[self._parents[node]]) for node in frontier]
 
     def best(self) -> TokenTree:

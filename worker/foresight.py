@@ -4,24 +4,25 @@ All guesses grow together, as branches of one scratch: a level of all their tree
 stays in the scratch, so that what comes true is not read again.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from torch import Tensor
 
 from speculation.calibration import UNCALIBRATED, Calibration
 from speculation.foresight import MOST_OUTCOMES, Foreseen
+from speculation.prefix import extend_hash
 from speculation.tree import MAX_NODES, ROOT, TokenTree, TreeShape
 from worker.batching import Steps
-from worker.drafting import Growth, grow, log_confidences, within
+from worker.drafting import Begun, Growth, grow, log_confidences, within
 from worker.engine import Chunk, Engine
 from worker.sessions import Session, read_to_tail
 
-LEAST_CHANCE = 0.01
+LEAST_CHANCE = 0.005
 """A likelier outcome is worth a branch of its own in every forward."""
 
-BOLDER = Calibration(offset=2.0, slope=1.5)
-"""What makes chances of a greedy drafter's confidences where the caller knows no better, to rank guesses alone: it is
-right far more often than it believes, so that its own word would never guess that a whole tree is accepted."""
+GREEDY_SHARPNESS = 2.0
+"""To what power a greedy drafter's chances are raised to rank guesses: it is right far more often than it believes, so
+that its own word would hardly ever guess that a whole tree is accepted. Where there is noise, it is to be believed."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,6 +49,7 @@ def foresee(
     count: int,
     max_length: int,
     calibration: Calibration = UNCALIBRATED,
+    begun: Begun | None = None,
 ) -> Steps[tuple[Foreseen, ...]]:
     """What `draft` would answer after the likeliest outcomes of a verification, likeliest first.
 
@@ -58,7 +60,8 @@ def foresee(
         shape: Of the trees to draft after each outcome.
         count: Most outcomes.
         max_length: Tokens a session may hold; near it nothing is foreseen.
-        calibration: What makes chances of confidences.
+        calibration: What makes chances of the confidences of those trees.
+        begun: Is told of them as soon as they grow, so that they are not lost if this is ended early.
     """
     room = max_length - len(session.token_ids)
     if tree.depth + 2 > room:
@@ -72,7 +75,7 @@ def foresee(
         wanted=range(root, num_in_scratch),
     )
     rows_left = engine.max_length - engine.length(session.slot) - num_in_scratch
-    guesses = _likeliest(session, tree, logits, calibration)[: min(count, rows_left // _rows(shape))]
+    guesses = _likeliest(session, tree, logits)[: min(count, rows_left // _rows(shape))]
     said = [(*tree.tokens_on_path(guess.node), guess.extra_token) for guess in guesses]
     growths = [
         Growth(within(shape, room - len(tokens)), calibration, root=num_in_scratch + place, before=tokens)
@@ -85,6 +88,9 @@ def foresee(
         token_ids=[guess.extra_token for guess in guesses],
         parents=[root + 1 + guess.node for guess in guesses],
     )
+    if begun is not None:
+        hashes = (extend_hash(session.prefix_hash, tokens) for tokens in said)
+        begun.update(((known, shape, calibration), growth) for known, growth in zip(hashes, growths, strict=True))
     yield from grow(session, growths, logits, num_in_scratch=num_in_scratch + len(guesses))
     return tuple(Foreseen(token_ids=tokens, tree=growth.best()) for tokens, growth in zip(said, growths, strict=True))
 
@@ -94,28 +100,29 @@ def _rows(shape: TreeShape) -> int:
     return 1 + min(shape.branching * (shape.depth - 1), MAX_NODES)
 
 
-def _likeliest(session: Session, tree: TokenTree, logits: Tensor, calibration: Calibration) -> list[Guess]:
+def _likeliest(session: Session, tree: TokenTree, logits: Tensor) -> list[Guess]:
     """Verdicts by their chance: that of the path to a node, times that of a token there which is none of its children.
+
+    The drafter judges by what it says itself, as the target will: the tree may be another's.
 
     Args:
         session: Its tokens end at the root.
         tree: What is judged.
         logits: (1 + nodes, vocab), the drafter's at the root and after each node.
-        calibration: What made chances of the tree's confidences.
     """
-    if calibration == UNCALIBRATED and not session.sampler.noisy:
-        tree, calibration = replace(tree, confidences=tuple(map(BOLDER, tree.confidences))), BOLDER
     nodes = range(ROOT, len(tree))
-    children: dict[int, set[int]] = {node: set() for node in nodes}
-    for token, parent in zip(tree.token_ids, tree.parents, strict=True):
-        children[parent].add(token)
     ranked = log_confidences(session.sampler, logits, session.token_ids, [tree.tokens_on_path(node) for node in nodes])
+    if session.sampler.parameters.greedy:
+        ranked = (GREEDY_SHARPNESS * ranked).log_softmax(dim=-1)
+    of_nodes = ranked[[1 + parent for parent in tree.parents], list(tree.token_ids)].exp().tolist()
+    reached, children = {ROOT: 1.0}, {node: set[int]() for node in nodes}
+    for node, (token, parent, chance) in enumerate(zip(tree.token_ids, tree.parents, of_nodes, strict=True)):
+        reached[node] = reached[parent] * chance
+        children[parent].add(token)
     best = ranked.topk(min(MOST_OUTCOMES + max(map(len, children.values())), ranked.shape[-1]))
     guesses: list[Guess] = []
-    for node, tokens, confidences in zip(nodes, best.indices.tolist(), best.values.exp().tolist(), strict=True):
-        reached = 1.0 if node == ROOT else tree.path_confidences[node]
-        for token, confidence in zip(tokens, confidences, strict=True):
-            chance = reached * calibration(confidence)
-            if confidence > 0.0 and chance >= LEAST_CHANCE and token not in children[node]:
-                guesses.append(Guess(node=node, extra_token=token, chance=chance))
+    for node, tokens, chances in zip(nodes, best.indices.tolist(), best.values.exp().tolist(), strict=True):
+        for token, chance in zip(tokens, chances, strict=True):
+            if chance > 0.0 and reached[node] * chance >= LEAST_CHANCE and token not in children[node]:
+                guesses.append(Guess(node=node, extra_token=token, chance=reached[node] * chance))
     return sorted(guesses, key=lambda guess: -guess.chance)

@@ -217,6 +217,11 @@ class Host:
             return GaveWay()
         return Done(result, timings)
 
+    @property
+    def rest(self) -> int:
+        """See `EngineThread.rest`."""
+        return self._thread.rest
+
     def end_idle_work(self) -> None:
         """End all calls that give way."""
         self._thread.end_idle_work()

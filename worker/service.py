@@ -213,6 +213,7 @@ class DraftService(SessionService, draft_pb2_grpc.DraftServiceServicer):
         _report(reply, outcome)
         if isinstance(outcome, Done | GaveWay):
             reply.ahead.round = message.round
+            reply.ahead.rest = host.rest
         if isinstance(outcome, Done):
             reply.ahead.outcomes.extend(map(wire.foreseen_to_proto, outcome.result))
 

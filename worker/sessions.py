@@ -79,6 +79,11 @@ class Session:
         self._slot, self._num_sliced = slot, num_sliced
 
     @property
+    def prefix_hash(self) -> int:
+        """Of all its tokens."""
+        return self._hashes[-1]
+
+    @property
     def prefix(self) -> Prefix:
         """What other sessions may take over; only a session that has a slot may be asked."""
         return Prefix(slot=self.slot, salt=self.salt, token_ids=self.token_ids[: self._num_sliced])

@@ -126,12 +126,14 @@ class Proposal(_message.Message):
     def __init__(self, round: _Optional[int] = ..., tree: _Optional[_Union[_common_pb2.TokenTree, _Mapping]] = ..., prompt_surprisal: _Optional[float] = ...) -> None: ...
 
 class Ahead(_message.Message):
-    __slots__ = ("round", "outcomes")
+    __slots__ = ("round", "outcomes", "rest")
     ROUND_FIELD_NUMBER: _ClassVar[int]
     OUTCOMES_FIELD_NUMBER: _ClassVar[int]
+    REST_FIELD_NUMBER: _ClassVar[int]
     round: int
     outcomes: _containers.RepeatedCompositeFieldContainer[Foreseen]
-    def __init__(self, round: _Optional[int] = ..., outcomes: _Optional[_Iterable[_Union[Foreseen, _Mapping]]] = ...) -> None: ...
+    rest: int
+    def __init__(self, round: _Optional[int] = ..., outcomes: _Optional[_Iterable[_Union[Foreseen, _Mapping]]] = ..., rest: _Optional[int] = ...) -> None: ...
 
 class Foreseen(_message.Message):
     __slots__ = ("token_ids", "tree")

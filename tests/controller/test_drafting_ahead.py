@@ -209,6 +209,22 @@ def test_nobody_drafts_ahead_where_it_is_forbidden(outcomes: int, pins: Pins) ->
     run(scenario())
 
 
+def test_a_drafter_is_left_in_peace_for_as_long_as_it_asks() -> None:
+    """It has no processor to spare. What it was not asked to foresee is asked for as ever."""
+
+    async def scenario() -> None:
+        async with fakes.workers(VERIFY, DRAFT) as (target, drafter), playing(target, drafter) as play:
+            drafter.worker.faults.rest = 2
+            drafts = [await play.round(ALPHA) for _ in range(7)]
+
+            foreseen = [("alpha",) if number in (1, 4) else () for number in range(7)]
+            assert [each.foreseen for each in drafts] == foreseen
+            assert drafter.worker.foresights == [0, 3, 6]
+            assert all(each.trees for each in drafts)
+
+    run(scenario())
+
+
 def test_a_drafter_that_forgot_everything_meanwhile_is_told_again() -> None:
     async def scenario() -> None:
         async with fakes.workers(VERIFY, DRAFT) as (target, drafter), playing(target, drafter) as play:

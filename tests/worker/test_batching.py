@@ -464,14 +464,17 @@ def test_where_no_processor_is_spare_idle_work_is_tried_less_and_less_often() ->
     spare = SpareProcessor()
 
     def tried(pieces: int, share: float) -> int:
-        granted = 0
+        asked = left = 0
         for _ in range(pieces):
-            if spare.is_there():
-                granted += 1
-                spare.learn(share)
-        return granted
+            if left:
+                left -= 1
+                continue
+            asked += 1
+            spare.learn(share)
+            left = spare.rest
+        return asked
 
     assert tried(100, 1.0) == 100
-    assert tried(2000, 0.5) <= 2000 // batching.LONGEST_PAUSE + 8
-    assert tried(4 * batching.LONGEST_PAUSE + 100, 1.0) >= 100
+    assert tried(2000, 0.5) <= 2000 // batching.LONGEST_REST + 8
+    assert tried(4 * batching.LONGEST_REST + 100, 1.0) >= 100
     assert tried(100, 1.0) == 100

@@ -21,8 +21,8 @@ from tests.worker.tiny_worker import (
     work,
 )
 from worker import foresight
-from worker.batching import GaveWayError
-from worker.drafting import draft
+from worker.batching import GaveWayError, Result, Steps
+from worker.drafting import Begun, draft
 from worker.engine import Engine
 from worker.foresight import foresee
 from worker.sessions import Session, SessionTable
@@ -138,6 +138,70 @@ def test_a_drafter_that_is_the_target_foresees_what_the_target_says(
     outcomes = foreseen(engine, table, new_session(sampling), PROMPT, drafted, CHAIN)
 
     assert verdict.token_ids in [outcome.token_ids for outcome in outcomes]
+
+
+def forwarded(engine: Engine, steps: Steps[Result], most: int | None = None) -> tuple[Result | None, int]:
+    """What came of the steps and how many forwards they took; they end at the last of so many, its logits unseen."""
+    forwards = 0
+    try:
+        chunk = next(steps)
+        while forwards != most:
+            assert chunk is not None
+            (logits,) = engine.forward([chunk])
+            forwards += 1
+            if forwards != most:
+                chunk = steps.send(logits)
+    except StopIteration as stop:
+        return stop.value, forwards
+    with pytest.raises(GaveWayError):
+        steps.throw(GaveWayError())
+    return None, forwards
+
+
+@pytest.mark.parametrize("sampling", [SAMPLINGS["greedy"], SAMPLINGS["everything"]], ids=["greedy", "everything"])
+@pytest.mark.parametrize("shape", [CHAIN, TREE], ids=["chain", "tree"])
+@pytest.mark.parametrize("forwards", range(1, 6))
+def test_a_tree_begun_ahead_grows_on_where_it_was_ended(
+    engine: Engine, table: SessionTable, sampling: SamplingParameters, shape: TreeShape, forwards: int
+) -> None:
+    """It is the one that a drafter would propose that knew of nothing, with a forward less for each level looked at."""
+    session, begun = new_session(sampling), Begun()
+    tree = proposed(engine, table, session, PROMPT, CHAIN)
+    outcome = foreseen(engine, table, session, PROMPT, tree, shape)[-1]
+    tokens = [*PROMPT, *outcome.token_ids]
+    ahead = foresee(engine, session, tree, shape, count=COUNT, max_length=MAX_LENGTH, begun=begun)
+    forwarded(engine, table.call(session, context_of(PROMPT), ahead), most=forwards)
+
+    steps = draft(engine, session, shape, max_length=MAX_LENGTH, begun=begun)
+    grown, taken = forwarded(engine, table.call(session, context_of(tokens), steps))
+
+    alone = new_session(sampling)
+    proposed(engine, table, alone, PROMPT, shape)
+    steps = draft(engine, alone, shape, max_length=MAX_LENGTH)
+    expected, in_full = forwarded(engine, table.call(alone, context_of(tokens), steps))
+    assert grown is not None
+    assert expected is not None
+    assert (grown.token_ids, grown.parents) == (expected.token_ids, expected.parents)
+    assert grown.confidences == pytest.approx(expected.confidences, abs=1e-3)
+    assert taken == in_full - max(forwards - 2, 0)
+
+
+def test_a_tree_that_was_ready_is_told_without_a_forward(engine: Engine, table: SessionTable) -> None:
+    """It was not heard of in time. Another shape, another calibration or other tokens are another tree."""
+    session, begun = new_session(), Begun()
+    tree = proposed(engine, table, session, PROMPT, CHAIN)
+    steps = foresee(engine, session, tree, CHAIN, count=COUNT, max_length=MAX_LENGTH, begun=begun)
+    outcome = work(engine, table.call(session, context_of(PROMPT), steps))[0]
+    tokens = [*PROMPT, *outcome.token_ids]
+
+    def forwards(tokens: Sequence[int], shape: TreeShape, calibration: Calibration) -> int:
+        steps = draft(engine, session, shape, max_length=MAX_LENGTH, calibration=calibration, begun=begun)
+        return forwarded(engine, table.call(session, context_of(tokens), steps))[1]
+
+    assert forwards([*tokens[:-1], tokens[-1] - 1], CHAIN, UNCALIBRATED) == CHAIN.depth
+    assert forwards(tokens, replace(CHAIN, depth=3, budget=3), UNCALIBRATED) == 3
+    assert forwards(tokens, CHAIN, DOUBTFUL) == CHAIN.depth
+    assert forwards(tokens, CHAIN, UNCALIBRATED) == 0
 
 
 @pytest.mark.parametrize("ended_after", [1, 2, None])

@@ -40,6 +40,8 @@ def application(client: AsyncClient, settings: GatewaySettings) -> Door:
         # Their pages load scripts from elsewhere.
         docs_url=None,
         redoc_url=None,
+        # It would hand on what callers wrote, where validation fails. Traces go on to the controller by their headers.
+        telemetry={"tracing": False, "metrics": False, "logs": False},
     )
     add_error_handlers(app)
     models = Models(client, settings.model_name)

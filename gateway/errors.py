@@ -90,15 +90,36 @@ def _body(status: int, message: str, *, param: str | None = None, code: str | No
 def problem_of(error: ForerunError) -> HTTPProblem:
     """What a caller is told of an error of the controller."""
     status = HTTP_STATUS_OF.get(_grpc_status(error), 500)
-    code = "context_length_exceeded" if isinstance(error, PromptTooLongError) else error.reason.lower()
-    return HTTPProblem(status, str(error), param=_param(error), code=code)
+    return HTTPProblem(status, _message(error, status), param=_param(error), code=_code(error))
+
+
+def _code(error: ForerunError) -> str:
+    if isinstance(error, PromptTooLongError):
+        return "context_length_exceeded"
+    return (error.metadata["code"] if _from_afar(error) else error.reason).lower()
+
+
+def _message(error: ForerunError, status: int) -> str:
+    """What the controller said; where it said nothing, our words: where it runs is not the caller's business."""
+    if isinstance(error, DeadlineExceededError):
+        return "the answer was not complete in time"
+    if not _from_afar(error):
+        return str(error)
+    if status == 503:
+        return "no controller answers; come back after a pause"
+    peer, code = error.metadata["peer"], error.metadata["code"]
+    return "the controller failed" if status >= 500 else str(error).removeprefix(f"{peer}: {code}: ")
+
+
+def _from_afar(error: ForerunError) -> bool:
+    """Whether it was raised on this side, for a status that came without an error of ours."""
+    return isinstance(error, WorkerUnavailableError) and "code" in error.metadata
 
 
 def _grpc_status(error: ForerunError) -> grpc.StatusCode:
     if isinstance(error, DeadlineExceededError):
         return grpc.StatusCode.DEADLINE_EXCEEDED
-    if isinstance(error, WorkerUnavailableError) and "code" in error.metadata:
-        # Raised on this side: the status came without an error of ours.
+    if _from_afar(error):
         return grpc.StatusCode[error.metadata["code"]]
     return STATUS_OF.get(type(error), grpc.StatusCode.INTERNAL)
 

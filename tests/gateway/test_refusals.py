@@ -231,6 +231,8 @@ def test_a_refused_token_is_401() -> None:
 
                 assert caught.value.response.headers["www-authenticate"] == "Bearer"
                 assert "secret" not in caught.value.response.text
+                assert problem_of(caught.value.response)["message"] == "no valid token"
+                assert problem_of(caught.value.response)["code"] == "unauthenticated"
 
     run(scenario())
 
@@ -242,7 +244,8 @@ def test_no_controller_is_503() -> None:
 
             assert response.status_code == 503
             assert response.headers["retry-after"] == "1"
-            assert problem_of(response)["type"] == "server_error"
+            assert (problem_of(response)["type"], problem_of(response)["code"]) == ("server_error", "unavailable")
+            assert "127.0.0.1" not in response.text, "where the controller runs is not the caller's business"
             assert (await gateway.http.get("/health")).status_code == 503
 
     run(scenario())
@@ -286,6 +289,7 @@ def test_an_answer_that_takes_too_long_is_504() -> None:
 
                 assert response.status_code == 504
                 assert problem_of(response)["code"] == "deadline_exceeded"
+                assert controller not in response.text
 
     run(scenario())
 

@@ -62,6 +62,7 @@ def _config(client: AsyncClient, settings: GatewaySettings) -> uvicorn.Config:
         # Paths and addresses of callers; what happens to a request is in the controller's log.
         access_log=False,
         log_config=None,
+        log_level="warning",
         server_header=False,
         proxy_headers=False,
         limit_concurrency=settings.most_connections,

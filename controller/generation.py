@@ -119,8 +119,27 @@ class FleetSession(Protocol):
         """
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServedModel:
+    """A model that answers requests.
+
+    Attributes:
+        name: Its hub id, or the name of its folder.
+        revision: Hash of its weights and configuration.
+        max_length: Most tokens of a prompt and its answer together.
+    """
+
+    name: str
+    revision: str
+    max_length: int
+
+
 class Fleet(Protocol):
     """The workers, as requests use them."""
+
+    @property
+    def model(self) -> ServedModel | None:
+        """The target's; None while no target serves."""
 
     @property
     def drafter_names(self) -> tuple[str, ...]:

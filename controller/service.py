@@ -5,7 +5,7 @@ import logging
 import secrets
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import aclosing, asynccontextmanager, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import grpc
@@ -243,6 +243,14 @@ class GenerationService(generation_pb2_grpc.GenerationServiceServicer):
                 policy = self._steering.for_request(asked.pins, task=asked.task, tenant=asked.tenant)
                 await self._answer(asked, policy, account, deadline=deadline, write=context.write)
 
+    async def ListModels(  # noqa: N802
+        self, request: generation_pb2.ListModelsRequest, context: CallContext
+    ) -> generation_pb2.ListModelsResponse:
+        """What is served."""
+        model = self._fleet.model
+        served = [] if model is None else [generation_pb2.ServedModel(**asdict(model))]
+        return generation_pb2.ListModelsResponse(models=served)
+
     async def _answer(
         self, request: GenerationRequest, policy: SteeredPolicy, account: Account, *, deadline: float, write: Write
     ) -> None:
@@ -260,11 +268,22 @@ class GenerationService(generation_pb2_grpc.GenerationServiceServicer):
                     async for done in rounds:
                         account.add(done)
                         chronicle.add(done)
-                        await write(_delta(request, done, text.take(finished=sequence.finished)))
+                        await write(self._delta(request, done, text.take(finished=sequence.finished)))
                         if request.explain:
                             await write(generation_pb2.GenerateResponse(round=chronicle.report(self._tokenizer.decode)))
                 await write(_last(request, account, policy, sequence, text, session))
         self._offer_for_scoring(request, policy, account, sequence, session)
+
+    def _delta(self, request: GenerationRequest, done: Round, text: str) -> generation_pb2.GenerateResponse:
+        """What a round added to the answer."""
+        delta = generation_pb2.Delta(text=text, token_ids=done.emitted)
+        if request.logprobs is not None:
+            verdict, spell = done.outcome.verdict, self._tokenizer.spell
+            for place, token in enumerate(done.emitted):
+                entry = delta.logprobs.add(logprob=verdict.logprobs[place], text=spell(token))
+                for top in verdict.top_logprobs[place] if request.logprobs else ():
+                    entry.top.add(token_id=top.token_id, logprob=top.logprob, text=spell(top.token_id))
+        return generation_pb2.GenerateResponse(delta=delta)
 
     def _offer_for_scoring(
         self,
@@ -333,19 +352,6 @@ def _ending(
                 "total_ms": account.total_ns // 1_000_000,
             },
         )
-
-
-def _delta(request: GenerationRequest, done: Round, text: str) -> generation_pb2.GenerateResponse:
-    """What a round added to the answer."""
-    delta = generation_pb2.Delta(text=text, token_ids=done.emitted)
-    if request.logprobs is not None:
-        verdict = done.outcome.verdict
-        for place in range(len(done.emitted)):
-            entry = delta.logprobs.add(logprob=verdict.logprobs[place])
-            if request.logprobs:
-                for top in verdict.top_logprobs[place]:
-                    entry.top.add(token_id=top.token_id, logprob=top.logprob)
-    return generation_pb2.GenerateResponse(delta=delta)
 
 
 def _last(

@@ -19,6 +19,9 @@ CONTEXT_TOKENS = 4
 """Tokens before the answer that are decoded with it: some tokenizers treat the first token of a text otherwise."""
 
 
+ANCHOR = "a"
+"""Stands before a token that is spelled by itself."""
+
 WINDOW_TOKENS = 16
 """Tokens that are decoded anew with each token before the window is moved on."""
 
@@ -46,12 +49,22 @@ class Tokenizer:
         own_end = () if tokenizer.eos_token_id is None else (tokenizer.eos_token_id,)
         self.end_token_ids = frozenset((*own_end, *end_token_ids))
         self._tokenizer = tokenizer
+        self._anchor = tokenizer.encode(ANCHOR, add_special_tokens=False)
         # One thread: an encoder that truncates changes its own state on first use, which two at once must not.
         self._encoding = ThreadPoolExecutor(max_workers=1, thread_name_prefix="encode")
 
     def decode(self, token_ids: Sequence[int]) -> str:
         """The text of these tokens, special ones left out."""
         text: str = self._tokenizer.decode(token_ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        return text
+
+    def spell(self, token_id: int) -> str:
+        """The text of one token within a text, a special one by its name; a piece of a character is REPLACEMENT."""
+        # Alone it would read otherwise: some tokenizers drop the space before the first word.
+        return self._read([*self._anchor, token_id]).removeprefix(self._read(self._anchor))
+
+    def _read(self, token_ids: Sequence[int]) -> str:
+        text: str = self._tokenizer.decode(token_ids, clean_up_tokenization_spaces=False)
         return text
 
     async def encode(self, text: str) -> tuple[int, ...]:

@@ -12,6 +12,7 @@ from forerun.commands import (
     controller,
     demo,
     diagnose,
+    gateway,
     generate,
     router,
     router_models,
@@ -44,6 +45,7 @@ app.command("generate")(generate.generate)
 app.command("diagnose")(diagnose.diagnose)
 app.command("worker", context_settings=worker.PASS_ON)(worker.worker)
 app.command("controller", context_settings=controller.PASS_ON_HELP)(controller.controller)
+app.command("gateway", context_settings=gateway.PASS_ON_HELP)(gateway.gateway)
 app.command("bench", context_settings=bench.PASS_ON_HELP)(bench.bench)
 router_models.add_to(router.app)
 router_retraining.add_to(router.app)

@@ -16,7 +16,7 @@ import yaml
 from pydantic import Field, ValidationInfo, field_validator
 
 from controller.embedded_redis import SCHEME
-from controller.settings import Count, RedisSettings, Settings, WorkerEntry
+from controller.settings import Address, Count, RedisSettings, Settings, WorkerEntry
 from forerun.client import RouterClient, WorkerHealth, WorkerView
 from forerun.models import model_folder
 from forerun.supervisor import LISTEN, Listener, ProcessSpec, ProcessStatus, Supervisor
@@ -37,7 +37,7 @@ ZOO_DRAFTERS: Mapping[str, str] = MappingProxyType(
 Role = Literal["draft", "verify"]
 Name = Annotated[str, Field(min_length=1)]
 ProcessName = Annotated[str, Field(pattern=r"^[\w.-]{1,64}$")]
-TARGET, CONTROLLER = "target", "controller"
+TARGET, CONTROLLER, GATEWAY = "target", "controller", "gateway"
 CONTROLLER_FILE = "controller.yaml"
 """The controller's configuration, in the fleet's folder: it follows changes of the file."""
 
@@ -73,6 +73,7 @@ class FleetSettings(Settings):
         remember: Most tokens of ended texts that a drafter without a model remembers for each tenant; 0: none.
         slots: Sessions each worker holds at once.
         max_length: Most tokens of a session.
+        http: Where a gateway for OpenAI's clients listens; None: there is none.
         tokenizer: Not to be set: it is the target's.
     """
 
@@ -87,13 +88,14 @@ class FleetSettings(Settings):
     remember: Annotated[int, Field(ge=0)] = 0
     slots: Count = 16
     max_length: Count = 1024
+    http: Address | None = None
     tokenizer: Literal["the target's"] = "the target's"
     redis: RedisSettings | None = EMBEDDED_REDIS
 
     @field_validator("drafters")
     @classmethod
     def _not_taken(cls, drafters: Mapping[str, str]) -> Mapping[str, str]:
-        if taken := {TARGET, CONTROLLER} & drafters.keys():
+        if taken := {TARGET, CONTROLLER, GATEWAY} & drafters.keys():
             raise ValueError(f"{taken.pop()!r} is the name of another process")
         return drafters
 
@@ -138,17 +140,19 @@ class LocalFleet:
 
     Attributes:
         address: Where the controller can be called.
+        http_address: Where the gateway can be called; None: there is none.
         target_folder: What the verify workers loaded.
         supervisor: Keeps its processes.
     """
 
     address: str
+    http_address: str | None
     target_folder: str
     supervisor: Supervisor
 
     @property
     def processes(self) -> tuple[ProcessStatus, ...]:
-        """Every process, the controller last."""
+        """Every process, the controller last, or the gateway after it."""
         return self.supervisor.processes
 
 
@@ -167,7 +171,9 @@ async def local_fleet(
         ConfigurationError: The address to listen on is taken.
         ProcessStartError: One of them could not start; the message says why and where its log is.
     """
-    require_free(settings.listen)
+    require_free("listen", settings.listen)
+    if settings.http is not None:
+        require_free("http", settings.http)
     # Writing a cost-padded model takes a second or two of computing, once.
     target = await asyncio.to_thread(model_folder, settings.target)
     verifiers = [_worker("verify", name, target, settings) for name in _numbered(TARGET, settings.verify_workers)]
@@ -189,7 +195,12 @@ async def local_fleet(
         # Should it die, it comes back where its callers look for it.
         _write(file, for_controller.model_copy(update={"listen": controller.address}))
         await _introduced(controller.address)
-        yield LocalFleet(address=controller.address, target_folder=target, supervisor=supervisor)
+        gateways = [_gateway(controller.address, settings.http)] if settings.http is not None else []
+        started = await supervisor.start(gateways)
+        http_address = started[0].address if started else None
+        yield LocalFleet(
+            address=controller.address, http_address=http_address, target_folder=target, supervisor=supervisor
+        )
 
 
 async def _introduced(address: str) -> None:
@@ -207,8 +218,8 @@ async def _workers_known(router: RouterClient) -> Sequence[WorkerView]:
     return (await asyncio.to_thread(router.show)).workers
 
 
-def require_free(listen: str) -> None:
-    """Look now whether the controller will be able to listen: it starts last, half a minute after the workers.
+def require_free(field: str, listen: str) -> None:
+    """Look now whether the controller will be able to listen: it starts late, half a minute after the workers.
 
     Raises:
         ConfigurationError: It will not.
@@ -223,7 +234,7 @@ def require_free(listen: str) -> None:
             probe.bind((address[0], int(port)))
     except (OSError, OverflowError) as error:
         problem = "is in use; name another address, or port 0 for a free one" if _in_use(error) else str(error)
-        raise ConfigurationError("listen", f"{listen}: {problem}") from error
+        raise ConfigurationError(field, f"{listen}: {problem}") from error
 
 
 def _in_use(error: Exception) -> bool:
@@ -258,6 +269,11 @@ def _worker(role: Role, name: str, model: str, settings: FleetSettings) -> Proce
 
 def _controller(file: Path) -> ProcessSpec:
     return ProcessSpec(name=CONTROLLER, command=_python("controller", {"config": str(file)}), environment=ONE_THREAD)
+
+
+def _gateway(controller: str, listen: str) -> ProcessSpec:
+    command = _python("gateway", {"controller": controller, "listen": LISTEN})
+    return ProcessSpec(name=GATEWAY, command=command, listen=listen, environment=ONE_THREAD)
 
 
 def _python(module: str, options: Mapping[str, str]) -> tuple[str, ...]:

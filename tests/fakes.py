@@ -359,6 +359,7 @@ def description(
     fingerprint: str = FINGERPRINT,
     vocab_size: int = VOCAB_SIZE,
     max_length: int = 4096,
+    model: str = "acme/letters",
     profile: common_pb2.ForwardProfile | None = None,
 ) -> common_pb2.DescribeResponse:
     """What a fake worker says it is."""
@@ -366,6 +367,7 @@ def description(
     return common_pb2.DescribeResponse(
         role=roles[role],
         name=name,
+        model=model,
         model_revision=revision,
         tokenizer_fingerprint=fingerprint,
         vocab_size=vocab_size,

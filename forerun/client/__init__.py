@@ -9,6 +9,8 @@ from forerun.client.generation import (
     Generation,
     RequestTimings,
     RoundReport,
+    ServedModel,
+    TokenLogprob,
     TokenLogprobs,
     Usage,
 )
@@ -48,7 +50,9 @@ __all__ = [
     "RouterMode",
     "RouterView",
     "ScoringView",
+    "ServedModel",
     "Stream",
+    "TokenLogprob",
     "TokenLogprobs",
     "Usage",
     "WorkerHealth",

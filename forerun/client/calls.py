@@ -2,20 +2,27 @@
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Generator, Iterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from types import TracebackType
+from types import MappingProxyType, TracebackType
 from typing import Any, Self, Unpack
 
 import grpc
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from forerun.client.generation import Delta, Generation, RoundReport
-from forerun.client.messages import Answer, GenerateOptions, request_of
+from forerun.client.generation import Delta, Generation, RoundReport, ServedModel
+from forerun.client.messages import Answer, GenerateOptions, models_of, request_of
 from speculation.errors import ForerunError, WorkerUnavailableError
-from speculation.rpc import error_of
-from speculation.v1 import generation_pb2_grpc
+from speculation.rpc import error_of, status_to_errors
+from speculation.v1 import generation_pb2, generation_pb2_grpc
 
 DEFAULT_TIMEOUT_S = 120.0
+QUESTION_TIMEOUT_S = 10.0
+"""Of calls that only ask how things are."""
+
+SERVICE_NAME = generation_pb2.DESCRIPTOR.services_by_name["GenerationService"].full_name
+NO_METADATA: Mapping[str, str] = MappingProxyType({})
+
 _CHANNEL_OPTIONS: Sequence[tuple[str, Any]] = (
     # Answers are one message a round and have no useful upper bound; requests carry prompts of any length.
     ("grpc.max_receive_message_length", -1),
@@ -62,6 +69,7 @@ class _Call:
         self.answer = Answer()
         self.address = address
         self.timeout_s = options.get("timeout_s", timeout_s)
+        self.metadata = tuple(options.get("metadata", {}).items())
         self._ends = time.monotonic() + self.timeout_s
         self._pauses = retry.pauses()
 
@@ -136,7 +144,9 @@ class Stream(_StreamBase, Iterator[Delta]):
 
     def _read(self) -> Generator[Delta]:
         while True:
-            responses = self._stub.Generate(self._call.request, timeout=self._call.remaining_s)
+            responses = self._stub.Generate(
+                self._call.request, timeout=self._call.remaining_s, metadata=self._call.metadata
+            )
             try:
                 for response in responses:
                     if (delta := self._call.answer.fold(response)) is not None:
@@ -171,7 +181,9 @@ class AsyncStream(_StreamBase, AsyncIterator[Delta]):
 
     async def _read(self) -> AsyncGenerator[Delta]:
         while True:
-            responses = self._stub.Generate(self._call.request, timeout=self._call.remaining_s)
+            responses = self._stub.Generate(
+                self._call.request, timeout=self._call.remaining_s, metadata=self._call.metadata
+            )
             try:
                 async for response in responses:
                     if (delta := self._call.answer.fold(response)) is not None:
@@ -250,6 +262,19 @@ class Client:
                 pass
         return deltas.generation
 
+    def models(self, *, metadata: Mapping[str, str] = NO_METADATA) -> tuple[ServedModel, ...]:
+        """What is served; nothing while no target serves.
+
+        Raises:
+            WorkerUnavailableError: No controller answers.
+        """
+        with status_to_errors(self._settings.address):
+            return models_of(
+                self._stub.ListModels(
+                    generation_pb2.ListModelsRequest(), timeout=QUESTION_TIMEOUT_S, metadata=tuple(metadata.items())
+                )
+            )
+
     def close(self) -> None:
         """Close the connection; calls in progress are cancelled."""
         self._channel.close()
@@ -289,6 +314,7 @@ class AsyncClient:
         else:
             self._channel = grpc.aio.secure_channel(address, credentials, options=_CHANNEL_OPTIONS)
         self._stub = generation_pb2_grpc.GenerationServiceStub(self._channel)  # type: ignore[no-untyped-call]
+        self._health = health_pb2_grpc.HealthStub(self._channel)
 
     def stream(self, prompt: str | None = None, **options: Unpack[GenerateOptions]) -> AsyncStream:
         """As `Client.stream`."""
@@ -300,6 +326,27 @@ class AsyncClient:
             async for _ in deltas:
                 pass
         return deltas.generation
+
+    async def models(self, *, metadata: Mapping[str, str] = NO_METADATA) -> tuple[ServedModel, ...]:
+        """As `Client.models`."""
+        with status_to_errors(self._settings.address):
+            return models_of(
+                await self._stub.ListModels(
+                    generation_pb2.ListModelsRequest(), timeout=QUESTION_TIMEOUT_S, metadata=tuple(metadata.items())
+                )
+            )
+
+    async def serves(self) -> bool:
+        """Whether the controller says of itself that it can answer requests: there is a target, and it stays.
+
+        Raises:
+            WorkerUnavailableError: No controller answers.
+        """
+        with status_to_errors(self._settings.address):
+            state = await self._health.Check(
+                health_pb2.HealthCheckRequest(service=SERVICE_NAME), timeout=QUESTION_TIMEOUT_S
+            )
+        return bool(state.status == health_pb2.HealthCheckResponse.SERVING)
 
     async def close(self) -> None:
         """Close the connection; calls in progress are cancelled."""

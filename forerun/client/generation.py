@@ -8,7 +8,6 @@ from types import MappingProxyType
 
 from router_models.policy import RoundTimings
 from speculation.tree import TokenTree, TreeShape
-from speculation.verdict import TokenLogprob
 
 NS_PER_S = 1e9
 
@@ -25,11 +24,22 @@ class FinishReason(Enum):
 
 
 @dataclass(frozen=True, slots=True)
+class TokenLogprob:
+    """A token, its log-probability, and its text: a special token's name, U+FFFD for a piece of a character."""
+
+    token_id: int
+    logprob: float
+    text: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class TokenLogprobs:
-    """Log-probability of an emitted token and of the likeliest alternatives, before any sampling transform."""
+    """Log-probability of an emitted token and of the likeliest alternatives, before any sampling transform; `text` as
+    in TokenLogprob."""
 
     logprob: float
     top: tuple[TokenLogprob, ...] = ()
+    text: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +98,21 @@ class RoundReport:
     missing_drafters: tuple[str, ...] = ()
     foreseen_drafters: tuple[str, ...] = ()
     silent_drafters: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServedModel:
+    """A model that answers requests.
+
+    Attributes:
+        name: Its hub id, or the name of its folder.
+        revision: Hash of its weights and configuration.
+        max_length: Most tokens of a prompt and its answer together.
+    """
+
+    name: str
+    revision: str
+    max_length: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

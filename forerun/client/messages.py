@@ -11,6 +11,8 @@ from forerun.client.generation import (
     Generation,
     RequestTimings,
     RoundReport,
+    ServedModel,
+    TokenLogprob,
     TokenLogprobs,
     Usage,
 )
@@ -19,7 +21,6 @@ from speculation.errors import InvalidRequestError
 from speculation.sampling import SamplingParameters
 from speculation.tree import TreeShape
 from speculation.v1 import generation_pb2
-from speculation.verdict import TokenLogprob
 from speculation.wire import sampling_to_proto, shape_from_proto, shape_to_proto, tree_from_proto
 
 _FINISH_REASONS = {
@@ -52,7 +53,8 @@ class GenerateOptions(TypedDict, total=False):
     `temperature`, `top_k`, `top_p`, `min_p`, `repetition_penalty`, `presence_penalty`, `frequency_penalty`,
     `logit_bias` and `seed` shape the answer. `speculation=False` forbids speculating; `policy`, `drafters`, `shape`,
     `uncoupled` and `in_turn` say how to. None of these six changes the text. `logprobs=n` reports the n likeliest
-    alternatives of each token, `explain=True` every round. `timeout_s` is the deadline of the whole call.
+    alternatives of each token, `explain=True` every round. `timeout_s` is the deadline of the whole call. `metadata`
+    travels beside the request, for example the caller's authorization.
     """
 
     messages: Sequence[Mapping[str, str]]
@@ -82,6 +84,7 @@ class GenerateOptions(TypedDict, total=False):
     in_turn: bool
     explain: bool
     timeout_s: float
+    metadata: Mapping[str, str]
 
 
 def request_of(prompt: str | None, options: GenerateOptions) -> generation_pb2.GenerateRequest:
@@ -129,6 +132,8 @@ def _checked_turn(turn: Mapping[str, str]) -> generation_pb2.ChatMessage:
 
 def _sampling(given: Mapping[str, Any]) -> Any:
     """Checked here as well as in the service, so that a typing error costs no round trip; an absent seed stays so."""
+    if outside := [token for token in given.get("logit_bias", ()) if not 0 <= token < 2**32]:
+        raise InvalidRequestError("logit_bias", f"{outside[0]} is no token id")
     message = sampling_to_proto(SamplingParameters(**given))
     if "seed" not in given:
         message.ClearField("seed")
@@ -207,9 +212,20 @@ def _delta(message: generation_pb2.Delta) -> Delta:
         text=message.text,
         token_ids=tuple(message.token_ids),
         logprobs=tuple(
-            TokenLogprobs(entry.logprob, tuple(TokenLogprob(top.token_id, top.logprob) for top in entry.top))
+            TokenLogprobs(
+                entry.logprob,
+                tuple(TokenLogprob(top.token_id, top.logprob, top.text) for top in entry.top),
+                entry.text,
+            )
             for entry in message.logprobs
         ),
+    )
+
+
+def models_of(message: generation_pb2.ListModelsResponse) -> tuple[ServedModel, ...]:
+    """What is served, from its message."""
+    return tuple(
+        ServedModel(name=model.name, revision=model.revision, max_length=model.max_length) for model in message.models
     )
 
 

@@ -46,6 +46,10 @@ def up(
         str | None,
         typer.Option(help="Where the controller listens; port 0 takes a free one.", show_default="127.0.0.1:50050"),
     ] = None,
+    http: Annotated[
+        str | None,
+        typer.Option(help="Also OpenAI-compatible HTTP, listening here, such as 127.0.0.1:8000.", show_default="none"),
+    ] = None,
     device: Annotated[str | None, typer.Option(help="Torch device of the models.", show_default="cpu")] = None,
     dtype: Annotated[
         str | None,
@@ -97,6 +101,7 @@ def up(
         "verify_workers": verify_workers,
         "target_threads": target_threads,
         "listen": listen,
+        "http": http,
         "device": device,
         "dtype": dtype,
         "exact": exact,
@@ -134,11 +139,21 @@ def _cancelled_by_signals() -> Iterator[None]:
 
 def _show(fleet: "LocalFleet", *, as_json: bool) -> None:
     if as_json:
-        emit({"event": "ready", "address": fleet.address, "target": fleet.target_folder, "processes": fleet.processes})
+        emit(
+            {
+                "event": "ready",
+                "address": fleet.address,
+                "http": fleet.http_address,
+                "target": fleet.target_folder,
+                "processes": fleet.processes,
+            }
+        )
         return
     from forerun.fleet_screen import process_table
 
     RESULT.print(process_table(fleet.processes))
     RESULT.print(f"\nready at [bold]{fleet.address}[/bold]; Ctrl-C stops everything. Try:\n")
     RESULT.print(f'  forerun generate "def area(radius):" --task code --explain --target {fleet.address}\n')
+    if fleet.http_address is not None:
+        RESULT.print(f"  curl http://{fleet.http_address}/v1/models\n")
     PEOPLE.print("[dim]all on one machine: for trying out, not for production[/dim]")

@@ -41,6 +41,11 @@ class GenerationServiceStub:
                 request_serializer=speculation_dot_v1_dot_generation__pb2.GenerateRequest.SerializeToString,
                 response_deserializer=speculation_dot_v1_dot_generation__pb2.GenerateResponse.FromString,
                 _registered_method=True)
+        self.ListModels = channel.unary_unary(
+                '/speculation.v1.GenerationService/ListModels',
+                request_serializer=speculation_dot_v1_dot_generation__pb2.ListModelsRequest.SerializeToString,
+                response_deserializer=speculation_dot_v1_dot_generation__pb2.ListModelsResponse.FromString,
+                _registered_method=True)
 
 
 class GenerationServiceServicer:
@@ -61,6 +66,13 @@ class GenerationServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListModels(self, request, context):
+        """What is served: the target's model, or none while no target serves.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_GenerationServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -68,6 +80,11 @@ def add_GenerationServiceServicer_to_server(servicer, server):
                     servicer.Generate,
                     request_deserializer=speculation_dot_v1_dot_generation__pb2.GenerateRequest.FromString,
                     response_serializer=speculation_dot_v1_dot_generation__pb2.GenerateResponse.SerializeToString,
+            ),
+            'ListModels': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListModels,
+                    request_deserializer=speculation_dot_v1_dot_generation__pb2.ListModelsRequest.FromString,
+                    response_serializer=speculation_dot_v1_dot_generation__pb2.ListModelsResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -99,6 +116,33 @@ class GenerationService:
             '/speculation.v1.GenerationService/Generate',
             speculation_dot_v1_dot_generation__pb2.GenerateRequest.SerializeToString,
             speculation_dot_v1_dot_generation__pb2.GenerateResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListModels(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/speculation.v1.GenerationService/ListModels',
+            speculation_dot_v1_dot_generation__pb2.ListModelsRequest.SerializeToString,
+            speculation_dot_v1_dot_generation__pb2.ListModelsResponse.FromString,
             options,
             channel_credentials,
             insecure,

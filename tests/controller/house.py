@@ -51,6 +51,9 @@ class LetterTokenizer:
     def decode(self, token_ids: Sequence[int]) -> str:
         return "".join(chr(32 + token) for token in token_ids)
 
+    def spell(self, token_id: int) -> str:
+        return self.decode([token_id])
+
     async def encode(self, text: str) -> tuple[int, ...]:
         return tuple(ord(character) - 32 for character in text)
 

@@ -10,7 +10,7 @@ from tokenizers import Tokenizer as RawTokenizer
 from tokenizers import decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
-from controller.text import AnswerText, IncrementalDecoder, StopScanner, Tokenizer
+from controller.text import REPLACEMENT, AnswerText, IncrementalDecoder, StopScanner, Tokenizer
 from speculation.errors import InvalidRequestError
 
 LINES = [
@@ -96,6 +96,32 @@ def test_special_tokens_are_not_text() -> None:
         answer.push(token)
 
     assert answer.take(finished=True) == "yes"
+
+
+@given(st.text(st.sampled_from("ab \n_"), max_size=30))
+def test_spelled_tokens_joined_are_the_text(text: str) -> None:
+    assert "".join(TOKENIZER.spell(token) for token in encoded(text)) == text
+
+
+def test_a_piece_of_a_character_is_spelled_so() -> None:
+    assert REPLACEMENT in {TOKENIZER.spell(token) for token in encoded("🇩🇪")}
+
+
+def test_a_token_is_spelled_as_it_reads_within_a_text() -> None:
+    """SentencePiece drops the space before the first word of a text; a token is not the first word of anything."""
+    raw = RawTokenizer(models.Unigram([("<unk>", 0.0), ("\u2581", -3.0), ("\u2581the", -1.0), ("a", -2.0)], unk_id=0))
+    raw.pre_tokenizer = pre_tokenizers.Metaspace()
+    raw.decoder = decoders.Metaspace()
+    tokenizer = Tokenizer(PreTrainedTokenizerFast(tokenizer_object=raw))
+
+    assert tokenizer.decode([2]) == "the"
+    assert tokenizer.spell(2) == " the"
+
+
+def test_special_tokens_are_spelled_by_their_names() -> None:
+    (end,) = TOKENIZER.end_token_ids
+
+    assert TOKENIZER.spell(end) == "<end>"
 
 
 def first_stop(text: str, stops: list[str]) -> tuple[str, str]:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import openai
 import psutil
 import pytest
 
@@ -44,7 +45,7 @@ class Up:
 def up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
     folder = tmp_path_factory.mktemp("state")
     options = ["--profile", "plain", "--drafters", ",".join(DRAFTERS), "--remember", "4000"]
-    options += ["--listen", "127.0.0.1:0", "--json"]
+    options += ["--listen", "127.0.0.1:0", "--http", "127.0.0.1:0", "--json"]
     with (folder / "stderr").open("w") as stderr:
         process = subprocess.Popen(
             [*FORERUN, "up", *options, "--state-folder", str(folder)], stdout=subprocess.PIPE, stderr=stderr, text=True
@@ -59,7 +60,7 @@ def up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
     process.stdout.close()
 
     assert status == 0
-    assert len(children) >= 1 + len(DRAFTERS) + 1
+    assert len(children) >= 1 + len(DRAFTERS) + 2
     assert not [child for child in children if child.is_running()]
 
 
@@ -67,7 +68,7 @@ def up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
 def test_the_fleet_listens_on_the_loopback_only(up: Up) -> None:
     names = [process["name"] for process in up.ready["processes"]]
 
-    assert names == ["target", *DRAFTERS, "controller"]
+    assert names == ["target", *DRAFTERS, "controller", "gateway"]
     listening = [
         connection.laddr.ip.removeprefix("::ffff:")
         for process in psutil.Process(up.process.pid).children(recursive=True)
@@ -119,6 +120,33 @@ def test_generate_streams_and_explains(up: Up) -> None:
     assert (
         sum(len(entry["accepted"]) for entry in answer["rounds"]) == answer["acceptance"]["num_accepted_draft_tokens"]
     )
+
+
+@pytest.mark.timeout(PATIENCE_S)
+@pytest.mark.parametrize("temperature", [0.0, 0.8])
+def test_openais_client_gets_the_text_that_grpc_gives(up: Up, temperature: float) -> None:
+    prompt, turns = "def area(radius):", [{"role": "user", "content": "What is 12 times 31?"}]
+    sampling: Any = {"temperature": temperature, "seed": 7}
+    with Client(up.address) as ours:
+        text = ours.generate(prompt, max_new_tokens=24, **sampling)
+        chat = ours.generate(messages=turns, max_new_tokens=24, **sampling)
+    with openai.OpenAI(base_url=f"http://{up.ready['http']}/v1", api_key="none") as client:
+        model = next(iter(client.models.list())).id
+        asked: Any = {"model": model, "max_tokens": 24, **sampling}
+        completion: Any = client.completions.create(prompt=prompt, logprobs=2, **asked)
+        stream = client.completions.create(
+            prompt=prompt, stream=True, extra_body={"speculation": {"off": True}}, **asked
+        )
+        streamed = "".join(chunk.choices[0].text for chunk in stream)
+        answer = client.chat.completions.create(messages=turns, logprobs=True, top_logprobs=2, **asked)
+
+    assert completion.choices[0].text == streamed == text.text
+    assert completion.usage.completion_tokens == text.usage.completion_tokens
+    assert completion.usage.speculation["accepted_tokens"] > 0
+    assert answer.choices[0].message.content == chat.text
+    assert len(completion.choices[0].logprobs.tokens) == len(text.token_ids)
+    assert answer.choices[0].logprobs is not None
+    assert len(answer.choices[0].logprobs.content or ()) == len(chat.token_ids)
 
 
 @pytest.mark.timeout(PATIENCE_S)

@@ -68,6 +68,7 @@ class FakeGenerationService(generation_pb2_grpc.GenerationServiceServicer):
     def __init__(self) -> None:
         self.requests: list[generation_pb2.GenerateRequest] = []
         self.deadlines_s: list[float] = []
+        self.metadata: list[dict[str, Any]] = []
         self.failures: list[ForerunError] = []
         self.failure_after_first_word: ForerunError | None = None
         self.hangs = False
@@ -76,6 +77,7 @@ class FakeGenerationService(generation_pb2_grpc.GenerationServiceServicer):
     def Generate(self, request: Any, context: grpc.ServicerContext) -> Iterator[Any]:  # noqa: N802
         self.requests.append(request)
         self.deadlines_s.append(context.time_remaining())
+        self.metadata.append({entry.key: entry.value for entry in context.invocation_metadata()})
         context.add_callback(self.ended.set)
         if self.failures:
             context.abort_with_status(rpc_status.to_status(status_of(self.failures.pop(0))))
@@ -90,6 +92,11 @@ class FakeGenerationService(generation_pb2_grpc.GenerationServiceServicer):
         for place, word in enumerate(WORDS[1:]):
             yield delta(word, 5 + place)
         yield summary(seed=request.sampling.seed if request.sampling.HasField("seed") else 7)
+
+    def ListModels(self, request: Any, context: grpc.ServicerContext) -> Any:  # noqa: N802
+        self.metadata.append({entry.key: entry.value for entry in context.invocation_metadata()})
+        model = generation_pb2.ServedModel(name="words", revision="abc", max_length=64)
+        return generation_pb2.ListModelsResponse(models=[model])
 
 
 @contextmanager

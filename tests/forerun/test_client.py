@@ -122,6 +122,33 @@ def test_a_request_without_a_say_in_speculation_carries_none(address: str, servi
     assert not service.requests[0].HasField("speculation")
 
 
+def test_metadata_travels_beside_the_request(address: str, service: FakeGenerationService) -> None:
+    generate_waiting_with_asyncio(address, "what?", metadata={"authorization": "Bearer a"})
+    generate_waiting_with_threads(address, "what?", metadata={"authorization": "Bearer b"})
+
+    assert [metadata["authorization"] for metadata in service.metadata] == ["Bearer a", "Bearer b"]
+
+
+def test_a_client_is_told_what_is_served(address: str) -> None:
+    with Client(address) as client:
+        (model,) = client.models()
+
+    assert (model.name, model.revision, model.max_length) == ("words", "abc", 64)
+
+
+def test_nobody_there_is_said_of_questions_too() -> None:
+    with Client("127.0.0.1:1") as client, pytest.raises(WorkerUnavailableError):
+        client.models()
+
+
+@both
+def test_a_bias_beyond_all_tokens_is_refused_before_it_is_sent(generate: Generate, address: str) -> None:
+    with pytest.raises(InvalidRequestError) as caught:
+        generate(address, "what?", logit_bias={2**32: 1.0})
+
+    assert caught.value.field == "logit_bias"
+
+
 @both
 def test_every_call_has_a_deadline(generate: Generate, address: str, service: FakeGenerationService) -> None:
     generate(address, "what?")

@@ -21,7 +21,7 @@ from speculation.errors import CapacityError, ConfigurationError, InvalidRequest
 from speculation.tree import TreeShape
 from tests.forerun.fake_service import WORDS, FakeGenerationService, serving
 
-COMMANDS = ("up", "demo", "generate", "diagnose", "worker", "controller", "bench", "router", "config", "zoo")
+COMMANDS = ("up", "demo", "generate", "diagnose", "worker", "controller", "gateway", "bench", "router", "config", "zoo")
 
 
 @pytest.fixture

@@ -1,0 +1,133 @@
+"""The gateway, put together: its socket, its limits on connections, and its end."""
+
+import asyncio
+import json
+import signal
+import socket
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+
+import uvicorn
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from forerun.client import AsyncClient
+from gateway.app import application
+from gateway.settings import GatewaySettings
+from speculation.errors import ConfigurationError
+
+
+async def serve(settings: GatewaySettings) -> None:
+    """Be a gateway until SIGTERM or SIGINT comes; then let running requests finish, and end.
+
+    Raises:
+        ConfigurationError: It cannot listen where it should.
+    """
+    stop, loop = asyncio.Event(), asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    async with running(settings) as address:
+        print(json.dumps({"event": "ready", "address": address}), flush=True)
+        await stop.wait()
+
+
+@asynccontextmanager
+async def running(settings: GatewaySettings) -> AsyncIterator[str]:
+    """The address of a gateway that can be called while the body runs, and drains after it."""
+    listening = _listening(settings.listen)
+    address = f"{settings.listen.rpartition(':')[0]}:{listening.getsockname()[1]}"
+    async with AsyncClient(settings.controller, timeout_s=settings.longest_request_s) as client:
+        server = _Server(_config(client, settings))
+        serving = asyncio.create_task(server.serve(sockets=[listening]))
+        try:
+            yield address
+        finally:
+            server.should_exit = True
+            await serving
+
+
+class _Server(uvicorn.Server):
+    """uvicorn's, but the process's signals are ours: it would raise them again after its end."""
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+def _config(client: AsyncClient, settings: GatewaySettings) -> uvicorn.Config:
+    return uvicorn.Config(
+        application(client, settings),
+        http=_protocol(settings.headers_within_s),
+        ws="none",
+        lifespan="off",
+        # Paths and addresses of callers; what happens to a request is in the controller's log.
+        access_log=False,
+        log_config=None,
+        log_level="warning",
+        server_header=False,
+        proxy_headers=False,
+        limit_concurrency=settings.most_connections,
+        h11_max_incomplete_event_size=settings.most_header_bytes,
+        timeout_keep_alive=settings.idle_s,
+        timeout_graceful_shutdown=settings.drain_grace_s,
+    )
+
+
+def _listening(listen: str) -> socket.socket:
+    """Bound here and not by uvicorn, which ends the process where it cannot."""
+    host, _, port = listen.rpartition(":")
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(host.strip("[]"), int(port), type=socket.SOCK_STREAM)[0]
+        listening = socket.socket(family, kind, protocol)
+        with _closed_on_error(listening):
+            # Should it die, it comes back at once where its callers look for it.
+            listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            # getaddrinfo has cut a port above 65535 down to 16 bits; bind refuses it.
+            listening.bind((address[0], int(port)))
+            listening.listen()
+    except (OSError, OverflowError) as error:
+        raise ConfigurationError("listen", f"{listen}: {error}") from error
+    return listening
+
+
+@contextmanager
+def _closed_on_error(opened: socket.socket) -> Iterator[None]:
+    try:
+        yield
+    except BaseException:
+        opened.close()
+        raise
+
+
+def _protocol(within_s: float) -> type[asyncio.Protocol]:
+    """uvicorn's HTTP, which waits for the headers of a request for ever, with a limit on that."""
+
+    class HurriedProtocol(H11Protocol):
+        """Closes a connection whose caller does not come to the point, or goes on sending after the answer."""
+
+        _impatience: asyncio.TimerHandle | None = None
+
+        def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+            super().connection_made(transport)
+            self._watch()
+
+        def data_received(self, data: bytes) -> None:
+            super().data_received(data)
+            self._watch()
+
+        def connection_lost(self, exc: Exception | None) -> None:
+            super().connection_lost(exc)
+            self._calm()
+
+        def _watch(self) -> None:
+            # Between two requests, uvicorn's own limit on idle connections holds until data come.
+            if self.cycle is not None and not self.cycle.response_complete:
+                self._calm()
+            elif self._impatience is None:
+                self._impatience = self.loop.call_later(within_s, self.transport.close)
+
+        def _calm(self) -> None:
+            if self._impatience is not None:
+                self._impatience.cancel()
+                self._impatience = None
+
+    return HurriedProtocol

@@ -21,6 +21,7 @@ from forerun.client import RouterClient, WorkerHealth, WorkerView
 from forerun.models import model_folder
 from forerun.supervisor import LISTEN, Listener, ProcessSpec, ProcessStatus, Supervisor
 from speculation.errors import ConfigurationError
+from speculation.exposure import require_protection
 from worker.settings import SUFFIX, Dtype, Prepack, require_exact_offered, require_packable
 
 FREE_PORT = "127.0.0.1:0"
@@ -157,6 +158,12 @@ async def local_fleet(
         ConfigurationError: The address to listen on is taken.
         ProcessStartError: One of them could not start; the message says why and where its log is.
     """
+    require_protection(
+        settings.listen,
+        protected=settings.tls is not None,
+        insecure=settings.insecure,
+        remedy="set tls in the file of --config, or say --insecure where the whole network is trusted",
+    )
     require_free(settings.listen)
     # Writing a cost-padded model takes a second or two of computing, once.
     target = await asyncio.to_thread(model_folder, settings.target)
@@ -178,12 +185,14 @@ async def local_fleet(
         (controller,) = await supervisor.start([_controller(file)])
         # Should it die, it comes back where its callers look for it.
         _write(file, for_controller.model_copy(update={"listen": controller.address}))
-        await _introduced(controller.address)
+        if settings.tls is None and settings.tokens is None:
+            await _introduced(controller.address)
         yield LocalFleet(address=controller.address, target_folder=target, supervisor=supervisor)
 
 
 async def _introduced(address: str) -> None:
-    """Wait until the controller has met its workers: whom it does not know yet, nobody can ask for by name.
+    """Wait until the controller has met its workers: whom it does not know yet, nobody can ask for by name. One with
+    TLS or tokens is not asked: we have neither its authority nor a token.
 
     A worker that it refuses keeps nobody waiting for long; `forerun router show` says why.
     """

@@ -46,6 +46,10 @@ def up(
         str | None,
         typer.Option(help="Where the controller listens; port 0 takes a free one.", show_default="127.0.0.1:50050"),
     ] = None,
+    insecure: Annotated[
+        bool | None,
+        typer.Option("--insecure", help="Listen in plain text where other machines can reach the controller, too."),
+    ] = None,
     device: Annotated[str | None, typer.Option(help="Torch device of the models.", show_default="cpu")] = None,
     dtype: Annotated[
         str | None,
@@ -91,6 +95,7 @@ def up(
         "verify_workers": verify_workers,
         "target_threads": target_threads,
         "listen": listen,
+        "insecure": insecure,
         "device": device,
         "dtype": dtype,
         "exact": exact,

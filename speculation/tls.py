@@ -71,9 +71,9 @@ class Certificates:
                 self._pem = self._read()
             except ConfigurationError as error:
                 # Whoever replaces several files does so one after the other: the last one brings us here again.
-                logger.warning("certificates refused, those in use stay", extra={"problem": str(error)})
+                logger.warning("certificates refused, those in use stay: %s", error)
             else:
-                logger.info("certificates read", extra={"certificate": str(self._certificate.path)})
+                logger.info("certificates read: %s", self._certificate.path)
         return self._pem
 
     def _stamps_now(self) -> tuple[tuple[int, ...], ...]:

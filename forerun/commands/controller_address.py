@@ -41,6 +41,7 @@ def told_if_nobody_answers(address: str) -> Iterator[None]:
         if error.metadata.get("code") != "UNAVAILABLE":
             raise
         raise WorkerUnavailableError(
-            f"no controller answers at {address}; start a fleet with `forerun up`, or name another with --target",
+            f"no controller answers at {address}; start a fleet with `forerun up`, name another with --target, or, if "
+            "it has TLS, the authority of its certificate with --ca",
             error.metadata,
         ) from error

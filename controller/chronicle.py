@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
 from typing import Protocol
 
 from controller.account import Account
@@ -12,6 +13,7 @@ from controller.request import GenerationRequest
 from controller.sequence import Sequence as TokenSequence
 from controller.steering import SteeredPolicy
 from controller.terms import Mode
+from controller.veil import Veil
 from router_models.recent import Recent
 from speculation.errors import UnknownNameError
 from speculation.tree import TreeShape
@@ -59,18 +61,21 @@ class Chronicle:
 
     Attributes:
         arms: What came of each combination so far; of very many, those used last.
+        tokens_of: Patterns of the tenants whose tokens are logged as they are (`fnmatch`, case matters).
     """
 
     def __init__(self, author: Author, log: Log) -> None:
         self.author = author
         self.log = log
+        self.tokens_of: Sequence[str] = ()
         self.arms: Recent[Arm, ArmTally] = Recent(REMEMBERED_ARMS)
         self._requests: Recent[str, RememberedRequest] = Recent(REMEMBERED_REQUESTS)
 
     def open(self, request: GenerationRequest, policy: SteeredPolicy, session: FleetSession) -> "RequestChronicle":
         """The chronicle of one request; it pushes the oldest one out."""
         remembered = self._requests.put(request.request_id, RememberedRequest())
-        return RequestChronicle(self, request, policy, session, remembered)
+        open_book = any(fnmatchcase(request.tenant, pattern) for pattern in self.tokens_of)
+        return RequestChronicle(self, request, policy, session, remembered, veil=None if open_book else Veil())
 
     def explain(self, request_id: str, text_of: Callable[[Sequence[int]], str]) -> list[RoundReport]:
         """A report of each round of a recent request.
@@ -102,12 +107,15 @@ class RequestChronicle:
         policy: SteeredPolicy,
         session: FleetSession,
         remembered: RememberedRequest,
+        *,
+        veil: Veil | None,
     ) -> None:
         self._chronicle = chronicle
         self._request = request
         self._policy = policy
         self._session = session
         self._remembered = remembered
+        self._veil = veil
         self._last_choice: tuple[object, ...] | None = None
         self._decision_event_id = ""
 
@@ -120,9 +128,12 @@ class RequestChronicle:
             self._decide(done)
         record = round_record(
             done, decision_event_id=self._decision_event_id, frozen=self._policy.terms.mode is Mode.FROZEN
-        ).SerializeToString()
-        self._remembered.rounds.append((len(self._remembered.decisions) - 1, record))
-        self._chronicle.log.append("rounds", record)
+        )
+        # What is remembered here, and never written anywhere, is for people who want to read trees.
+        self._remembered.rounds.append((len(self._remembered.decisions) - 1, record.SerializeToString()))
+        if self._veil is not None:
+            self._veil.over_round(record)
+        self._chronicle.log.append("rounds", record.SerializeToString())
         self._chronicle.count(done)
 
     def report(self, text_of: Callable[[Sequence[int]], str]) -> RoundReport:
@@ -133,6 +144,8 @@ class RequestChronicle:
     def end(self, outcome: Outcome, account: Account, sequence: TokenSequence) -> None:
         """Write down how the request ended."""
         record = outcome_record(self._request, account, outcome, session=self._session, sequence=sequence)
+        if self._veil is not None:
+            self._veil.over_outcome(record)
         self._chronicle.log.append("outcomes", record.SerializeToString())
 
     def _decide(self, done: Round) -> None:

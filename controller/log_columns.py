@@ -230,6 +230,7 @@ ROUNDS = Table(
         Column("verify_batch_size", Kind.COUNT, "sessions that shared the forward"),
         Column("verify_batch_positions", Kind.COUNT, "positions it judged, all sessions together: ends and nodes"),
         Column("near_ties", Kind.COUNT, "emitted tokens that rounding could have swapped"),
+        Column("veiled", Kind.FLAG, "tokens are numbers that mean something within this round alone"),
         Column("tree_token_ids", Kind.COUNTS, "the verified tree: token of each node, parents first", "tree.token_ids"),
         Column(
             "tree_parents",
@@ -278,8 +279,9 @@ OUTCOMES = Table(
         Column("near_ties", Kind.COUNT, "emitted tokens that rounding could have swapped"),
         Column("seed", Kind.TEXT, "of the noise, in decimal: 64 bits", lambda record: str(record.seed)),
         Column("temperature", Kind.NUMBER, "0 for greedy decoding", "sampling.temperature"),
-        Column("prompt_token_ids", Kind.COUNTS, "the prompt: treat it as the text that it is"),
-        Column("token_ids", Kind.COUNTS, "the answer: treat it as the text that it is"),
+        Column("veiled", Kind.FLAG, "the tokens of prompt and answer were left out"),
+        Column("prompt_token_ids", Kind.COUNTS, "the prompt, unless veiled: treat it as the text that it is"),
+        Column("token_ids", Kind.COUNTS, "the answer, unless veiled: treat it as the text that it is"),
     ),
 )
 

@@ -7,7 +7,15 @@ from dataclasses import dataclass
 from enum import Enum
 
 from controller.tasks import Signal, owned_tasks
-from controller.worker_client import DraftStream, Opening, Role, VerifyStream, WorkerClient, WorkerDescription
+from controller.worker_client import (
+    DraftStream,
+    Opening,
+    Role,
+    VerifyStream,
+    WorkerClient,
+    WorkerDescription,
+    WorkerTls,
+)
 from speculation.errors import DrainingError, ForerunError, IncompatibleWorkerError, WorkerUnavailableError
 from speculation.profile import ForwardProfile
 
@@ -67,14 +75,14 @@ class Worker:
         problem: In words, if it cannot.
     """
 
-    def __init__(self, address: str, role: Role, *, changed: Signal) -> None:
+    def __init__(self, address: str, role: Role, *, changed: Signal, tls: WorkerTls | None = None) -> None:
         self.address = address
         self.role = role
         self.description: WorkerDescription | None = None
         self.health = Health.NOT_SERVING
         self.problem = "has not answered yet"
         self.failures = 0
-        self.client = WorkerClient(address, role)
+        self.client = WorkerClient(address, role, tls)
         self._streams: set[DraftStream | VerifyStream] = set()
         self._changed = changed
         self._doubted = asyncio.Event()
@@ -200,11 +208,12 @@ class Roster:
         changed: Fires when a worker's state changes.
     """
 
-    def __init__(self, tokenizer: TokenizerIdentity, timeouts: FleetTimeouts) -> None:
+    def __init__(self, tokenizer: TokenizerIdentity, timeouts: FleetTimeouts, tls: WorkerTls | None = None) -> None:
         self.tokenizer = tokenizer
         self.timeouts = timeouts
         self.outcomes_ahead = 0
         self.changed = Signal()
+        self._tls = tls
         self._workers: dict[str, Worker] = {}
         self._listed = Signal()
 
@@ -266,7 +275,7 @@ class Roster:
                 worker.lose("left the fleet")
         for address, role in wanted.items():
             if address not in self._workers:
-                self._workers[address] = Worker(address, role, changed=self.changed)
+                self._workers[address] = Worker(address, role, changed=self.changed, tls=self._tls)
         self._listed.fire()
 
     async def run(self) -> None:

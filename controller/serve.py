@@ -20,12 +20,14 @@ from grpc_reflection.v1alpha import reflection
 from redis.asyncio import Redis
 
 from controller import router_service, service
+from controller.access import Access
 from controller.chronicle import Chronicle, NoLog
 from controller.configuration import Configuration
 from controller.embedded_redis import SCHEME, embedded_redis
 from controller.event_log import EventLog
 from controller.fleet import WorkerFleet
 from controller.learner_process import LearnerProcess, Lessons
+from controller.quotas import Quotas
 from controller.records import Author, uuid7
 from controller.registry import Registry
 from controller.roster import FleetTimeouts, TokenizerIdentity
@@ -38,10 +40,13 @@ from controller.snapshot import Keys
 from controller.steering import Steering
 from controller.tasks import Spawn, owned_tasks
 from controller.text import Tokenizer, load_tokenizer
-from controller.worker_client import Role
+from controller.tokens import Role as CallerRole
+from controller.tokens import Tokens
+from controller.worker_client import Role, WorkerTls
 from router_models.catalogue import all_policies
 from router_models.policy import LearningPolicy, Policy
-from speculation.errors import ConfigurationError
+from speculation.exposure import is_loopback, require_protection
+from speculation.tls import Certificates, PemFile, add_port
 
 logger = logging.getLogger(__name__)
 
@@ -63,6 +68,15 @@ HealthState = Any
 ListWorkers = Callable[[Sequence[tuple[str, Role]]], None]
 """Takes the workers that the configuration lists, at the start and whenever they change."""
 
+NEEDED_ROLES: Mapping[str, CallerRole | None] = {
+    # Load balancers and orchestrators have no tokens, and learn no more than that there is a target.
+    health.SERVICE_NAME: None,
+    reflection.SERVICE_NAME: CallerRole.CALL,
+    service.SERVICE_NAME: CallerRole.CALL,
+    router_service.SERVICE_NAME: CallerRole.OPERATE,
+}
+"""Of the callers of each service, where there are tokens."""
+
 OBJECTS_A_COLLECTION = 20_000
 """Made and not yet gone before garbage is looked for; a round leaves hardly any that goes in circles."""
 
@@ -80,6 +94,7 @@ class Controller:
         steering: Its policies.
         generation: Its main service.
         configuration: What it obeys.
+        access: Whom it serves.
     """
 
     address: str
@@ -87,6 +102,7 @@ class Controller:
     steering: Steering
     generation: GenerationService
     configuration: Configuration
+    access: Access
 
 
 def announce(controller: Controller) -> None:
@@ -137,9 +153,16 @@ async def running(
     settings: Settings, *, file: Path | None = None, tokenizer: Tokenizer | None = None
 ) -> AsyncIterator[Controller]:
     """A controller that can be called while the body runs, and drains after it."""
+    require_protection(
+        settings.listen,
+        protected=settings.tls is not None,
+        insecure=settings.insecure,
+        remedy="set tls, or insecure: true where the whole network is trusted",
+    )
+    access, certificates, workers_tls = _access(settings), _certificates(settings), _workers_tls(settings)
     tokenizer = tokenizer or load_tokenizer(settings.tokenizer)
     identity = TokenizerIdentity(fingerprint=tokenizer.fingerprint, vocab_size=tokenizer.vocab_size)
-    fleet = WorkerFleet(identity, _fleet_timeouts(settings))
+    fleet = WorkerFleet(identity, _fleet_timeouts(settings), workers_tls)
     async with AsyncExitStack() as stack:
         url = await _redis_url(settings, stack)
         spawn = await stack.enter_async_context(owned_tasks())
@@ -153,6 +176,7 @@ async def running(
         chronicle = Chronicle(_author(), log or NoLog())
         scorer = Scorer(fleet, steering, chronicle.author, log, Random())
         spawn(scorer.run())
+        quotas = Quotas()
         generation = GenerationService(
             tokenizer=tokenizer,
             fleet=fleet,
@@ -160,11 +184,15 @@ async def running(
             chronicle=chronicle,
             limits=_limits(settings),
             scorer=scorer,
+            access=access,
+            quotas=quotas,
         )
 
         def obey(now: Settings) -> None:
             steering.apply(now.router.orders(now.content_hash))
             generation.obey(_limits(now))
+            quotas.obey(tuple(entry.quota for entry in now.quotas))
+            chronicle.tokens_of = now.privacy.log_tokens_of
             fleet.timeouts = _fleet_timeouts(now)
             fleet.outcomes_ahead = now.router.outcomes_ahead
             list_workers(_workers(now))
@@ -181,12 +209,51 @@ async def running(
             learning=learning,
             scorer=scorer,
         )
-        address = await stack.enter_async_context(_listening(configuration, generation, router, fleet))
+        server = grpc.aio.server(options=SERVER_OPTIONS, interceptors=access.interceptors(NEEDED_ROLES))
+        address = f"{settings.listen.rpartition(':')[0]}:{add_port(server, settings.listen, certificates)}"
+        await stack.enter_async_context(_listening(server, configuration, generation, router, fleet))
         configuration.address = address
         spawn(configuration.run())
         yield Controller(
-            address=address, fleet=fleet, steering=steering, generation=generation, configuration=configuration
+            address=address,
+            fleet=fleet,
+            steering=steering,
+            generation=generation,
+            configuration=configuration,
+            access=access,
         )
+
+
+def _access(settings: Settings) -> Access:
+    if settings.tokens is None and not is_loopback(settings.listen):
+        logger.warning("whoever reaches this controller may call and operate it", extra={"listen": settings.listen})
+    if settings.tokens is not None and settings.tls is None and not is_loopback(settings.listen):
+        logger.warning("tokens travel in plain text", extra={"listen": settings.listen})
+    return Access(Tokens(settings.tokens) if settings.tokens is not None else None)
+
+
+def _certificates(settings: Settings) -> Certificates | None:
+    """What callers are shown; None: plain text."""
+    if settings.tls is None:
+        return None
+    tls = settings.tls
+    return Certificates(
+        certificate=PemFile("tls.certificate", tls.certificate),
+        key=PemFile("tls.key", tls.key),
+        ca=PemFile("tls.client_ca", tls.client_ca) if tls.client_ca is not None else None,
+    )
+
+
+def _workers_tls(settings: Settings) -> WorkerTls | None:
+    if settings.workers_tls is None:
+        return None
+    tls = settings.workers_tls
+    certificates = Certificates(
+        certificate=PemFile("workers_tls.certificate", tls.certificate),
+        key=PemFile("workers_tls.key", tls.key),
+        ca=PemFile("workers_tls.ca", tls.ca),
+    )
+    return WorkerTls(certificates=certificates, server_name=tls.server_name)
 
 
 def _fleet_timeouts(settings: Settings) -> FleetTimeouts:
@@ -282,35 +349,29 @@ def _learner_of(settings: Settings, url: str, namespace: str) -> Callable[[Redis
 
 @asynccontextmanager
 async def _listening(
-    configuration: Configuration, generation: GenerationService, router: RouterService, fleet: WorkerFleet
-) -> AsyncIterator[str]:
-    """The address of a server that takes calls while the body runs; afterwards it drains and stops."""
-    server = grpc.aio.server(options=SERVER_OPTIONS)
+    server: grpc.aio.Server,
+    configuration: Configuration,
+    generation: GenerationService,
+    router: RouterService,
+    fleet: WorkerFleet,
+) -> AsyncIterator[None]:
+    """The server takes calls while the body runs; afterwards it drains and stops."""
     generation.add_to(server)
     router.add_to(server)
     state = health.aio.HealthServicer()  # type: ignore[attr-defined]
     health_pb2_grpc.add_HealthServicer_to_server(state, server)
     names = (service.SERVICE_NAME, router_service.SERVICE_NAME, health.SERVICE_NAME, reflection.SERVICE_NAME)
     reflection.enable_server_reflection(names, server)
-    address = _bind(server, configuration.settings.listen)
     await state.set(router_service.SERVICE_NAME, HealthCheckResponse.SERVING)
     await _show_health(state, serves=fleet.serves)
     await server.start()
     async with owned_tasks() as spawn:
         telling = spawn(_tell_health(state, fleet))
         try:
-            yield address
+            yield
         finally:
             telling.cancel()
             await _drain(server, state, generation, configuration.settings.timeouts.drain_grace_s)
-
-
-def _bind(server: grpc.aio.Server, listen: str) -> str:
-    try:
-        port = server.add_insecure_port(listen)
-    except RuntimeError as error:
-        raise ConfigurationError("listen", f"{listen}: {error}") from error
-    return f"{listen.rpartition(':')[0]}:{port}"
 
 
 async def _tell_health(state: HealthState, fleet: WorkerFleet) -> None:

@@ -10,9 +10,11 @@ from typing import Any
 
 import grpc
 
+from controller.access import Access
 from controller.account import Account
 from controller.chronicle import Chronicle, RequestChronicle
 from controller.generation import Fleet, FleetSession, Round, generate
+from controller.quotas import Quotas, Visit
 from controller.records import Outcome, summary, uuid7
 from controller.request import GenerationRequest, Pins
 from controller.scorer import Answer, Scorer
@@ -35,6 +37,8 @@ from speculation.wire import check_token_ids, sampling_from_proto, shape_from_pr
 logger = logging.getLogger(__name__)
 
 SERVICE_NAME = generation_pb2.DESCRIPTOR.services_by_name["GenerationService"].full_name
+
+GENERATE = f"/{SERVICE_NAME}/Generate"
 
 MOST_STOPS = 16
 LONGEST_REQUEST_ID = 128
@@ -74,15 +78,14 @@ class RequestReader:
         self._fleet = fleet
         self.limits = limits
 
-    async def read(self, message: generation_pb2.GenerateRequest) -> GenerationRequest:
-        """The request of a message.
+    async def read(self, message: generation_pb2.GenerateRequest, *, tenant: str) -> GenerationRequest:
+        """The request of a message, on behalf of a tenant.
 
         Raises:
             InvalidRequestError: A field is wrong; the message names it.
             UnknownNameError: There is no such drafter.
             WorkerUnavailableError: No target worker is there to say how long a prompt may be.
         """
-        _check_lengths(message)
         sampling = sampling_from_proto(message.sampling, default_seed=secrets.randbits(64))
         sampling.check_vocabulary(self._tokenizer.vocab_size)
         check_token_ids("stop_token_ids", message.stop_token_ids, self._tokenizer.vocab_size)
@@ -98,7 +101,7 @@ class RequestReader:
             sampling=sampling,
             logprobs=message.logprobs if message.HasField("logprobs") else None,
             task=message.task,
-            tenant=message.tenant,
+            tenant=tenant,
             pins=pins,
             explain=message.explain,
         )
@@ -214,6 +217,8 @@ class GenerationService(generation_pb2_grpc.GenerationServiceServicer):
         chronicle: Chronicle,
         limits: Limits,
         scorer: Scorer,
+        access: Access,
+        quotas: Quotas,
     ) -> None:
         self.reception = Reception(limits.concurrent_requests)
         self._tokenizer = tokenizer
@@ -221,6 +226,8 @@ class GenerationService(generation_pb2_grpc.GenerationServiceServicer):
         self._steering = steering
         self._chronicle = chronicle
         self._scorer = scorer
+        self._access = access
+        self._quotas = quotas
         self._reader = RequestReader(tokenizer, fleet, limits)
 
     def add_to(self, server: grpc.aio.Server) -> None:
@@ -236,12 +243,25 @@ class GenerationService(generation_pb2_grpc.GenerationServiceServicer):
         self, request: generation_pb2.GenerateRequest, context: CallContext
     ) -> None:
         """One answer. It is written, not yielded: a generator that nobody reads is not closed at once."""
-        account = Account()
         async with errors_to_status(context), _deadline(context, self._reader.limits.longest_request_s) as deadline:
-            with self.reception.place():
-                asked = await self._reader.read(request)
+            _check_lengths(request)
+            with self._admitted(context, request.tenant) as (tenant, visit):
+                asked = await self._reader.read(request, tenant=tenant)
+                visit.reserve(len(asked.prompt) + asked.max_new_tokens)
                 policy = self._steering.for_request(asked.pins, task=asked.task, tenant=asked.tenant)
-                await self._answer(asked, policy, account, deadline=deadline, write=context.write)
+                account = Account()
+                try:
+                    await self._answer(asked, policy, account, deadline=deadline, write=context.write)
+                finally:
+                    visit.used(len(asked.prompt) + account.completion_tokens)
+
+    @contextmanager
+    def _admitted(self, context: CallContext, claimed_tenant: str) -> Iterator[tuple[str, Visit]]:
+        """A place for a call, and on whose behalf it is."""
+        with self._access.refusals.noted(GENERATE, context.peer()):
+            tenant = self._access.tenant(context, claimed_tenant)
+            with self._quotas.visit(tenant) as visit, self.reception.place():
+                yield tenant, visit
 
     async def ListModels(  # noqa: N802
         self, request: generation_pb2.ListModelsRequest, context: CallContext

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal, Self, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 from pydantic.fields import FieldInfo
 
+from controller.quotas import Quota
 from controller.settings_file import content_of, parsed
 from controller.terms import DraftPin, Mode, Orders, Rule, Terms
 from router_models.catalogue import all_policies
@@ -127,7 +128,8 @@ def _mode_of(value: Any) -> Any:
 
 
 class RuleSettings(Section):
-    """What holds for requests with certain labels. The labels are the caller's word: a limit, not an access control."""
+    """What holds for requests with certain labels. The labels are the caller's word, but for the tenant where there are
+    tokens: a limit, not an access control."""
 
     task: str | None = None
     """Pattern of the request's task: * stands for anything, ? for one character, case matters. Absent: any task."""
@@ -302,11 +304,73 @@ class TimeoutSettings(Section):
     """How long running requests may go on after SIGTERM."""
 
 
+class TlsSettings(Section):
+    """How callers know the controller, and it them. The files are PEM; connections to come follow their changes."""
+
+    certificate: Path
+    """Its certificate, and those between it and one that callers trust. Relative to the file, like all paths here."""
+    key: Path
+    """The key of that, unencrypted: readable for the controller alone."""
+    client_ca: Path | None = None
+    """Callers must show a certificate that one of these has signed. Absent: they need not show any."""
+
+
+class WorkersTlsSettings(Section):
+    """How the controller knows workers, and they it. The files are PEM; connections to come follow their changes."""
+
+    ca: Path
+    """Workers must show a certificate that one of these has signed."""
+    certificate: Path
+    """What the controller shows to workers."""
+    key: Path
+    """The key of that, unencrypted."""
+    server_name: str | None = None
+    """The name in the certificates of all workers. Absent: of each the host in its address, which those of pods that
+    come and go cannot know."""
+
+
+class QuotaSettings(Section):
+    """What each tenant may use; more is refused, and the refusal says when to call again. Without tokens the tenant is
+    the caller's word."""
+
+    tenant: str | None = None
+    """Pattern of the tenants it is for, each by itself: * stands for anything. Absent: all, and so it must be the
+    last."""
+    requests_at_once: Count | None = None
+    """Most requests inside. Absent, here and below: no limit but the controller's own."""
+    requests_per_minute: Count | None = None
+    """Most requests begun, over a minute; as many may come at once."""
+    tokens_per_minute: Count | None = None
+    """Most tokens of prompts and answers, likewise. An answer is counted by max_new_tokens until it has ended."""
+
+    @property
+    def quota(self) -> Quota:
+        """As a value."""
+        return Quota(**self.model_dump())
+
+
+class PrivacySettings(Section):
+    """What is remembered of texts."""
+
+    log_tokens_of: tuple[str, ...] = ()
+    """Patterns of the tenants whose prompts and answers the decision log holds, as token ids; * is everybody. Of all
+    others it holds counts, chances and times, from which the router learns as well."""
+
+
 class Settings(Section):
     """One controller."""
 
     listen: Address = _until_restart("127.0.0.1:50050")
     """host:port; loopback unless you name another host; port 0 takes a free one."""
+    insecure: bool = _until_restart(False)
+    """Whether it may listen without TLS where other machines can reach it: their network must be trusted, whole."""
+    tls: TlsSettings | None = _until_restart(None)
+    """How callers know the controller, and it them. Absent: plain text, on the loopback."""
+    tokens: Path | None = _until_restart(None)
+    """File of the tokens that callers must bring (`forerun token new`); its changes are followed. Absent: whoever
+    reaches the controller may call and operate it."""
+    workers_tls: WorkersTlsSettings | None = _until_restart(None)
+    """How the controller knows workers, and they it. Absent: plain text."""
     tokenizer: Annotated[str, Field(min_length=1)] = _until_restart()
     """Folder (relative to the file) or hub id of the target's tokenizer."""
     workers: tuple[WorkerEntry, ...] = ()
@@ -319,6 +383,18 @@ class Settings(Section):
     """What one controller takes on."""
     timeouts: TimeoutSettings = TimeoutSettings()
     """How long it waits."""
+    quotas: tuple[QuotaSettings, ...] = ()
+    """What each tenant may use: the first that matches it holds, alone."""
+    privacy: PrivacySettings = PrivacySettings()
+    """What is remembered of texts."""
+
+    @field_validator("quotas")
+    @classmethod
+    def _each_is_for_somebody(cls, quotas: tuple[QuotaSettings, ...]) -> tuple[QuotaSettings, ...]:
+        for number, quota in enumerate(quotas[:-1]):
+            if quota.tenant in (None, "*"):
+                raise ValueError(f"quotas after number {number} are never reached: it is for all tenants")
+        return quotas
 
     @field_validator("workers")
     @classmethod
@@ -346,7 +422,19 @@ class Settings(Section):
     def parse(cls, text: str, path: Path) -> Self:
         """The settings of a file's content; raises as `load`."""
         settings = parsed(text, path, cls)
-        return settings.model_copy(update={"tokenizer": _near(path, settings.tokenizer)})
+        return _beside(path, settings).model_copy(update={"tokenizer": _near(path, settings.tokenizer)})
+
+
+def _beside(file: Path, section: SomeSection) -> SomeSection:
+    """Settings whose paths no longer depend on where their file is."""
+    found: dict[str, Any] = {}
+    for name in type(section).model_fields:
+        value = getattr(section, name)
+        if isinstance(value, Path):
+            found[name] = file.absolute().parent / value
+        elif isinstance(value, Section):
+            found[name] = _beside(file, value)
+    return section.model_copy(update=found)
 
 
 def _near(path: Path, tokenizer: str) -> str:

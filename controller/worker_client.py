@@ -29,6 +29,7 @@ from speculation.prefix import Context
 from speculation.profile import ForwardProfile
 from speculation.rpc import error_of, status_to_errors
 from speculation.sampling import SamplingParameters
+from speculation.tls import Certificates, Pem, channel_credentials
 from speculation.tree import TokenTree, TreeShape
 from speculation.v1 import common_pb2, draft_pb2, draft_pb2_grpc, verify_pb2, verify_pb2_grpc
 from speculation.verdict import Verdict, WorkerTimings
@@ -184,16 +185,70 @@ def _tree_within(message: common_pb2.TokenTree, shape: TreeShape, *, vocab_size:
     return tree
 
 
-class WorkerClient:
-    """The channel to one worker."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerTls:
+    """How the controller and its workers know each other.
 
-    def __init__(self, address: str, role: Role) -> None:
+    Attributes:
+        certificates: What the controller shows, and who must have signed what workers show.
+        server_name: The name in the workers' certificates; None: the host that is called.
+    """
+
+    certificates: Certificates
+    server_name: str | None = None
+
+
+class _Connection:
+    """A channel and what is called over it.
+
+    Attributes:
+        pem: What it was made with; None: plain text.
+        calls: Sessions that run over it.
+    """
+
+    def __init__(self, address: str, pem: Pem | None, server_name: str | None) -> None:
+        self.pem = pem
+        self.calls = 0
+        if pem is None:
+            self.channel = grpc.aio.insecure_channel(address, options=CHANNEL_OPTIONS)
+        else:
+            named = (("grpc.ssl_target_name_override", server_name),) if server_name else ()
+            credentials = channel_credentials(pem)
+            self.channel = grpc.aio.secure_channel(address, credentials, options=(*CHANNEL_OPTIONS, *named))
+        self.health = health_pb2_grpc.HealthStub(self.channel)
+        self.drafts: Any = draft_pb2_grpc.DraftServiceStub(self.channel)  # type: ignore[no-untyped-call]
+        self.verdicts: Any = verify_pb2_grpc.VerifyServiceStub(self.channel)  # type: ignore[no-untyped-call]
+
+    def carries(self, call: Any) -> Any:
+        """Count a session until it has ended."""
+        self.calls += 1
+        call.add_done_callback(self._ended)
+        return call
+
+    def _ended(self, _: Any) -> None:
+        self.calls -= 1
+
+
+class WorkerClient:
+    """The way to one worker. It follows the controller's certificates: new sessions are opened by those in force when
+    `check` was last called, and those that run end on the connection they began on."""
+
+    def __init__(self, address: str, role: Role, tls: WorkerTls | None = None) -> None:
         self.address = address
         self.role = role
-        self._channel = grpc.aio.insecure_channel(address, options=CHANNEL_OPTIONS)
-        self._health = health_pb2_grpc.HealthStub(self._channel)
-        self._drafts: Any = draft_pb2_grpc.DraftServiceStub(self._channel)  # type: ignore[no-untyped-call]
-        self._verdicts: Any = verify_pb2_grpc.VerifyServiceStub(self._channel)  # type: ignore[no-untyped-call]
+        self._tls = tls
+        self._now = self._connect()
+        self._former: list[_Connection] = []
+
+    @property
+    def channel(self) -> grpc.aio.Channel:
+        """That of sessions to come."""
+        return self._now.channel
+
+    def _connect(self) -> _Connection:
+        if self._tls is None:
+            return _Connection(self.address, None, None)
+        return _Connection(self.address, self._tls.certificates.current(), self._tls.server_name)
 
     async def describe(self, timeout_s: float) -> WorkerDescription:
         """What the worker is.
@@ -202,7 +257,7 @@ class WorkerClient:
             WorkerUnavailableError: No answer within the timeout.
             IncompatibleWorkerError: It has no role that this code knows.
         """
-        stub = self._drafts if self.role is Role.DRAFT else self._verdicts
+        stub = self._now.drafts if self.role is Role.DRAFT else self._now.verdicts
         with status_to_errors(self.address):
             reply = await stub.Describe(common_pb2.DescribeRequest(), timeout=timeout_s)
         return description_from_proto(reply)
@@ -214,22 +269,35 @@ class WorkerClient:
             DrainingError: It says that it is not.
             WorkerUnavailableError: It says nothing.
         """
+        await self._follow_certificates()
         with status_to_errors(self.address):
-            reply = await self._health.Check(health_pb2.HealthCheckRequest(), timeout=timeout_s)
+            reply = await self._now.health.Check(health_pb2.HealthCheckRequest(), timeout=timeout_s)
         if reply.status != health_pb2.HealthCheckResponse.SERVING:
             raise DrainingError(f"{self.address} says that it is not serving")
 
+    async def _follow_certificates(self) -> None:
+        if self._tls is not None and self._tls.certificates.current() is not self._now.pem:
+            self._former.append(self._now)
+            self._now = self._connect()
+        unused = [connection for connection in self._former if not connection.calls]
+        self._former = [connection for connection in self._former if connection.calls]
+        for connection in unused:
+            await connection.channel.close(None)
+
     def open_draft(self, opening: Opening, *, timeout_s: float) -> "DraftStream":
         """A session on a draft worker."""
-        return DraftStream(self._drafts.Draft(timeout=timeout_s), self.address, opening)
+        call = self._now.carries(self._now.drafts.Draft(timeout=timeout_s))
+        return DraftStream(call, self.address, opening)
 
     def open_verify(self, opening: Opening, *, timeout_s: float) -> "VerifyStream":
         """A session on a verify worker."""
-        return VerifyStream(self._verdicts.Verify(timeout=timeout_s), self.address, opening)
+        call = self._now.carries(self._now.verdicts.Verify(timeout=timeout_s))
+        return VerifyStream(call, self.address, opening)
 
     async def close(self) -> None:
         """Drop the connection and every stream on it."""
-        await self._channel.close(None)
+        for connection in (self._now, *self._former):
+            await connection.channel.close(None)
 
 
 class _Reply(Protocol):

@@ -17,6 +17,7 @@ from forerun.commands import (
     router,
     router_models,
     router_retraining,
+    token,
     up,
     worker,
     zoo,
@@ -51,6 +52,7 @@ router_models.add_to(router.app)
 router_retraining.add_to(router.app)
 app.add_typer(router.app, name="router")
 app.add_typer(config.app, name="config")
+app.add_typer(token.app, name="token")
 app.add_typer(zoo.app, name="zoo")
 
 

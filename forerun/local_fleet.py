@@ -21,6 +21,7 @@ from forerun.client import RouterClient, WorkerHealth, WorkerView
 from forerun.models import model_folder
 from forerun.supervisor import LISTEN, Listener, ProcessSpec, ProcessStatus, Supervisor
 from speculation.errors import ConfigurationError
+from speculation.exposure import require_protection
 from worker.settings import SUFFIX, Dtype, Prepack, require_exact_offered, require_packable
 
 FREE_PORT = "127.0.0.1:0"
@@ -171,8 +172,16 @@ async def local_fleet(
         ConfigurationError: The address to listen on is taken.
         ProcessStartError: One of them could not start; the message says why and where its log is.
     """
+    require_protection(
+        settings.listen,
+        protected=settings.tls is not None,
+        insecure=settings.insecure,
+        remedy="set tls in the file of --config, or say --insecure where the whole network is trusted",
+    )
     require_free("listen", settings.listen)
     if settings.http is not None:
+        if settings.tls is not None:
+            raise ConfigurationError("http", "the gateway speaks no TLS to a controller; leave one of the two out")
         require_free("http", settings.http)
     # Writing a cost-padded model takes a second or two of computing, once.
     target = await asyncio.to_thread(model_folder, settings.target)
@@ -194,7 +203,8 @@ async def local_fleet(
         (controller,) = await supervisor.start([_controller(file)])
         # Should it die, it comes back where its callers look for it.
         _write(file, for_controller.model_copy(update={"listen": controller.address}))
-        await _introduced(controller.address)
+        if settings.tls is None and settings.tokens is None:
+            await _introduced(controller.address)
         gateways = [_gateway(controller.address, settings.http)] if settings.http is not None else []
         started = await supervisor.start(gateways)
         http_address = started[0].address if started else None
@@ -204,7 +214,8 @@ async def local_fleet(
 
 
 async def _introduced(address: str) -> None:
-    """Wait until the controller has met its workers: whom it does not know yet, nobody can ask for by name.
+    """Wait until the controller has met its workers: whom it does not know yet, nobody can ask for by name. One with
+    TLS or tokens is not asked: we have neither its authority nor a token.
 
     A worker that it refuses keeps nobody waiting for long; `forerun router show` says why.
     """

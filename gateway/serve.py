@@ -14,6 +14,7 @@ from forerun.client import AsyncClient
 from gateway.app import application
 from gateway.settings import GatewaySettings
 from speculation.errors import ConfigurationError
+from speculation.exposure import require_protection
 
 
 async def serve(settings: GatewaySettings) -> None:
@@ -33,6 +34,12 @@ async def serve(settings: GatewaySettings) -> None:
 @asynccontextmanager
 async def running(settings: GatewaySettings) -> AsyncIterator[str]:
     """The address of a gateway that can be called while the body runs, and drains after it."""
+    require_protection(
+        settings.listen,
+        protected=False,
+        insecure=settings.insecure,
+        remedy="put a proxy that speaks TLS before it, or say --insecure true",
+    )
     listening = _listening(settings.listen)
     address = f"{settings.listen.rpartition(':')[0]}:{listening.getsockname()[1]}"
     async with AsyncClient(settings.controller, timeout_s=settings.longest_request_s) as client:

@@ -18,6 +18,8 @@ class GatewaySettings(BaseModel):
     """host:port of the controller."""
     listen: Address = "127.0.0.1:8000"
     """host:port; loopback unless you name another host; port 0 takes a free one"""
+    insecure: bool = False
+    """true to serve other machines in plain text; better is a proxy before it that speaks TLS"""
     model_name: Annotated[str, Field(min_length=1, max_length=256)] | None = None
     """what callers call the target's model (default: its hub id, or the name of its folder)"""
     longest_body_bytes: Count = 4 << 20

@@ -5,6 +5,8 @@ ForerunError
 │   ├── InvalidTreeError        the tree cannot be read parents first, or is too large
 │   ├── PromptTooLongError      prompt and answer do not fit: shorten one of them
 │   └── NotAllowedError         the operator does not allow what the field asks for: leave it out, or ask him
+├── UnauthenticatedError        nobody knows who calls: bring a token that is valid now
+├── AccessDeniedError           the caller's token does not allow the call, or that tenant: use another one
 ├── UnknownNameError            no drafter, policy, request or worker has that name: pick a listed one
 ├── ConfigurationError          a configuration cannot be used: correct the named field and start again
 ├── ModelError                  a model cannot be served here: choose another one
@@ -16,6 +18,7 @@ ForerunError
 ├── ConflictError               somebody else was faster: look at what is there now, and decide again
 ├── IncompatibleWorkerError     the worker does not belong to this fleet: start it with the fleet's tokenizer
 ├── CapacityError               everything is in use: try again later
+│   └── QuotaError              the tenant has used what it may: try again after retry_after_s
 ├── WorkerUnavailableError      no worker answered in time: try again, perhaps elsewhere
 ├── DrainingError               the process is shutting down: call another one
 └── FeatureUnavailableError     this deployment does not offer the call
@@ -26,13 +29,19 @@ from typing import ClassVar
 
 
 class ForerunError(Exception):
-    """Base of every deliberate error; `metadata` travels to the caller as ErrorInfo."""
+    """Base of every deliberate error.
+
+    Attributes:
+        metadata: Travels to the caller as ErrorInfo.
+        retry_after_s: After how many seconds the same call may do better, as RetryInfo; None: nobody knows.
+    """
 
     reason: ClassVar[str] = "FORERUN"
 
     def __init__(self, message: str, metadata: Mapping[str, str] | None = None) -> None:
         super().__init__(message)
         self.metadata: dict[str, str] = dict(metadata or {})
+        self.retry_after_s: float | None = None
 
 
 class InvalidRequestError(ForerunError):
@@ -80,6 +89,18 @@ class NotAllowedError(InvalidRequestError):
     def __init__(self, field: str, problem: str, rule: str) -> None:
         super().__init__(field, f"{problem}; so says {rule} in the controller's configuration")
         self.metadata["rule"] = rule
+
+
+class UnauthenticatedError(ForerunError):
+    """The call brought no token that is valid now. Which of them it was is not said: that would help to guess one."""
+
+    reason = "UNAUTHENTICATED"
+
+
+class AccessDeniedError(ForerunError):
+    """The token is valid, and does not allow what was asked for."""
+
+    reason = "ACCESS_DENIED"
 
 
 class UnknownNameError(ForerunError):
@@ -159,6 +180,19 @@ class CapacityError(ForerunError):
     """Every slot or queue place is in use."""
 
     reason = "CAPACITY"
+
+
+class QuotaError(CapacityError):
+    """A tenant has used what the operator grants it; `limit` is the field of the quota that says so."""
+
+    reason = "QUOTA"
+
+    def __init__(self, tenant: str, limit: str, granted: int, retry_after_s: float) -> None:
+        super().__init__(
+            f"tenant {tenant!r} has used its {limit} of {granted}; call again in {retry_after_s:.3g} s",
+            {"field": "tenant", "tenant": tenant, "limit": limit, "granted": str(granted)},
+        )
+        self.retry_after_s = retry_after_s
 
 
 class WorkerUnavailableError(ForerunError):

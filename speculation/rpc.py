@@ -1,8 +1,9 @@
 """Deliberate errors to gRPC statuses and back, by one table."""
 
+import math
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 import grpc
 from google.rpc import error_details_pb2, status_pb2
@@ -13,11 +14,15 @@ from speculation.errors import ForerunError
 
 ERROR_DOMAIN = "forerun"
 
+Detail = TypeVar("Detail", error_details_pb2.ErrorInfo, error_details_pb2.RetryInfo)
+
 STATUS_OF: dict[type[ForerunError], grpc.StatusCode] = {
     errors.InvalidRequestError: grpc.StatusCode.INVALID_ARGUMENT,
     errors.InvalidTreeError: grpc.StatusCode.INVALID_ARGUMENT,
     errors.PromptTooLongError: grpc.StatusCode.INVALID_ARGUMENT,
     errors.NotAllowedError: grpc.StatusCode.PERMISSION_DENIED,
+    errors.UnauthenticatedError: grpc.StatusCode.UNAUTHENTICATED,
+    errors.AccessDeniedError: grpc.StatusCode.PERMISSION_DENIED,
     errors.UnknownNameError: grpc.StatusCode.NOT_FOUND,
     errors.ConfigurationError: grpc.StatusCode.FAILED_PRECONDITION,
     errors.ModelError: grpc.StatusCode.FAILED_PRECONDITION,
@@ -29,6 +34,7 @@ STATUS_OF: dict[type[ForerunError], grpc.StatusCode] = {
     errors.ConflictError: grpc.StatusCode.ABORTED,
     errors.IncompatibleWorkerError: grpc.StatusCode.FAILED_PRECONDITION,
     errors.CapacityError: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    errors.QuotaError: grpc.StatusCode.RESOURCE_EXHAUSTED,
     errors.WorkerUnavailableError: grpc.StatusCode.UNAVAILABLE,
     errors.DrainingError: grpc.StatusCode.UNAVAILABLE,
     errors.FeatureUnavailableError: grpc.StatusCode.UNIMPLEMENTED,
@@ -38,12 +44,16 @@ _ERROR_OF_REASON: dict[str, type[ForerunError]] = {kind.reason: kind for kind in
 
 
 def status_of(error: ForerunError) -> status_pb2.Status:
-    """The rich status of an error: code, message and ErrorInfo."""
+    """The rich status of an error: code, message, ErrorInfo, and RetryInfo if it is known when to call again."""
     code = STATUS_OF.get(type(error), grpc.StatusCode.INTERNAL)
     status = status_pb2.Status(code=code.value[0], message=str(error))
     status.details.add().Pack(
         error_details_pb2.ErrorInfo(reason=error.reason, domain=ERROR_DOMAIN, metadata=error.metadata)
     )
+    if error.retry_after_s is not None:
+        retry = error_details_pb2.RetryInfo()
+        retry.retry_delay.FromMilliseconds(math.ceil(1000 * error.retry_after_s))
+        status.details.add().Pack(retry)
     return status
 
 
@@ -73,25 +83,38 @@ def error_of(call: grpc.RpcError, peer: str) -> ForerunError:
     code = call.code() if hasattr(call, "code") else grpc.StatusCode.UNKNOWN
     details = call.details() if hasattr(call, "details") else str(call)
     if info is not None and info.domain == ERROR_DOMAIN and info.reason in _ERROR_OF_REASON:
-        return _restored(_ERROR_OF_REASON[info.reason], str(details), dict(info.metadata))
+        kind = _ERROR_OF_REASON[info.reason]
+        return _restored(kind, str(details), dict(info.metadata), retry_after_s=retry_after_s(call))
     return errors.WorkerUnavailableError(f"{peer}: {code.name}: {details}", {"peer": peer, "code": code.name})
 
 
-def _restored(kind: type[ForerunError], message: str, metadata: dict[str, str]) -> ForerunError:
+def _restored(
+    kind: type[ForerunError], message: str, metadata: dict[str, str], *, retry_after_s: float | None
+) -> ForerunError:
     """An error as the other process raised it: its message is complete, so its own constructor is not asked again."""
     error = kind.__new__(kind)
     ForerunError.__init__(error, message, metadata)
+    error.retry_after_s = retry_after_s
     return error
 
 
 def error_info(call: Any) -> error_details_pb2.ErrorInfo | None:
     """The ErrorInfo that a failed call carries, if it does."""
+    return _detail(call, error_details_pb2.ErrorInfo())
+
+
+def retry_after_s(call: Any) -> float | None:
+    """After how many seconds a failed call asks to be repeated, if it does."""
+    retry = _detail(call, error_details_pb2.RetryInfo())
+    return None if retry is None else retry.retry_delay.ToMilliseconds() / 1000
+
+
+def _detail(call: Any, empty: Detail) -> Detail | None:
+    """The first detail of that kind in the rich status of a failed call."""
     metadata = call.trailing_metadata() if hasattr(call, "trailing_metadata") else None
     for key, value in metadata or ():
         if key == "grpc-status-details-bin":
             status = status_pb2.Status.FromString(value)
-            for detail in status.details:
-                info = error_details_pb2.ErrorInfo()
-                if detail.Unpack(info):
-                    return info
+            if any(detail.Unpack(empty) for detail in status.details):
+                return empty
     return None

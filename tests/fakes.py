@@ -19,6 +19,7 @@ from speculation.errors import InvalidRequestError
 from speculation.foresight import MOST_OUTCOMES
 from speculation.prefix import EMPTY_PREFIX, extend_hash
 from speculation.rpc import errors_to_status
+from speculation.tls import Certificates, add_port
 from speculation.tree import ROOT, TokenTree, TreeShape
 from speculation.v1 import common_pb2, draft_pb2, draft_pb2_grpc, verify_pb2, verify_pb2_grpc
 from speculation.wire import shape_from_proto, tree_from_proto, tree_to_proto
@@ -379,7 +380,11 @@ def description(
 
 
 async def start_worker(
-    what: common_pb2.DescribeResponse | None = None, *, port: int = 0, skill: float = 0.7
+    what: common_pb2.DescribeResponse | None = None,
+    *,
+    port: int = 0,
+    skill: float = 0.7,
+    certificates: Certificates | None = None,
 ) -> RunningWorker:
     """Start a fake worker on a free port, or on one that an earlier worker had."""
     worker = FakeWorker(what or description(), skill=skill)
@@ -390,18 +395,20 @@ async def start_worker(
         draft_pb2_grpc.add_DraftServiceServicer_to_server(FakeDraft(worker), server)
     else:
         verify_pb2_grpc.add_VerifyServiceServicer_to_server(FakeVerify(worker), server)
-    bound = server.add_insecure_port(f"127.0.0.1:{port}")
+    bound = add_port(server, f"127.0.0.1:{port}", certificates)
     await server.start()
     return RunningWorker(f"127.0.0.1:{bound}", worker, state, server)
 
 
 @asynccontextmanager
-async def workers(*descriptions: common_pb2.DescribeResponse, skill: float = 0.7) -> AsyncIterator[list[RunningWorker]]:
+async def workers(
+    *descriptions: common_pb2.DescribeResponse, skill: float = 0.7, certificates: Certificates | None = None
+) -> AsyncIterator[list[RunningWorker]]:
     """Fake workers that run while the body does."""
     async with AsyncExitStack() as stack:
         running = []
         for what in descriptions:
-            worker = await start_worker(what, skill=skill)
+            worker = await start_worker(what, skill=skill, certificates=certificates)
             stack.push_async_callback(worker.kill)
             running.append(worker)
         yield running

@@ -35,6 +35,34 @@ class Mutant:
 
 MUTANTS = (
     Mutant(
+        name="a caller speaks for any tenant",
+        file="controller/tokens.py",
+        right='if claimed not in ("", principal.tenant):',
+        wrong="if False:",
+        tests="tests/controller/test_access.py",
+    ),
+    Mutant(
+        name="an expired token opens the door",
+        file="controller/tokens.py",
+        right="if entry.expires is not None and entry.expires.timestamp() <= self._now():",
+        wrong="if False:",
+        tests="tests/controller/test_access.py",
+    ),
+    Mutant(
+        name="workers take any certificate",
+        file="speculation/tls.py",
+        right="require_client_authentication=given.ca is not None",
+        wrong="require_client_authentication=False",
+        tests="tests/worker/test_tls.py",
+    ),
+    Mutant(
+        name="the log holds the tokens of everybody's rounds",
+        file="controller/chronicle.py",
+        right="self._veil.over_round(record)",
+        wrong="pass",
+        tests="tests/controller/test_veil.py",
+    ),
+    Mutant(
         name="a sibling sees its sibling",
         file="worker/scratch.py",
         right="bits.append(1 << node | (0 if parent == ROOT else bits[parent]))",

@@ -7,6 +7,7 @@ import os
 import sys
 from collections.abc import Sequence
 from dataclasses import fields
+from pathlib import Path
 
 from speculation.errors import ForerunError
 from worker.settings import ROLES, WorkerSettings
@@ -60,6 +61,10 @@ def _parser() -> argparse.ArgumentParser:
     add("--model", "folder or hub id; suffix:TARGET drafts without a model, from the text itself", required=True)
     add("--name", "name of the drafter or target, as operators and requests use it", required=True)
     add("--listen", "host:port; port 0 takes a free one", metavar="ADDRESS")
+    add("--tls-cert", "PEM file of the certificate that controllers are shown", type=Path, metavar="FILE")
+    add("--tls-key", "PEM file of its key", type=Path, metavar="FILE")
+    add("--tls-client-ca", "PEM file of those who sign controllers' certificates", type=Path, metavar="FILE")
+    add("--insecure", "listen in plain text where other machines can reach it, too", action="store_true")
     add("--revision", "hub branch, tag or commit of the model")
     add("--dtype", "float32, bfloat16 or float16")
     add("--device", "torch device, such as cuda:0")

@@ -17,9 +17,9 @@ from grpc_health.v1.health_pb2 import HealthCheckResponse
 from grpc_reflection.v1alpha import reflection
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from speculation.errors import ConfigurationError
 from speculation.fingerprint import tokenizer_fingerprint
 from speculation.profile import NO_FORWARDS, ForwardProfile
+from speculation.tls import Certificates, PemFile, add_port
 from speculation.wire import profile_to_proto
 from worker.drafter import LanguageModelDrafter
 from worker.engine import Engine
@@ -99,10 +99,11 @@ async def serve(
 @asynccontextmanager
 async def running(settings: WorkerSettings) -> AsyncIterator[Ready]:
     """A worker that can be called while the body runs, and drains after it."""
+    certificates = _certificates(settings)
     host, service = _without_model(settings) if settings.without_model else _with_model(settings)
     async with AsyncExitStack() as stack:
         stack.callback(host.close)
-        address = await stack.enter_async_context(_listening(settings, host, service))
+        address = await stack.enter_async_context(_listening(settings, certificates, host, service))
         if settings.redis_url is not None:
             registration = Registration(
                 settings.redis_url,
@@ -167,7 +168,9 @@ def _host(settings: WorkerSettings, engine: Slots, max_length: int, memory: Tena
 
 
 @asynccontextmanager
-async def _listening(settings: WorkerSettings, host: Host, service: SessionService) -> AsyncIterator[str]:
+async def _listening(
+    settings: WorkerSettings, certificates: Certificates | None, host: Host, service: SessionService
+) -> AsyncIterator[str]:
     """The address of a server that takes calls while the body runs; afterwards it drains and stops."""
     server = grpc.aio.server(options=SERVER_OPTIONS)
     service.join(server)
@@ -175,7 +178,7 @@ async def _listening(settings: WorkerSettings, host: Host, service: SessionServi
     health_pb2_grpc.add_HealthServicer_to_server(state, server)
     service_name = SERVICE_NAMES[settings.role]
     reflection.enable_server_reflection([service_name, health.SERVICE_NAME, reflection.SERVICE_NAME], server)
-    address = _bind(server, settings.listen)
+    address = f"{split_address(settings.listen)[0]}:{add_port(server, settings.listen, certificates)}"
     await state.set(service_name, HealthCheckResponse.SERVING)
     await server.start()
     slots, cache_gib = host.engine.slots, host.engine.cache_bytes / GIBIBYTE
@@ -189,13 +192,16 @@ async def _listening(settings: WorkerSettings, host: Host, service: SessionServi
         _log.info("of the cache at the end: %s", host.cache_use)
 
 
-def _bind(server: grpc.aio.Server, listen: str) -> str:
-    wanted_host, _ = split_address(listen)
-    try:
-        port = server.add_insecure_port(listen)
-    except RuntimeError as error:
-        raise ConfigurationError("listen", f"cannot listen on {listen}: {error}") from error
-    return f"{wanted_host}:{port}"
+def _certificates(settings: WorkerSettings) -> Certificates | None:
+    """What controllers are shown; None: plain text."""
+    if settings.tls_cert is None or settings.tls_key is None:
+        return None
+    ca = settings.tls_client_ca
+    return Certificates(
+        certificate=PemFile("tls_cert", settings.tls_cert),
+        key=PemFile("tls_key", settings.tls_key),
+        ca=PemFile("tls_client_ca", ca) if ca is not None else None,
+    )
 
 
 def _description(

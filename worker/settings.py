@@ -3,9 +3,11 @@
 import ipaddress
 import math
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal, get_args
 
 from speculation.errors import ConfigurationError
+from speculation.exposure import require_protection
 
 SECONDS = 1.0
 MEBIBYTE = 2**20
@@ -31,6 +33,10 @@ class WorkerSettings:
         model: Folder or hub id; suffix: and that of the target for a drafter without a model.
         name: The drafter's or target's name, as operators and requests use it.
         listen: host:port; port 0 takes a free one.
+        tls_cert: PEM file of its certificate and those between it and one that controllers trust; None: plain text.
+        tls_key: PEM file of the key of that, unencrypted.
+        tls_client_ca: PEM file of those who sign the certificates of controllers; nobody else can call.
+        insecure: Whether it may listen where other machines can reach it without these three.
         revision: Hub branch, tag or commit of the model.
         dtype: float32, bfloat16 or float16.
         device: A torch device.
@@ -62,6 +68,10 @@ class WorkerSettings:
     model: str
     name: str
     listen: str = "127.0.0.1:0"
+    tls_cert: Path | None = None
+    tls_key: Path | None = None
+    tls_client_ca: Path | None = None
+    insecure: bool = False
     revision: str | None = None
     dtype: str = "float32"
     device: str = "cpu"
@@ -118,6 +128,21 @@ class WorkerSettings:
             raise ConfigurationError("advertise", f"{self.listen} is no address that others could call; name one")
         if not 0 <= port < 2**16:
             raise ConfigurationError("listen", f"port {port} does not exist")
+        self._check_protection()
+
+    def _check_protection(self) -> None:
+        if (self.tls_cert is None) != (self.tls_key is None):
+            missing = "tls_key" if self.tls_key is None else "tls_cert"
+            raise ConfigurationError(missing, "is missing: a certificate and its key go together")
+        if self.tls_client_ca is not None and self.tls_cert is None:
+            raise ConfigurationError("tls_cert", "is missing: who asks for certificates shows one, too")
+        require_protection(
+            self.listen,
+            # A worker knows who calls by the certificate alone: without a CA it would serve anybody, if in secret.
+            protected=self.tls_client_ca is not None,
+            insecure=self.insecure,
+            remedy="give --tls-cert, --tls-key and --tls-client-ca, or --insecure where the whole network is trusted",
+        )
 
     @property
     def keeps_slot_s(self) -> float:

@@ -4,16 +4,18 @@ import asyncio
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from types import MappingProxyType, TracebackType
 from typing import Any, Self, Unpack
 
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from forerun.client.connection import Connection
 from forerun.client.generation import Delta, Generation, RoundReport, ServedModel
 from forerun.client.messages import Answer, GenerateOptions, models_of, request_of
 from speculation.errors import ForerunError, WorkerUnavailableError
-from speculation.rpc import error_of, status_to_errors
+from speculation.rpc import error_of, retry_after_s, status_to_errors
 from speculation.v1 import generation_pb2, generation_pb2_grpc
 
 DEFAULT_TIMEOUT_S = 120.0
@@ -46,7 +48,9 @@ class DeadlineExceededError(ForerunError):
 class Retry:
     """How often, and after what pauses, a call is repeated that no controller took.
 
-    Only UNAVAILABLE before the first delta is retried: afterwards the caller has seen text of an unknown seed.
+    Only UNAVAILABLE, and refusals that say when to call again, are retried, and only before the first delta: afterwards
+    the caller has seen text of an unknown seed. A pause is never shorter than what the refusal asked for; if that is
+    later than the deadline, the refusal is raised at once.
     """
 
     attempts: int = 4
@@ -63,13 +67,13 @@ class _Call:
     """One request in progress: what both kinds of stream know and decide alike."""
 
     def __init__(
-        self, address: str, prompt: str | None, options: GenerateOptions, timeout_s: float, retry: Retry
+        self, connection: Connection, prompt: str | None, options: GenerateOptions, timeout_s: float, retry: Retry
     ) -> None:
         self.request = request_of(prompt, options)
         self.answer = Answer()
-        self.address = address
+        self.address = connection.address
         self.timeout_s = options.get("timeout_s", timeout_s)
-        self.metadata = tuple(options.get("metadata", {}).items())
+        self.metadata = (*connection.metadata, *options.get("metadata", {}).items())
         self._ends = time.monotonic() + self.timeout_s
         self._pauses = retry.pauses()
 
@@ -83,9 +87,10 @@ class _Call:
         code = error.code() if hasattr(error, "code") else grpc.StatusCode.UNKNOWN
         if code is grpc.StatusCode.DEADLINE_EXCEEDED:
             raise DeadlineExceededError(self.address, self.timeout_s, self.answer.text) from error
-        if code is grpc.StatusCode.UNAVAILABLE and not self.answer.deltas:
+        asked_for_s = retry_after_s(error)
+        if not self.answer.deltas and (code is grpc.StatusCode.UNAVAILABLE or asked_for_s is not None):
             pause = next(self._pauses, None)
-            if pause is not None and pause < self.remaining_s:
+            if pause is not None and (pause := max(pause, asked_for_s or 0.0)) < self.remaining_s:
                 return pause
         raise error_of(error, self.address) from error
 
@@ -197,12 +202,15 @@ class AsyncStream(_StreamBase, AsyncIterator[Delta]):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Settings:
-    address: str
+    connection: Connection
     timeout_s: float = DEFAULT_TIMEOUT_S
     retry: Retry = Retry()
 
     def call(self, prompt: str | None, options: GenerateOptions) -> _Call:
-        return _Call(self.address, prompt, options, self.timeout_s, self.retry)
+        return _Call(self.connection, prompt, options, self.timeout_s, self.retry)
+
+    def metadata(self, more: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
+        return (*self.connection.metadata, *more.items())
 
 
 class Client:
@@ -221,7 +229,13 @@ class Client:
         address: host:port of a controller.
         timeout_s: Deadline of calls that name none.
         retry: When to repeat a call that no controller took.
-        credentials: For a controller behind TLS; without them the channel is plain text.
+        token: For a controller that asks for one. It is not sent in plain text to another machine.
+        ca: For a controller with TLS: PEM file of those who may have signed its certificate, or "system" for those whom
+            gRPC trusts.
+        credentials: In place of `ca`, where the controller asks for a certificate of the caller, too.
+
+    Raises:
+        ConfigurationError: The file cannot be read, or the token would be sent in plain text.
     """
 
     def __init__(
@@ -230,13 +244,13 @@ class Client:
         *,
         timeout_s: float = DEFAULT_TIMEOUT_S,
         retry: Retry = Retry(),
+        token: str | None = None,
+        ca: str | Path | None = None,
         credentials: grpc.ChannelCredentials | None = None,
     ) -> None:
-        self._settings = _Settings(address=address, timeout_s=timeout_s, retry=retry)
-        if credentials is None:
-            self._channel = grpc.insecure_channel(address, options=_CHANNEL_OPTIONS)
-        else:
-            self._channel = grpc.secure_channel(address, credentials, options=_CHANNEL_OPTIONS)
+        connection = Connection.to(address, token=token, ca=ca, credentials=credentials)
+        self._settings = _Settings(connection=connection, timeout_s=timeout_s, retry=retry)
+        self._channel = connection.channel(_CHANNEL_OPTIONS)
         self._stub = generation_pb2_grpc.GenerationServiceStub(self._channel)  # type: ignore[no-untyped-call]
 
     def stream(self, prompt: str | None = None, **options: Unpack[GenerateOptions]) -> Stream:
@@ -253,7 +267,10 @@ class Client:
         Raises:
             InvalidRequestError: A field is wrong; `error.field` names it.
             UnknownNameError: No policy or drafter has that name.
+            UnauthenticatedError: The controller asks for a token, and this is none that is valid now.
+            AccessDeniedError: The token does not allow the call, or speaks for another tenant.
             CapacityError: Too many requests at once; call again after a pause.
+            QuotaError: Too many of this tenant, and the deadline is before `error.retry_after_s`.
             DeadlineExceededError: `timeout_s` passed; what had come is in `error.partial_text`.
             WorkerUnavailableError: No controller or no target answers.
         """
@@ -268,10 +285,12 @@ class Client:
         Raises:
             WorkerUnavailableError: No controller answers.
         """
-        with status_to_errors(self._settings.address):
+        with status_to_errors(self._settings.connection.address):
             return models_of(
                 self._stub.ListModels(
-                    generation_pb2.ListModelsRequest(), timeout=QUESTION_TIMEOUT_S, metadata=tuple(metadata.items())
+                    generation_pb2.ListModelsRequest(),
+                    timeout=QUESTION_TIMEOUT_S,
+                    metadata=self._settings.metadata(metadata),
                 )
             )
 
@@ -306,13 +325,13 @@ class AsyncClient:
         *,
         timeout_s: float = DEFAULT_TIMEOUT_S,
         retry: Retry = Retry(),
+        token: str | None = None,
+        ca: str | Path | None = None,
         credentials: grpc.ChannelCredentials | None = None,
     ) -> None:
-        self._settings = _Settings(address=address, timeout_s=timeout_s, retry=retry)
-        if credentials is None:
-            self._channel = grpc.aio.insecure_channel(address, options=_CHANNEL_OPTIONS)
-        else:
-            self._channel = grpc.aio.secure_channel(address, credentials, options=_CHANNEL_OPTIONS)
+        connection = Connection.to(address, token=token, ca=ca, credentials=credentials)
+        self._settings = _Settings(connection=connection, timeout_s=timeout_s, retry=retry)
+        self._channel = connection.aio_channel(_CHANNEL_OPTIONS)
         self._stub = generation_pb2_grpc.GenerationServiceStub(self._channel)  # type: ignore[no-untyped-call]
         self._health = health_pb2_grpc.HealthStub(self._channel)
 
@@ -329,10 +348,12 @@ class AsyncClient:
 
     async def models(self, *, metadata: Mapping[str, str] = NO_METADATA) -> tuple[ServedModel, ...]:
         """As `Client.models`."""
-        with status_to_errors(self._settings.address):
+        with status_to_errors(self._settings.connection.address):
             return models_of(
                 await self._stub.ListModels(
-                    generation_pb2.ListModelsRequest(), timeout=QUESTION_TIMEOUT_S, metadata=tuple(metadata.items())
+                    generation_pb2.ListModelsRequest(),
+                    timeout=QUESTION_TIMEOUT_S,
+                    metadata=self._settings.metadata(metadata),
                 )
             )
 
@@ -342,7 +363,7 @@ class AsyncClient:
         Raises:
             WorkerUnavailableError: No controller answers.
         """
-        with status_to_errors(self._settings.address):
+        with status_to_errors(self._settings.connection.address):
             state = await self._health.Check(
                 health_pb2.HealthCheckRequest(service=SERVICE_NAME), timeout=QUESTION_TIMEOUT_S
             )

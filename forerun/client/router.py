@@ -2,11 +2,13 @@
 
 from dataclasses import dataclass
 from enum import Enum
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 import grpc
 
+from forerun.client.connection import Connection
 from forerun.client.generation import RoundReport
 from forerun.client.messages import round_report_of
 from speculation.rpc import status_to_errors
@@ -183,15 +185,21 @@ class RouterClient:
 
     Args:
         address: host:port of a controller.
-        credentials: For a controller behind TLS; without them the channel is plain text.
+        token: As for `Client`, with the role operate.
+        ca: As for `Client`.
+        credentials: As for `Client`.
     """
 
-    def __init__(self, address: str, *, credentials: grpc.ChannelCredentials | None = None) -> None:
-        self._address = address
-        if credentials is None:
-            self._channel = grpc.insecure_channel(address)
-        else:
-            self._channel = grpc.secure_channel(address, credentials)
+    def __init__(
+        self,
+        address: str,
+        *,
+        token: str | None = None,
+        ca: str | Path | None = None,
+        credentials: grpc.ChannelCredentials | None = None,
+    ) -> None:
+        self._connection = Connection.to(address, token=token, ca=ca, credentials=credentials)
+        self._channel = self._connection.channel()
         self._stub = router_pb2_grpc.RouterServiceStub(self._channel)  # type: ignore[no-untyped-call]
 
     def show(self) -> RouterView:
@@ -243,8 +251,8 @@ class RouterClient:
         self.close()
 
     def _call(self, method: Any, request: Any) -> Any:
-        with status_to_errors(self._address):
-            return method(request, timeout=TIMEOUT_S)
+        with status_to_errors(self._connection.address):
+            return method(request, timeout=TIMEOUT_S, metadata=self._connection.metadata)
 
 
 def _router_view(shown: router_pb2.ShowResponse) -> RouterView:

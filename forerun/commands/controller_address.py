@@ -12,6 +12,24 @@ DEFAULT_ADDRESS = "127.0.0.1:50050"
 
 Target = Annotated[str, typer.Option(help="Address of the controller.", envvar="FORERUN_CONTROLLER")]
 
+Token = Annotated[
+    str | None,
+    typer.Option(
+        help="For a controller that asks for one; better in the variable, as other users see command lines.",
+        envvar="FORERUN_TOKEN",
+        show_default=False,
+        show_envvar=True,
+    ),
+]
+Ca = Annotated[
+    str | None,
+    typer.Option(
+        help="For a controller with TLS: PEM file of those who sign its certificate, or system.",
+        envvar="FORERUN_CA",
+        show_default=False,
+    ),
+]
+
 
 @contextmanager
 def told_if_nobody_answers(address: str) -> Iterator[None]:
@@ -23,6 +41,7 @@ def told_if_nobody_answers(address: str) -> Iterator[None]:
         if error.metadata.get("code") != "UNAVAILABLE":
             raise
         raise WorkerUnavailableError(
-            f"no controller answers at {address}; start a fleet with `forerun up`, or name another with --target",
+            f"no controller answers at {address}; start a fleet with `forerun up`, name another with --target, or, if "
+            "it has TLS, the authority of its certificate with --ca",
             error.metadata,
         ) from error

@@ -3,13 +3,14 @@
 import asyncio
 import re
 import time
+from collections.abc import Callable
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from forerun.commands.controller_address import DEFAULT_ADDRESS, Target, told_if_nobody_answers
+from forerun.commands.controller_address import DEFAULT_ADDRESS, Ca, Target, Token, told_if_nobody_answers
 from forerun.console import RESULT, emit, plain
 from speculation.errors import ConfigurationError
 
@@ -32,6 +33,8 @@ def diagnose(
         typer.Option(help="The log itself, in place of a controller: redis://, rediss://, unix://, embedded://."),
     ] = None,
     namespace: Annotated[str, typer.Option(help="The fleet's; with --redis.")] = "default",
+    token: Token = None,
+    ca: Ca = None,
     config: Annotated[Path | None, typer.Option(help="A controller's configuration, in place of a controller.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one line of JSON on stdout.")] = False,
 ) -> None:
@@ -52,7 +55,7 @@ def diagnose(
     from forerun.state_notes import notes_in, notes_on
 
     since_ms = int(1000 * (time.time() - _seconds(since)))
-    view, url, namespace = _log(target, redis, namespace, config)
+    view, url, namespace = _log(lambda: _asked(target, token, ca), redis, namespace, config)
     window = asyncio.run(_window(url, namespace, since_ms))
     diagnosis = judged(window.rows)
     notes = (*(notes_on(view) if view is not None else ()), *notes_in(window))
@@ -81,7 +84,9 @@ def _seconds(text: str) -> float:
     return float(match[1]) * _SECONDS[match[2]]
 
 
-def _log(target: str, redis: str | None, namespace: str, config: Path | None) -> "tuple[RouterView | None, str, str]":
+def _log(
+    ask: Callable[[], "RouterView"], redis: str | None, namespace: str, config: Path | None
+) -> "tuple[RouterView | None, str, str]":
     """The controller's state if it is asked, and where its log is.
 
     Raises:
@@ -98,13 +103,17 @@ def _log(target: str, redis: str | None, namespace: str, config: Path | None) ->
         if settings.redis is None:
             raise ConfigurationError(str(config), "redis: is missing; without it nothing is logged")
         return None, settings.redis.url, settings.redis.namespace
-    from forerun.client import RouterClient
-
-    with told_if_nobody_answers(target), RouterClient(target) as router:
-        view = router.show()
+    view = ask()
     if not view.log.url:
         raise ConfigurationError("redis", "this controller keeps no decision log; set redis.url in its configuration")
     return view, view.log.url, view.log.namespace or namespace
+
+
+def _asked(target: str, token: str | None, ca: str | None) -> "RouterView":
+    from forerun.client import RouterClient
+
+    with told_if_nobody_answers(target), RouterClient(target, token=token, ca=ca) as router:
+        return router.show()
 
 
 async def _window(url: str, namespace: str, since_ms: int) -> "Window":

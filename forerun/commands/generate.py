@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from forerun.commands.controller_address import DEFAULT_ADDRESS, Target, told_if_nobody_answers
+from forerun.commands.controller_address import DEFAULT_ADDRESS, Ca, Target, Token, told_if_nobody_answers
 from forerun.console import PEOPLE, emit, plain
 from speculation.errors import InvalidRequestError
 
@@ -33,6 +33,8 @@ def generate(
     no_speculation: Annotated[bool, typer.Option("--no-speculation", help="Plain decoding.")] = False,
     explain: Annotated[bool, typer.Option("--explain", help="Show every round: its tree, what was kept, why.")] = False,
     target: Target = DEFAULT_ADDRESS,
+    token: Token = None,
+    ca: Ca = None,
     timeout_s: Annotated[float, typer.Option(help="Deadline in seconds.")] = 120.0,
     as_json: Annotated[bool, typer.Option("--json", help="The whole answer as one line of JSON.")] = False,
 ) -> None:
@@ -64,7 +66,7 @@ def generate(
     if no_speculation:
         options["speculation"] = False
     text = sys.stdin.read() if prompt == "-" else prompt
-    _run(target, text, chat=chat, options=options, as_json=as_json)
+    _run({"address": target, "token": token, "ca": ca}, text, chat=chat, options=options, as_json=as_json)
 
 
 def shape_of(text: str) -> "TreeShape":
@@ -78,7 +80,7 @@ def shape_of(text: str) -> "TreeShape":
     return TreeShape(depth=depth, branching=branching, budget=budget)
 
 
-def _run(address: str, text: str, *, chat: bool, options: dict[str, Any], as_json: bool) -> None:
+def _run(way: dict[str, Any], text: str, *, chat: bool, options: dict[str, Any], as_json: bool) -> None:
     from forerun.client import Client, Retry
     from forerun.explanation import draw_summary
 
@@ -86,9 +88,9 @@ def _run(address: str, text: str, *, chat: bool, options: dict[str, Any], as_jso
         options["messages"] = [{"role": "user", "content": text}]
     with (
         # A person at a terminal would rather be told than wait.
-        Client(address, retry=Retry(attempts=2)) as client,
+        Client(**way, retry=Retry(attempts=2)) as client,
         client.stream(None if chat else text, **options) as stream,
-        told_if_nobody_answers(address),
+        told_if_nobody_answers(way["address"]),
     ):
         if as_json:
             _exhaust(stream)

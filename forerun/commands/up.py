@@ -50,6 +50,10 @@ def up(
         str | None,
         typer.Option(help="Also OpenAI-compatible HTTP, listening here, such as 127.0.0.1:8000.", show_default="none"),
     ] = None,
+    insecure: Annotated[
+        bool | None,
+        typer.Option("--insecure", help="Listen in plain text where other machines can reach the controller, too."),
+    ] = None,
     device: Annotated[str | None, typer.Option(help="Torch device of the models.", show_default="cpu")] = None,
     dtype: Annotated[
         str | None,
@@ -102,6 +106,7 @@ def up(
         "target_threads": target_threads,
         "listen": listen,
         "http": http,
+        "insecure": insecure,
         "device": device,
         "dtype": dtype,
         "exact": exact,

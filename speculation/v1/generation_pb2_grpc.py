@@ -57,7 +57,10 @@ class GenerationServiceServicer:
         """Generates one answer. Zero or more `delta` (and, if asked for, `round`) responses, then one `summary`.
 
         INVALID_ARGUMENT: a field is wrong; ErrorInfo.metadata["field"] names it. NOT_FOUND: no such policy or drafter.
-        RESOURCE_EXHAUSTED: too many requests at once; call again after a pause. UNAVAILABLE: no target worker answers, or
+        UNAUTHENTICATED: the controller asks for a token (metadata `authorization: Bearer TOKEN`), and this is none that is
+        valid now. PERMISSION_DENIED: the token does not speak for that tenant, or the operator does not allow a field.
+        RESOURCE_EXHAUSTED: too many requests at once, or over the tenant's quota; call again after a pause, which RetryInfo
+        gives in seconds if it is known. UNAVAILABLE: no target worker answers, or
         the controller is shutting down; call again, perhaps elsewhere, with the same seed for the same text.
         DEADLINE_EXCEEDED: your deadline passed; the deltas until then are valid. Always set a deadline; cancelling the call
         frees everything it used.

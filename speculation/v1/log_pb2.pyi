@@ -109,7 +109,7 @@ class DecisionRecord(_message.Message):
     def __init__(self, schema_version: _Optional[int] = ..., event_id: _Optional[str] = ..., request_id: _Optional[str] = ..., round: _Optional[int] = ..., ts_ms: _Optional[int] = ..., controller_id: _Optional[str] = ..., tenant: _Optional[str] = ..., task: _Optional[str] = ..., config_hash: _Optional[str] = ..., code_version: _Optional[str] = ..., mode: _Optional[_Union[DecisionMode, str]] = ..., decision: _Optional[_Union[_generation_pb2.Decision, _Mapping]] = ..., eligible_drafters: _Optional[_Iterable[str]] = ..., ineligible_drafters: _Optional[_Iterable[str]] = ..., prompt_tokens: _Optional[int] = ..., emitted_tokens: _Optional[int] = ..., temperature: _Optional[float] = ..., requests_in_flight: _Optional[int] = ..., prompt_surprisal: _Optional[_Mapping[str, float]] = ..., model_revisions: _Optional[_Mapping[str, str]] = ..., proposed: _Optional[_Union[_generation_pb2.Decision, _Mapping]] = ...) -> None: ...
 
 class RoundRecord(_message.Message):
-    __slots__ = ("schema_version", "event_id", "request_id", "round", "ts_ms", "decision_event_id", "drafters", "missing_drafters", "num_draft_tokens", "tree_depth", "num_accepted_draft_tokens", "tokens_emitted", "timings", "verify_batch_size", "tree", "node_probs", "accepted", "token_ids", "context", "shape", "combination", "verify_budget", "propensity", "drafts", "logprobs", "near_ties", "verify_queue_ns", "verify_compute_ns", "verify_forwards", "calibrations", "frozen", "foreseen_drafters", "verify_batch_positions", "silences", "exchanges", "verify_address", "failovers", "retold_tokens")
+    __slots__ = ("schema_version", "event_id", "request_id", "round", "ts_ms", "decision_event_id", "drafters", "missing_drafters", "num_draft_tokens", "tree_depth", "num_accepted_draft_tokens", "tokens_emitted", "timings", "verify_batch_size", "tree", "node_probs", "accepted", "token_ids", "context", "shape", "combination", "verify_budget", "propensity", "drafts", "logprobs", "near_ties", "verify_queue_ns", "verify_compute_ns", "verify_forwards", "calibrations", "frozen", "foreseen_drafters", "verify_batch_positions", "silences", "veiled", "exchanges", "verify_address", "failovers", "retold_tokens")
     class CalibrationsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -151,6 +151,7 @@ class RoundRecord(_message.Message):
     FORESEEN_DRAFTERS_FIELD_NUMBER: _ClassVar[int]
     VERIFY_BATCH_POSITIONS_FIELD_NUMBER: _ClassVar[int]
     SILENCES_FIELD_NUMBER: _ClassVar[int]
+    VEILED_FIELD_NUMBER: _ClassVar[int]
     EXCHANGES_FIELD_NUMBER: _ClassVar[int]
     VERIFY_ADDRESS_FIELD_NUMBER: _ClassVar[int]
     FAILOVERS_FIELD_NUMBER: _ClassVar[int]
@@ -189,11 +190,12 @@ class RoundRecord(_message.Message):
     foreseen_drafters: _containers.RepeatedScalarFieldContainer[str]
     verify_batch_positions: int
     silences: _containers.RepeatedCompositeFieldContainer[Silence]
+    veiled: bool
     exchanges: _containers.RepeatedCompositeFieldContainer[DraftExchange]
     verify_address: str
     failovers: int
     retold_tokens: int
-    def __init__(self, schema_version: _Optional[int] = ..., event_id: _Optional[str] = ..., request_id: _Optional[str] = ..., round: _Optional[int] = ..., ts_ms: _Optional[int] = ..., decision_event_id: _Optional[str] = ..., drafters: _Optional[_Iterable[str]] = ..., missing_drafters: _Optional[_Iterable[str]] = ..., num_draft_tokens: _Optional[int] = ..., tree_depth: _Optional[int] = ..., num_accepted_draft_tokens: _Optional[int] = ..., tokens_emitted: _Optional[int] = ..., timings: _Optional[_Union[_generation_pb2.RoundTimings, _Mapping]] = ..., verify_batch_size: _Optional[int] = ..., tree: _Optional[_Union[_common_pb2.TokenTree, _Mapping]] = ..., node_probs: _Optional[_Iterable[float]] = ..., accepted: _Optional[_Iterable[int]] = ..., token_ids: _Optional[_Iterable[int]] = ..., context: _Optional[_Union[RoundContext, _Mapping]] = ..., shape: _Optional[_Union[_common_pb2.TreeShape, _Mapping]] = ..., combination: _Optional[_Union[Combination, str]] = ..., verify_budget: _Optional[int] = ..., propensity: _Optional[float] = ..., drafts: _Optional[_Iterable[_Union[DraftedTree, _Mapping]]] = ..., logprobs: _Optional[_Iterable[float]] = ..., near_ties: _Optional[int] = ..., verify_queue_ns: _Optional[int] = ..., verify_compute_ns: _Optional[int] = ..., verify_forwards: _Optional[int] = ..., calibrations: _Optional[_Mapping[str, _common_pb2.Calibration]] = ..., frozen: _Optional[bool] = ..., foreseen_drafters: _Optional[_Iterable[str]] = ..., verify_batch_positions: _Optional[int] = ..., silences: _Optional[_Iterable[_Union[Silence, _Mapping]]] = ..., exchanges: _Optional[_Iterable[_Union[DraftExchange, _Mapping]]] = ..., verify_address: _Optional[str] = ..., failovers: _Optional[int] = ..., retold_tokens: _Optional[int] = ...) -> None: ...
+    def __init__(self, schema_version: _Optional[int] = ..., event_id: _Optional[str] = ..., request_id: _Optional[str] = ..., round: _Optional[int] = ..., ts_ms: _Optional[int] = ..., decision_event_id: _Optional[str] = ..., drafters: _Optional[_Iterable[str]] = ..., missing_drafters: _Optional[_Iterable[str]] = ..., num_draft_tokens: _Optional[int] = ..., tree_depth: _Optional[int] = ..., num_accepted_draft_tokens: _Optional[int] = ..., tokens_emitted: _Optional[int] = ..., timings: _Optional[_Union[_generation_pb2.RoundTimings, _Mapping]] = ..., verify_batch_size: _Optional[int] = ..., tree: _Optional[_Union[_common_pb2.TokenTree, _Mapping]] = ..., node_probs: _Optional[_Iterable[float]] = ..., accepted: _Optional[_Iterable[int]] = ..., token_ids: _Optional[_Iterable[int]] = ..., context: _Optional[_Union[RoundContext, _Mapping]] = ..., shape: _Optional[_Union[_common_pb2.TreeShape, _Mapping]] = ..., combination: _Optional[_Union[Combination, str]] = ..., verify_budget: _Optional[int] = ..., propensity: _Optional[float] = ..., drafts: _Optional[_Iterable[_Union[DraftedTree, _Mapping]]] = ..., logprobs: _Optional[_Iterable[float]] = ..., near_ties: _Optional[int] = ..., verify_queue_ns: _Optional[int] = ..., verify_compute_ns: _Optional[int] = ..., verify_forwards: _Optional[int] = ..., calibrations: _Optional[_Mapping[str, _common_pb2.Calibration]] = ..., frozen: _Optional[bool] = ..., foreseen_drafters: _Optional[_Iterable[str]] = ..., verify_batch_positions: _Optional[int] = ..., silences: _Optional[_Iterable[_Union[Silence, _Mapping]]] = ..., veiled: _Optional[bool] = ..., exchanges: _Optional[_Iterable[_Union[DraftExchange, _Mapping]]] = ..., verify_address: _Optional[str] = ..., failovers: _Optional[int] = ..., retold_tokens: _Optional[int] = ...) -> None: ...
 
 class Silence(_message.Message):
     __slots__ = ("drafter", "least_confidence", "took_ns")
@@ -257,7 +259,7 @@ class DraftedTree(_message.Message):
     def __init__(self, drafter: _Optional[str] = ..., tree: _Optional[_Union[_common_pb2.TokenTree, _Mapping]] = ...) -> None: ...
 
 class OutcomeRecord(_message.Message):
-    __slots__ = ("schema_version", "event_id", "request_id", "ts_ms", "status", "finish_reason", "usage", "acceptance", "timings", "failovers", "near_ties", "seed", "sampling", "prompt_token_ids", "token_ids")
+    __slots__ = ("schema_version", "event_id", "request_id", "ts_ms", "status", "finish_reason", "usage", "acceptance", "timings", "failovers", "near_ties", "seed", "sampling", "prompt_token_ids", "token_ids", "veiled")
     SCHEMA_VERSION_FIELD_NUMBER: _ClassVar[int]
     EVENT_ID_FIELD_NUMBER: _ClassVar[int]
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
@@ -273,6 +275,7 @@ class OutcomeRecord(_message.Message):
     SAMPLING_FIELD_NUMBER: _ClassVar[int]
     PROMPT_TOKEN_IDS_FIELD_NUMBER: _ClassVar[int]
     TOKEN_IDS_FIELD_NUMBER: _ClassVar[int]
+    VEILED_FIELD_NUMBER: _ClassVar[int]
     schema_version: int
     event_id: str
     request_id: str
@@ -288,7 +291,8 @@ class OutcomeRecord(_message.Message):
     sampling: _common_pb2.SamplingParameters
     prompt_token_ids: _containers.RepeatedScalarFieldContainer[int]
     token_ids: _containers.RepeatedScalarFieldContainer[int]
-    def __init__(self, schema_version: _Optional[int] = ..., event_id: _Optional[str] = ..., request_id: _Optional[str] = ..., ts_ms: _Optional[int] = ..., status: _Optional[_Union[OutcomeStatus, str]] = ..., finish_reason: _Optional[_Union[_generation_pb2.FinishReason, str]] = ..., usage: _Optional[_Union[_generation_pb2.Usage, _Mapping]] = ..., acceptance: _Optional[_Union[_generation_pb2.AcceptanceRecord, _Mapping]] = ..., timings: _Optional[_Union[_generation_pb2.RequestTimings, _Mapping]] = ..., failovers: _Optional[int] = ..., near_ties: _Optional[int] = ..., seed: _Optional[int] = ..., sampling: _Optional[_Union[_common_pb2.SamplingParameters, _Mapping]] = ..., prompt_token_ids: _Optional[_Iterable[int]] = ..., token_ids: _Optional[_Iterable[int]] = ...) -> None: ...
+    veiled: bool
+    def __init__(self, schema_version: _Optional[int] = ..., event_id: _Optional[str] = ..., request_id: _Optional[str] = ..., ts_ms: _Optional[int] = ..., status: _Optional[_Union[OutcomeStatus, str]] = ..., finish_reason: _Optional[_Union[_generation_pb2.FinishReason, str]] = ..., usage: _Optional[_Union[_generation_pb2.Usage, _Mapping]] = ..., acceptance: _Optional[_Union[_generation_pb2.AcceptanceRecord, _Mapping]] = ..., timings: _Optional[_Union[_generation_pb2.RequestTimings, _Mapping]] = ..., failovers: _Optional[int] = ..., near_ties: _Optional[int] = ..., seed: _Optional[int] = ..., sampling: _Optional[_Union[_common_pb2.SamplingParameters, _Mapping]] = ..., prompt_token_ids: _Optional[_Iterable[int]] = ..., token_ids: _Optional[_Iterable[int]] = ..., veiled: _Optional[bool] = ...) -> None: ...
 
 class ScoreRecord(_message.Message):
     __slots__ = ("schema_version", "event_id", "request_id", "ts_ms", "controller_id", "drafter", "model_revision", "context", "ranks", "confidences", "frozen", "rounds")

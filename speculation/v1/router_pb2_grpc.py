@@ -26,7 +26,8 @@ if _version_not_supported:
 
 
 class RouterServiceStub:
-    """Shows and steers the choice of drafters and trees.
+    """Shows and steers the choice of drafters and trees. Where tokens are asked for, every call needs one with the role
+    operate: UNAUTHENTICATED, PERMISSION_DENIED.
     """
 
     def __init__(self, channel):
@@ -63,7 +64,8 @@ class RouterServiceStub:
 
 
 class RouterServiceServicer:
-    """Shows and steers the choice of drafters and trees.
+    """Shows and steers the choice of drafters and trees. Where tokens are asked for, every call needs one with the role
+    operate: UNAUTHENTICATED, PERMISSION_DENIED.
     """
 
     def Show(self, request, context):
@@ -142,7 +144,8 @@ def add_RouterServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class RouterService:
-    """Shows and steers the choice of drafters and trees.
+    """Shows and steers the choice of drafters and trees. Where tokens are asked for, every call needs one with the role
+    operate: UNAUTHENTICATED, PERMISSION_DENIED.
     """
 
     @staticmethod

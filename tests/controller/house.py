@@ -1,7 +1,7 @@
 """A whole controller over fake workers, in one event loop."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +16,7 @@ from controller.serve import Controller, running
 from controller.settings import LimitSettings, RedisSettings, RouterSettings, Settings, TimeoutSettings, WorkerEntry
 from controller.worker_client import Role
 from speculation.errors import InvalidRequestError
+from speculation.tls import Certificates
 from speculation.v1 import common_pb2, generation_pb2, generation_pb2_grpc, router_pb2_grpc
 from tests import fakes
 from tests.fakes import FINGERPRINT, VOCAB_SIZE, Language, RunningWorker
@@ -142,13 +143,16 @@ async def house(
     timeouts: TimeoutSettings = QUICK,
     settle: bool = True,
     file: Path | None = None,
+    more: Mapping[str, Any] | None = None,
+    worker_certificates: Certificates | None = None,
     **router: Any,
 ) -> AsyncIterator[House]:
     """A controller over fake workers: one target and one drafter unless told otherwise; it follows `file`, if any.
+    `more` are other sections of its settings.
 
     Nothing is scored unless the test says so: sessions that chance opens would be counted among those of requests.
     """
-    async with fakes.workers(*(descriptions or (VERIFY, DRAFT))) as started:
+    async with fakes.workers(*(descriptions or (VERIFY, DRAFT)), certificates=worker_certificates) as started:
         settings = Settings(
             listen="127.0.0.1:0",
             tokenizer="letters",
@@ -157,6 +161,7 @@ async def house(
             limits=limits or LimitSettings(),
             redis=redis,
             timeouts=timeouts,
+            **more or {},
         )
         if file is not None:
             write_settings(file, settings)

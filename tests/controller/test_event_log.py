@@ -8,7 +8,7 @@ from redis.asyncio import Redis
 
 from controller.embedded_redis import embedded_redis
 from controller.event_log import EventLog
-from controller.settings import RedisSettings
+from controller.settings import PrivacySettings, RedisSettings
 from speculation.v1 import log_pb2, router_pb2
 from tests.controller.house import DRAFT, PROMPT, VERIFY, eventually, house, plain, run
 
@@ -146,7 +146,8 @@ def test_a_request_leaves_its_decision_its_rounds_and_its_outcome(tmp_path: Path
     async def scenario() -> None:
         async with AsyncExitStack() as stack:
             redis_settings = RedisSettings(url=f"embedded://{tmp_path}/r", namespace="ns")
-            home = await stack.enter_async_context(house(VERIFY, DRAFT, redis=redis_settings))
+            more = {"privacy": PrivacySettings(log_tokens_of=("us",))}
+            home = await stack.enter_async_context(house(VERIFY, DRAFT, redis=redis_settings, more=more))
             redis = await stack.enter_async_context(Redis(unix_socket_path=str(tmp_path / "r" / "redis.sock")))
             answer = await home.answer(request_id="mine", task="code", tenant="us")
             await eventually_logged(redis)

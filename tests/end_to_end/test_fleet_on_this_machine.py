@@ -69,9 +69,10 @@ def test_the_fleet_listens_on_the_loopback_only(up: Up) -> None:
     names = [process["name"] for process in up.ready["processes"]]
 
     assert names == ["target", *DRAFTERS, "controller", "gateway"]
+    parent = psutil.Process(up.process.pid)
     listening = [
         connection.laddr.ip.removeprefix("::ffff:")
-        for process in psutil.Process(up.process.pid).children(recursive=True)
+        for process in (parent, *parent.children(recursive=True))
         for connection in process.net_connections(kind="inet")
         if connection.status == psutil.CONN_LISTEN
     ]

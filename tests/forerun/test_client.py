@@ -17,7 +17,13 @@ from forerun.client import (
     Generation,
     Retry,
 )
-from speculation.errors import CapacityError, InvalidRequestError, UnknownNameError, WorkerUnavailableError
+from speculation.errors import (
+    CapacityError,
+    InvalidRequestError,
+    QuotaError,
+    UnknownNameError,
+    WorkerUnavailableError,
+)
 from speculation.tree import TreeShape
 from tests.forerun.fake_service import WORDS, FakeGenerationService, serving
 
@@ -324,3 +330,27 @@ def test_what_the_acceptance_record_says_can_be_read_off_it() -> None:
     assert record.histogram == {0: 1, 2: 1, 4: 1}
     assert AcceptanceRecord().mean_acceptance_length == 1.0
     assert AcceptanceRecord().draft_acceptance_rate == 0.0
+
+
+@both
+def test_a_refusal_that_says_when_is_obeyed(generate: Generate, service: FakeGenerationService, address: str) -> None:
+    """However short the pauses of `Retry` are. What is left of the deadline tells that the client has waited; of one
+    that is far away gRPC tells no fractions."""
+    service.failures = [QuotaError("acme", "requests_per_minute", 60, 0.3)]
+
+    assert generate(address, "what?", max_new_tokens=4, timeout_s=8).text == TEXT
+    assert len(service.requests) == 2
+    assert service.deadlines_s[1] <= 7.75
+
+
+@both
+def test_a_refusal_until_after_the_deadline_is_told_at_once(
+    generate: Generate, service: FakeGenerationService, address: str
+) -> None:
+    service.failures = [QuotaError("acme", "tokens_per_minute", 1000, 3600.0)]
+
+    with pytest.raises(QuotaError) as caught:
+        generate(address, "what?", max_new_tokens=4, timeout_s=20)
+
+    assert (caught.value.retry_after_s, caught.value.metadata["limit"]) == (3600.0, "tokens_per_minute")
+    assert len(service.requests) == 1

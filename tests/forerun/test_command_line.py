@@ -11,6 +11,7 @@ from typing import Literal
 import pytest
 from typer.testing import CliRunner
 
+from controller.tokens import Role, Tokens
 from forerun.__main__ import app, main
 from forerun.commands import worker
 from forerun.commands.fleet_options import drafters_of, fleet_settings
@@ -21,7 +22,10 @@ from speculation.errors import CapacityError, ConfigurationError, InvalidRequest
 from speculation.tree import TreeShape
 from tests.forerun.fake_service import WORDS, FakeGenerationService, serving
 
-COMMANDS = ("up", "demo", "generate", "diagnose", "worker", "controller", "gateway", "bench", "router", "config", "zoo")
+COMMANDS = (
+    *("up", "demo", "generate", "diagnose", "worker", "controller", "gateway"),
+    *("bench", "router", "config", "token", "zoo"),
+)
 
 
 @pytest.fixture
@@ -57,6 +61,7 @@ def test_help_names_every_command_and_shows_how_to_begin() -> None:
         *("up", "demo", "generate", "diagnose", "worker"),
         *(f"router {name}" for name in ("show", "explain", "arms", "policy", "kill", "reload")),
         *(f"config {name}" for name in ("check", "diff", "schema")),
+        "token new",
     ],
 )
 def test_the_help_of_a_command_has_an_example(command: str) -> None:
@@ -303,3 +308,34 @@ def test_a_drafter_without_a_model_is_told_the_folder_of_its_target() -> None:
 )
 def test_a_worker_has_a_name_even_if_none_is_given(role: Literal["draft", "verify"], model: str, name: str) -> None:
     assert worker.default_name(role, model) == name
+
+
+def test_a_token_is_shown_once_and_its_hash_is_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "tokens.yaml"
+    main_of = ["forerun", "token", "new", "--role", "call", "--tenant", "acme", "--days", "30", "--file", str(file)]
+
+    made = set()
+    for arguments in (main_of, [*main_of, "--json"]):
+        monkeypatch.setattr(sys, "argv", arguments)
+        with pytest.raises(SystemExit) as ended:
+            main()
+        assert not ended.value.code
+        made.add(capsys.readouterr().out.strip())
+
+    tokens = {json.loads(line)["token"] if line.startswith("{") else line for line in made}
+    principals = [Tokens(file).principal([("authorization", f"Bearer {token}")]) for token in tokens]
+    assert [(one.role, one.tenant) for one in principals] == [(Role.CALL, "acme")] * 2
+    assert not [token for token in tokens if token in file.read_text()]
+
+
+def test_a_fleet_in_plain_text_for_other_machines_must_be_meant(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Told before any model is loaded."""
+    arguments = ("up", "--listen", "0.0.0.0:0", "--state-folder", str(tmp_path))
+
+    assert forerun(monkeypatch, *arguments) == 2
+    assert "listen: other machines can reach 0.0.0.0:0" in capsys.readouterr().err
+    assert fleet_settings(None, {"listen": "0.0.0.0:0", "insecure": True}).insecure

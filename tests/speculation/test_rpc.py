@@ -16,6 +16,8 @@ EXAMPLES: tuple[ForerunError, ...] = (
     errors.InvalidTreeError("no tree"),
     errors.PromptTooLongError(900, 200, 1024),
     errors.NotAllowedError("speculation.drafters", "'json' is not allowed", "router.rules.0"),
+    errors.UnauthenticatedError("no token"),
+    errors.AccessDeniedError("the token is for calls"),
     errors.UnknownNameError("drafter", "cobol", ["code", "docs"]),
     errors.ConfigurationError("fleet.yaml:3", "unknown field"),
     errors.ModelNotFoundError("nowhere", "no such folder"),
@@ -26,6 +28,7 @@ EXAMPLES: tuple[ForerunError, ...] = (
     errors.ConflictError("version 3 is active by now"),
     errors.IncompatibleWorkerError("another tokenizer"),
     errors.CapacityError("64 requests are running"),
+    errors.QuotaError("acme", "requests_per_minute", 60, 1.25),
     errors.WorkerUnavailableError("no target worker"),
     errors.DrainingError("shutting down"),
     errors.FeatureUnavailableError("not here"),
@@ -75,6 +78,7 @@ def test_an_error_arrives_as_it_was_raised(error: ForerunError) -> None:
     assert type(received) is type(error)
     assert str(received) == str(error)
     assert received.metadata == error.metadata
+    assert received.retry_after_s == error.retry_after_s
 
 
 def test_every_error_has_a_status_a_reason_of_its_own_and_an_example() -> None:

@@ -108,7 +108,7 @@ def _trial(model: PreTrainedModel) -> float:
         plain_s, packed_s = _least_times((layers, packed), inputs)
         ratios.append(packed_s / plain_s)
     ratio = sum(ratios) / len(ratios)
-    _logger.info(
+    _logger.debug(
         "packed weights take %s of the time of plain ones at %s rows: %s",
         ", ".join(f"{ratio:.2f}" for ratio in ratios),
         ", ".join(map(str, TRIAL_ROWS)),

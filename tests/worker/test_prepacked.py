@@ -65,7 +65,7 @@ def test_a_trial_decides(monkeypatch: pytest.MonkeyPatch, ratio: float, is_taken
 
 def test_the_trial_of_a_real_model_says_what_it_found(caplog: pytest.LogCaptureFixture) -> None:
     model = served_model("llama")
-    with caplog.at_level(logging.INFO):
+    with caplog.at_level(logging.DEBUG):
         prepack_linears(model, "auto")
 
     assert caplog.messages[0].startswith("packed weights take ")

@@ -20,12 +20,15 @@ from grpc_reflection.v1alpha import reflection
 from redis.asyncio import Redis
 
 from controller import router_service, service
+from controller.call_counts import CallCounts
 from controller.chronicle import Chronicle, NoLog
 from controller.configuration import Configuration
 from controller.embedded_redis import SCHEME, embedded_redis
 from controller.event_log import EventLog
 from controller.fleet import WorkerFleet
 from controller.learner_process import LearnerProcess, Lessons
+from controller.meter import Meter
+from controller.metrics import METRICS, ControllerFacts
 from controller.records import Author, uuid7
 from controller.registry import Registry
 from controller.roster import FleetTimeouts, TokenizerIdentity
@@ -42,6 +45,7 @@ from controller.worker_client import Role
 from router_models.catalogue import all_policies
 from router_models.policy import LearningPolicy, Policy
 from speculation.errors import ConfigurationError
+from speculation.metrics_http import serving_metrics
 
 logger = logging.getLogger(__name__)
 
@@ -80,6 +84,7 @@ class Controller:
         steering: Its policies.
         generation: Its main service.
         configuration: What it obeys.
+        metrics_address: host:port of its metrics; empty if they are not served.
     """
 
     address: str
@@ -87,11 +92,15 @@ class Controller:
     steering: Steering
     generation: GenerationService
     configuration: Configuration
+    metrics_address: str = ""
 
 
 def announce(controller: Controller) -> None:
     """One line of JSON on stdout, for whoever started the process."""
-    print(json.dumps({"event": "ready", "address": controller.address}), flush=True)
+    event = {"event": "ready", "address": controller.address}
+    if controller.metrics_address:
+        event["metrics"] = controller.metrics_address
+    print(json.dumps(event), flush=True)
 
 
 async def serve(
@@ -160,6 +169,7 @@ async def running(
             chronicle=chronicle,
             limits=_limits(settings),
             scorer=scorer,
+            meter=Meter(most_tasks=settings.metrics.most_tasks, tenants=settings.metrics.tenants),
         )
 
         def obey(now: Settings) -> None:
@@ -181,12 +191,40 @@ async def running(
             learning=learning,
             scorer=scorer,
         )
-        address = await stack.enter_async_context(_listening(configuration, generation, router, fleet))
+        calls = CallCounts()
+        facts = ControllerFacts(
+            meter=generation.meter,
+            reception=generation.reception,
+            calls=calls,
+            fleet=fleet,
+            steering=steering,
+            configuration=configuration,
+            scorer=scorer,
+            log=log,
+            learning=learning,
+            code_version=chronicle.author.code_version,
+        )
+        metrics_address = await _metrics_address(settings, facts, stack)
+        address = await stack.enter_async_context(_listening(configuration, generation, router, fleet, calls))
         configuration.address = address
         spawn(configuration.run())
         yield Controller(
-            address=address, fleet=fleet, steering=steering, generation=generation, configuration=configuration
+            address=address,
+            fleet=fleet,
+            steering=steering,
+            generation=generation,
+            configuration=configuration,
+            metrics_address=metrics_address,
         )
+
+
+async def _metrics_address(settings: Settings, facts: ControllerFacts, stack: AsyncExitStack) -> str:
+    """Where metrics are served until the stack ends, draining included; empty if nobody asked for them."""
+    if settings.metrics.listen is None:
+        return ""
+    return await stack.enter_async_context(
+        serving_metrics(settings.metrics.listen, METRICS, facts.now, field="metrics.listen")
+    )
 
 
 def _fleet_timeouts(settings: Settings) -> FleetTimeouts:
@@ -282,10 +320,14 @@ def _learner_of(settings: Settings, url: str, namespace: str) -> Callable[[Redis
 
 @asynccontextmanager
 async def _listening(
-    configuration: Configuration, generation: GenerationService, router: RouterService, fleet: WorkerFleet
+    configuration: Configuration,
+    generation: GenerationService,
+    router: RouterService,
+    fleet: WorkerFleet,
+    calls: CallCounts,
 ) -> AsyncIterator[str]:
     """The address of a server that takes calls while the body runs; afterwards it drains and stops."""
-    server = grpc.aio.server(options=SERVER_OPTIONS)
+    server = grpc.aio.server(options=SERVER_OPTIONS, interceptors=[calls])
     generation.add_to(server)
     router.add_to(server)
     state = health.aio.HealthServicer()  # type: ignore[attr-defined]

@@ -158,6 +158,8 @@ async def local_fleet(
         ProcessStartError: One of them could not start; the message says why and where its log is.
     """
     require_free(settings.listen)
+    if settings.metrics.listen is not None:
+        require_free(settings.metrics.listen, field="metrics.listen")
     # Writing a cost-padded model takes a second or two of computing, once.
     target = await asyncio.to_thread(model_folder, settings.target)
     verifiers = [_worker("verify", name, target, settings) for name in _numbered(TARGET, settings.verify_workers)]
@@ -197,7 +199,7 @@ async def _workers_known(router: RouterClient) -> Sequence[WorkerView]:
     return (await asyncio.to_thread(router.show)).workers
 
 
-def require_free(listen: str) -> None:
+def require_free(listen: str, *, field: str = "listen") -> None:
     """Look now whether the controller will be able to listen: it starts last, half a minute after the workers.
 
     Raises:
@@ -213,7 +215,7 @@ def require_free(listen: str) -> None:
             probe.bind((address[0], int(port)))
     except (OSError, OverflowError) as error:
         problem = "is in use; name another address, or port 0 for a free one" if _in_use(error) else str(error)
-        raise ConfigurationError("listen", f"{listen}: {problem}") from error
+        raise ConfigurationError(field, f"{listen}: {problem}") from error
 
 
 def _in_use(error: Exception) -> bool:

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Protocol
 
 from controller.account import Account
 from controller.generation import Round
@@ -135,6 +136,18 @@ class Meter:
         return tally
 
 
+class Losses(Protocol):
+    """What a request has lost until now: its last round knows it, and its session."""
+
+    @property
+    def failovers(self) -> int:
+        """As FleetSession counts them."""
+
+    @property
+    def retold_tokens(self) -> int:
+        """Likewise."""
+
+
 @dataclass(slots=True)
 class Admission:
     """Whether a request has been let in."""
@@ -172,9 +185,10 @@ class RequestMeter:
             meter.draft_time.observe(timings.draft_ns * NS)
         meter.own_time.observe(max(timings.round_ns - timings.draft_ns - timings.verify_ns, 0) * NS)
         self._add_drafters(done)
+        self._add_losses(done)
 
-    def end(self, outcome: Outcome, account: Account, *, prompt_tokens: int) -> None:
-        """Count how the request ended."""
+    def end(self, outcome: Outcome, account: Account, losses: Losses, *, prompt_tokens: int) -> None:
+        """Count how the request ended; what it lost after its last round is in no round."""
         meter = self._meter
         if self._waits:
             self._begin()
@@ -185,6 +199,7 @@ class RequestMeter:
         meter.usage["input",].observe(prompt_tokens)
         meter.usage["output",].observe(account.completion_tokens)
         meter.near_ties += account.near_ties
+        self._add_losses(losses)
         if account.time_to_first_token_ns:
             meter.first_token.observe(account.time_to_first_token_ns * NS)
         later = account.completion_tokens - account.first_tokens
@@ -197,15 +212,17 @@ class RequestMeter:
 
     def _add_drafters(self, done: Round) -> None:
         meter = self._meter
-        if done.outcome.foreseen and not done.exchanges:
+        if done.outcome.foreseen and not (done.exchanges or done.missing):
             meter.foreseen_rounds += 1
         for silence in done.outcome.silences:
             meter.silences[silence.drafter,] += 1
         for name in done.missing:
             meter.missing[name,] += 1
-        meter.failovers += done.failovers - self._failovers
-        meter.retold_tokens += done.retold_tokens - self._retold_tokens
-        self._failovers, self._retold_tokens = done.failovers, done.retold_tokens
+
+    def _add_losses(self, losses: Losses) -> None:
+        self._meter.failovers += losses.failovers - self._failovers
+        self._meter.retold_tokens += losses.retold_tokens - self._retold_tokens
+        self._failovers, self._retold_tokens = losses.failovers, losses.retold_tokens
 
 
 def shape_class(plan: Plan) -> str:

@@ -264,7 +264,7 @@ class GenerationService(generation_pb2_grpc.GenerationServiceServicer):
         )
         async with self._fleet.session(request, sequence, deadline=deadline) as session:
             chronicle, meter = self._chronicle.open(request, policy, session), self.meter.open(request, policy)
-            with _ending(request, chronicle, meter, account, sequence, deadline):
+            with _ending(request, session, chronicle, meter, account, sequence, deadline):
                 async with aclosing(self._rounds(request, sequence, session, policy)) as rounds:
                     async for done in rounds:
                         account.add(done)
@@ -320,6 +320,7 @@ async def _deadline(context: CallContext, longest_s: float) -> AsyncIterator[flo
 @contextmanager
 def _ending(
     request: GenerationRequest,
+    session: FleetSession,
     chronicle: RequestChronicle,
     meter: RequestMeter,
     account: Account,
@@ -337,7 +338,7 @@ def _ending(
         raise
     finally:
         chronicle.end(outcome, account, sequence)
-        meter.end(outcome, account, prompt_tokens=sequence.prompt_length)
+        meter.end(outcome, account, session, prompt_tokens=sequence.prompt_length)
         logger.info(
             "request ended",
             extra={

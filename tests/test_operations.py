@@ -164,3 +164,14 @@ def test_prometheus_itself_takes_configuration_alerts_and_the_boards_expressions
     ):
         done = subprocess.run([PROMTOOL, "check", *command], capture_output=True, text=True, timeout=60)
         assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.skipif(PROMTOOL is None, reason="promtool (Debian: prometheus) is not installed")
+def test_alerts_fire_when_they_should_and_not_before() -> None:
+    """By Prometheus's own unit tests of rules; it is needed for nothing else."""
+    assert PROMTOOL is not None
+    scenarios = str(ROOT_FOLDER / "tests" / "alert_scenarios.yaml")
+
+    done = subprocess.run([PROMTOOL, "test", "rules", scenarios], capture_output=True, text=True, timeout=60)
+
+    assert done.returncode == 0, done.stdout + done.stderr

@@ -2,6 +2,7 @@
 
 import asyncio
 import urllib.error
+from dataclasses import replace
 from pathlib import Path
 from urllib.request import Request, urlopen
 
@@ -24,7 +25,19 @@ from speculation.errors import ConfigurationError
 from speculation.metrics import OTHER
 from speculation.tree import MAX_BRANCHING, MAX_DEPTH, MAX_NODES, TreeShape
 from speculation.v1 import generation_pb2, router_pb2
-from tests.controller.house import DRAFT, DRAFT_TOO, PROMPT, VERIFY, House, eventually, house, read, request, run
+from tests.controller.house import (
+    DRAFT,
+    DRAFT_TOO,
+    PROMPT,
+    QUICK,
+    VERIFY,
+    House,
+    eventually,
+    house,
+    read,
+    request,
+    run,
+)
 from tests.controller.shared import FULL
 from tests.scraping import Scrape, scrape
 
@@ -106,6 +119,27 @@ def test_what_was_refused_or_broken_off_is_counted_by_its_reason() -> None:
             for code, calls in codes.items():
                 assert seen.value("forerun_grpc_calls_total", method="Generate", code=code) == calls
             assert seen.value("forerun_grpc_calls_total", method="Explain", code="NOT_FOUND") == 1
+
+    run(scenario())
+
+
+def test_a_request_that_loses_all_targets_has_failed_and_was_not_refused() -> None:
+    async def scenario() -> None:
+        impatient = QUICK.model_copy(update={"verify_wait_s": 0.3})
+        async with house(VERIFY, metrics=SERVED, timeouts=impatient) as home:
+            home.workers[0].worker.faults.delay_s = 0.02
+            running = home.generation.Generate(request(max_new_tokens=2000))
+            await anext(aiter(running))
+            await home.workers[0].kill()
+            with pytest.raises(grpc.aio.AioRpcError):
+                await read(running)
+            seen = await scraped(home)
+
+            assert seen.value("forerun_requests_total") == seen.value("forerun_requests_total", outcome="worker_error")
+            assert seen.value("gen_ai_server_request_duration_seconds_count", error_type="worker_error") == 1
+            assert "forerun_requests_refused_total" not in seen.names
+            assert seen.value("forerun_failovers_total") == 1
+            assert seen.value("forerun_grpc_calls_total", code="UNAVAILABLE") == 1
 
     run(scenario())
 
@@ -303,16 +337,24 @@ def count_one(meter: Meter, *, task: str, tenant: str, shape: TreeShape = FULL.p
     asked = GenerationRequest(request_id="r", prompt=(1,), max_new_tokens=1, task=task, tenant=tenant)
     steering = Steering(all_policies(), "static")
     one, account = meter.open(asked, steering.for_request(asked.pins, task=task, tenant=tenant)), Account()
-    done = FULL.__class__(
-        context=FULL.context,
-        plan=Plan(drafters=("code",), shape=shape, explanation=""),
-        missing=FULL.missing,
-        outcome=FULL.outcome,
-        emitted=FULL.emitted,
-    )
+    done = replace(FULL, plan=Plan(drafters=("code",), shape=shape, explanation=""))
     account.add(done)
     one.add(done)
-    one.end(Outcome.OK, account, prompt_tokens=1)
+    one.end(Outcome.OK, account, done, prompt_tokens=1)
+
+
+def test_silent_missing_and_foreseen_drafts_and_lost_workers_are_counted() -> None:
+    meter, steering = Meter(most_tasks=1, tenants=False), Steering(all_policies(), "static")
+    asked = GenerationRequest(request_id="r", prompt=(1,), max_new_tokens=1)
+    one = meter.open(asked, steering.for_request(asked.pins))
+
+    one.add(FULL)
+    one.add(replace(FULL, failovers=3, retold_tokens=20))
+    assert (meter.silences["suffix",], meter.missing["docs",], meter.foreseen_rounds) == (2, 2, 0)
+    assert (meter.failovers, meter.retold_tokens) == (3, 20), "a round tells the sums of its request"
+
+    one.add(replace(FULL, missing=(), exchanges={}))
+    assert meter.foreseen_rounds == 1
 
 
 def test_every_metric_is_named_as_prometheus_wants_it() -> None:

@@ -20,6 +20,7 @@ class Account:
         per_step_drafted: Nodes verified in each round.
         per_step_accepted: Of these, accepted.
         completion_tokens: Tokens emitted.
+        first_tokens: Of these, by the first round.
         near_ties: Emitted tokens that rounding could have swapped.
         timings: Sums over the rounds.
         time_to_first_token_ns: From the call to the first round's end; 0 before.
@@ -32,6 +33,7 @@ class Account:
     per_step_drafted: list[int] = field(default_factory=list)
     per_step_accepted: list[int] = field(default_factory=list)
     completion_tokens: int = 0
+    first_tokens: int = 0
     near_ties: int = 0
     timings: RoundTimings = field(default_factory=RoundTimings)
     time_to_first_token_ns: int = 0
@@ -54,6 +56,7 @@ class Account:
         self.per_step_drafted.append(len(done.outcome.tree))
         self.per_step_accepted.append(done.outcome.verdict.num_accepted)
         self.completion_tokens += len(done.emitted)
+        self.first_tokens = self.first_tokens or len(done.emitted)
         self.near_ties += done.outcome.verdict.near_ties
         self.timings = _sum(self.timings, done.outcome.timings)
 

@@ -26,6 +26,7 @@ class Configuration:
         problem: Why the file as it is now is not in force; empty if it is.
         waiting_for_restart: Fields that the file changes and that only a restart can.
         reloads: How often it was replaced.
+        refusals: How often it was not, because the file was wrong.
     """
 
     def __init__(self, settings: Settings, file: Path | None, *, apply: Callable[[Settings], None]) -> None:
@@ -34,7 +35,7 @@ class Configuration:
         self.address = settings.listen
         self.problem = ""
         self.waiting_for_restart: tuple[str, ...] = ()
-        self.reloads = 0
+        self.reloads = self.refusals = 0
         self._apply = apply
         self._seen: str | None = None
         self._reading = asyncio.Lock()
@@ -69,6 +70,7 @@ class Configuration:
                 wanted = await asyncio.to_thread(Settings.load, self.file)
             except ConfigurationError as error:
                 self.problem = str(error)
+                self.refusals += 1
                 logger.warning("configuration refused, the one in force stays", extra={"problem": self.problem})
                 raise
             return self._take(wanted)

@@ -83,6 +83,11 @@ class EventLog:
         self._filled = asyncio.Event()
         self._dropped_told = 0
 
+    @property
+    def waiting(self) -> int:
+        """Records that Redis has not taken yet."""
+        return len(self._waiting)
+
     def append(self, stream: str, record: bytes) -> None:
         """Take a record for the stream forerun:{NAMESPACE}:stream; never waits, never fails."""
         if len(self._waiting) >= self._most_waiting:

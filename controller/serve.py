@@ -21,12 +21,15 @@ from redis.asyncio import Redis
 
 from controller import router_service, service
 from controller.access import Access
+from controller.call_counts import CallCounts
 from controller.chronicle import Chronicle, NoLog
 from controller.configuration import Configuration
 from controller.embedded_redis import SCHEME, embedded_redis
 from controller.event_log import EventLog
 from controller.fleet import WorkerFleet
 from controller.learner_process import LearnerProcess, Lessons
+from controller.meter import Meter
+from controller.metrics import METRICS, ControllerFacts
 from controller.quotas import Quotas
 from controller.records import Author, uuid7
 from controller.registry import Registry
@@ -46,6 +49,7 @@ from controller.worker_client import Role, WorkerTls
 from router_models.catalogue import all_policies
 from router_models.policy import LearningPolicy, Policy
 from speculation.exposure import is_loopback, require_protection
+from speculation.metrics_http import serving_metrics
 from speculation.tls import Certificates, PemFile, add_port
 
 logger = logging.getLogger(__name__)
@@ -95,6 +99,7 @@ class Controller:
         generation: Its main service.
         configuration: What it obeys.
         access: Whom it serves.
+        metrics_address: host:port of its metrics; empty if they are not served.
     """
 
     address: str
@@ -103,11 +108,15 @@ class Controller:
     generation: GenerationService
     configuration: Configuration
     access: Access
+    metrics_address: str = ""
 
 
 def announce(controller: Controller) -> None:
     """One line of JSON on stdout, for whoever started the process."""
-    print(json.dumps({"event": "ready", "address": controller.address}), flush=True)
+    event = {"event": "ready", "address": controller.address}
+    if controller.metrics_address:
+        event["metrics"] = controller.metrics_address
+    print(json.dumps(event), flush=True)
 
 
 async def serve(
@@ -186,6 +195,7 @@ async def running(
             scorer=scorer,
             access=access,
             quotas=quotas,
+            meter=Meter(most_tasks=settings.metrics.most_tasks, tenants=settings.metrics.tenants),
         )
 
         def obey(now: Settings) -> None:
@@ -209,7 +219,22 @@ async def running(
             learning=learning,
             scorer=scorer,
         )
-        server = grpc.aio.server(options=SERVER_OPTIONS, interceptors=access.interceptors(NEEDED_ROLES))
+        calls = CallCounts()
+        facts = ControllerFacts(
+            meter=generation.meter,
+            reception=generation.reception,
+            calls=calls,
+            fleet=fleet,
+            steering=steering,
+            configuration=configuration,
+            scorer=scorer,
+            log=log,
+            learning=learning,
+            code_version=chronicle.author.code_version,
+        )
+        metrics_address = await _metrics_address(settings, facts, stack)
+        guards = access.interceptors(NEEDED_ROLES)
+        server = grpc.aio.server(options=SERVER_OPTIONS, interceptors=(calls, *guards))
         address = f"{settings.listen.rpartition(':')[0]}:{add_port(server, settings.listen, certificates)}"
         await stack.enter_async_context(_listening(server, configuration, generation, router, fleet))
         configuration.address = address
@@ -221,6 +246,7 @@ async def running(
             generation=generation,
             configuration=configuration,
             access=access,
+            metrics_address=metrics_address,
         )
 
 
@@ -254,6 +280,15 @@ def _workers_tls(settings: Settings) -> WorkerTls | None:
         ca=PemFile("workers_tls.ca", tls.ca),
     )
     return WorkerTls(certificates=certificates, server_name=tls.server_name)
+
+
+async def _metrics_address(settings: Settings, facts: ControllerFacts, stack: AsyncExitStack) -> str:
+    """Where metrics are served until the stack ends, draining included; empty if nobody asked for them."""
+    if settings.metrics.listen is None:
+        return ""
+    return await stack.enter_async_context(
+        serving_metrics(settings.metrics.listen, METRICS, facts.now, field="metrics.listen")
+    )
 
 
 def _fleet_timeouts(settings: Settings) -> FleetTimeouts:

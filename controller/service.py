@@ -14,6 +14,7 @@ from controller.access import Access
 from controller.account import Account
 from controller.chronicle import Chronicle, RequestChronicle
 from controller.generation import Fleet, FleetSession, Round, generate
+from controller.meter import Meter, RequestMeter
 from controller.quotas import Quotas, Visit
 from controller.records import Outcome, summary, uuid7
 from controller.request import GenerationRequest, Pins
@@ -206,7 +207,12 @@ class Reception:
 
 
 class GenerationService(generation_pb2_grpc.GenerationServiceServicer):
-    """What backend services call."""
+    """What backend services call.
+
+    Attributes:
+        reception: Who is inside.
+        meter: What their requests come to.
+    """
 
     def __init__(
         self,
@@ -219,8 +225,10 @@ class GenerationService(generation_pb2_grpc.GenerationServiceServicer):
         scorer: Scorer,
         access: Access,
         quotas: Quotas,
+        meter: Meter,
     ) -> None:
         self.reception = Reception(limits.concurrent_requests)
+        self.meter = meter
         self._tokenizer = tokenizer
         self._fleet = fleet
         self._steering = steering
@@ -245,11 +253,15 @@ class GenerationService(generation_pb2_grpc.GenerationServiceServicer):
         """One answer. It is written, not yielded: a generator that nobody reads is not closed at once."""
         async with errors_to_status(context), _deadline(context, self._reader.limits.longest_request_s) as deadline:
             _check_lengths(request)
-            with self._admitted(context, request.tenant) as (tenant, visit):
+            with (
+                self.meter.admitting() as admission,
+                self._admitted(context, request.tenant) as (tenant, visit),
+            ):
                 asked = await self._reader.read(request, tenant=tenant)
                 visit.reserve(len(asked.prompt) + asked.max_new_tokens)
                 policy = self._steering.for_request(asked.pins, task=asked.task, tenant=asked.tenant)
                 account = Account()
+                admission.granted = True
                 try:
                     await self._answer(asked, policy, account, deadline=deadline, write=context.write)
                 finally:
@@ -282,12 +294,13 @@ class GenerationService(generation_pb2_grpc.GenerationServiceServicer):
             ends_answer=text.push,
         )
         async with self._fleet.session(request, sequence, deadline=deadline) as session:
-            chronicle = self._chronicle.open(request, policy, session)
-            with _ending(request, chronicle, account, sequence, deadline):
+            chronicle, meter = self._chronicle.open(request, policy, session), self.meter.open(request, policy)
+            with _ending(request, session, chronicle, meter, account, sequence, deadline):
                 async with aclosing(self._rounds(request, sequence, session, policy)) as rounds:
                     async for done in rounds:
                         account.add(done)
                         chronicle.add(done)
+                        meter.add(done)
                         await write(self._delta(request, done, text.take(finished=sequence.finished)))
                         if request.explain:
                             await write(generation_pb2.GenerateResponse(round=chronicle.report(self._tokenizer.decode)))
@@ -348,7 +361,13 @@ async def _deadline(context: CallContext, longest_s: float) -> AsyncIterator[flo
 
 @contextmanager
 def _ending(
-    request: GenerationRequest, chronicle: RequestChronicle, account: Account, sequence: TokenSequence, deadline: float
+    request: GenerationRequest,
+    session: FleetSession,
+    chronicle: RequestChronicle,
+    meter: RequestMeter,
+    account: Account,
+    sequence: TokenSequence,
+    deadline: float,
 ) -> Iterator[None]:
     """Write down how the request ended, however it ends."""
     outcome = Outcome.WORKER_ERROR
@@ -361,6 +380,7 @@ def _ending(
         raise
     finally:
         chronicle.end(outcome, account, sequence)
+        meter.end(outcome, account, session, prompt_tokens=sequence.prompt_length)
         logger.info(
             "request ended",
             extra={

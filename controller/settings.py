@@ -357,6 +357,17 @@ class PrivacySettings(Section):
     others it holds counts, chances and times, from which the router learns as well."""
 
 
+class MetricsSettings(Section):
+    """What Prometheus is told (docs/metrics.md). It holds no prompt, no answer and no token."""
+
+    listen: Address | None = _until_restart(None)
+    """host:port of `http://host:port/metrics`; whoever reaches it reads it all. Absent: nothing listens."""
+    most_tasks: Count = _until_restart(32)
+    """Task labels told apart, those seen first; the others are counted together, as `other`."""
+    tenants: bool = _until_restart(False)
+    """Whether requests are counted by tenant, too: the names of at most 64 are then shown to whoever reads metrics."""
+
+
 class Settings(Section):
     """One controller."""
 
@@ -383,6 +394,8 @@ class Settings(Section):
     """What one controller takes on."""
     timeouts: TimeoutSettings = TimeoutSettings()
     """How long it waits."""
+    metrics: MetricsSettings = MetricsSettings()
+    """What Prometheus is told."""
     quotas: tuple[QuotaSettings, ...] = ()
     """What each tenant may use: the first that matches it holds, alone."""
     privacy: PrivacySettings = PrivacySettings()

@@ -9,7 +9,8 @@ from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from controller.event_log import redis_client
-from controller.snapshot import Keys, Snapshot, read_snapshot, shared_key
+from controller.experience import LESSON_OF
+from controller.snapshot import Keys, Place, Snapshot, read_snapshot, shared_key
 from router_models.policy import LearningPolicy, Policy
 from speculation.cancellation import heed_cancellation
 from speculation.errors import InvalidModelStateError, UnknownNameError
@@ -121,6 +122,19 @@ class SharedLearning:
         """The promoted version that a policy's learning went on from; empty if there is none."""
         base = self.snapshot.base if self.snapshot is not None and policy == self.policy.name else 0
         return str(base) if base else ""
+
+    async def unlearnt(self) -> int | None:
+        """Records in the log that the snapshot we serve by knows nothing of yet; None if Redis does not say."""
+        try:
+            written = await self._redis.hmget(self._keys.written, list(LESSON_OF))
+        except (RedisError, OSError, TimeoutError):
+            return None
+        places = self.snapshot.places if self.snapshot is not None else {}
+        behind = (
+            int(number or 0) - places.get(stream, Place()).number
+            for stream, number in zip(LESSON_OF, written, strict=True)
+        )
+        return sum(max(records, 0) for records in behind)
 
     def _lead(self, leads: bool) -> None:
         if leads is not self.leads:

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from enum import Enum
+from time import perf_counter_ns
 
 from controller.request import Pins
 from controller.terms import Mode, Orders
@@ -10,6 +11,9 @@ from router_models.limits import enforced
 from router_models.plan import Plan, plain_by_order
 from router_models.policy import LearningPolicy, Policy, RoundContext, RoundOutcome, TextScores
 from speculation.errors import UnknownNameError
+from speculation.metrics import Histogram
+
+PLAN_S = (0.00005, 0.0001, 0.0002, 0.0004, 0.0008, 0.0016, 0.0032, 0.0064, 0.0128)
 
 
 class DecisionMode(Enum):
@@ -31,6 +35,7 @@ class Steering:
         orders: What the configuration says.
         killed_by_hand: Whether the kill switch was engaged by call, whatever the configuration says.
         model_version: Names the version that a policy's learning went on from; empty for none.
+        plan_time: Seconds that policies took for a plan.
     """
 
     def __init__(self, policies: Mapping[str, Policy], policy: str) -> None:
@@ -39,6 +44,7 @@ class Steering:
         self.orders = Orders(policy=policy)
         self.killed_by_hand = False
         self.model_version: Callable[[str], str] = lambda policy: ""
+        self.plan_time = Histogram(PLAN_S)
 
     @property
     def kill_switch(self) -> bool:
@@ -136,7 +142,9 @@ class SteeredPolicy:
             return self._plain(DecisionMode.FORCED, "the request forbids speculation")
         if self.terms.mode is Mode.OFF:
             return self._plain(DecisionMode.FORCED, f"{self.terms.source}.mode is off")
+        started_ns = perf_counter_ns()
         proposed = self._policy.plan(context)
+        self._steering.plan_time.observe((perf_counter_ns() - started_ns) / 1e9)
         plan = enforced(proposed, context).within(context.remaining_tokens)
         # A plan that was cut may be what is left of several: its propensity says nothing any more.
         forced = self._pins.force or self.terms.pin is not None or plan != proposed

@@ -18,6 +18,7 @@ from forerun.commands import (
     router_models,
     router_retraining,
     token,
+    top,
     up,
     worker,
     zoo,
@@ -44,6 +45,7 @@ app.command("up")(up.up)
 app.command("demo")(demo.demo)
 app.command("generate")(generate.generate)
 app.command("diagnose")(diagnose.diagnose)
+app.command("top")(top.top)
 app.command("worker", context_settings=worker.PASS_ON)(worker.worker)
 app.command("controller", context_settings=controller.PASS_ON_HELP)(controller.controller)
 app.command("gateway", context_settings=gateway.PASS_ON_HELP)(gateway.gateway)

@@ -183,6 +183,8 @@ async def local_fleet(
         if settings.tls is not None:
             raise ConfigurationError("http", "the gateway speaks no TLS to a controller; leave one of the two out")
         require_free("http", settings.http)
+    if settings.metrics.listen is not None:
+        require_free("metrics.listen", settings.metrics.listen)
     # Writing a cost-padded model takes a second or two of computing, once.
     target = await asyncio.to_thread(model_folder, settings.target)
     verifiers = [_worker("verify", name, target, settings) for name in _numbered(TARGET, settings.verify_workers)]

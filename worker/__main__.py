@@ -83,6 +83,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--namespace", "which fleet to register with")
     add("--advertise", "host:port under which others reach this worker", metavar="ADDRESS")
     add("--heartbeat-ttl", "seconds after which a registration lapses", type=float, dest="heartbeat_ttl_s")
+    add("--metrics-listen", "host:port of metrics for Prometheus (default: nothing listens)", metavar="ADDRESS")
     add("--grace", "seconds that running sessions get on SIGTERM", type=float, dest="grace_s")
     return parser
 

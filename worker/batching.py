@@ -20,6 +20,7 @@ from torch import Tensor
 
 from speculation.errors import CapacityError, DrainingError
 from speculation.verdict import WorkerTimings
+from worker.meter import EngineMeter
 from worker.scratch import Chunk
 from worker.slots import Slots
 
@@ -128,9 +129,13 @@ class EngineThread:
     Args:
         engine: The engine.
         max_jobs: Jobs waiting or running at once, without work for idle time; more are refused.
+
+    Attributes:
+        meter: What the engine has done.
     """
 
     def __init__(self, engine: Slots, *, max_jobs: int = 256) -> None:
+        self.meter = EngineMeter()
         self._engine = engine
         self._max_jobs, self._num_jobs = max_jobs, 0
         self._orders: SimpleQueue[Callable[[], None]] = SimpleQueue()
@@ -139,6 +144,11 @@ class EngineThread:
         self._stopping = False
         self._thread = threading.Thread(target=self._work, name="engine", daemon=True)
         self._thread.start()
+
+    @property
+    def num_jobs(self) -> int:
+        """Jobs waiting or running, without work for idle time."""
+        return self._num_jobs
 
     async def run(
         self, steps: Steps[Result], *, background: bool = False, gives_way: bool = False
@@ -296,9 +306,16 @@ class EngineThread:
             if self._engine.device.type == "cuda":
                 torch.cuda.synchronize(self._engine.device)
         except Exception as error:  # whatever it is, it belongs to the job and not to this thread
+            self.meter.failed_forwards += 1
             return [error] if len(batch) == 1 else [self._logits([job])[0] for job in batch]
         processor_ns = time.thread_time_ns() - processor_ns
         positions = sum(chunk.num_wanted for chunk in chunks)
+        self.meter.count(
+            took_ns=time.perf_counter_ns() - started_ns,
+            batch_size=len(batch),
+            tokens=sum(job.num_tokens for job in batch),
+            waited_ns=[started_ns - job.submitted_ns for job in batch if job.first_forward_ns is None],
+        )
         for job in batch:
             job.count(
                 started_ns=started_ns, processor_ns=processor_ns, batch_size=len(batch), batch_positions=positions

@@ -1,6 +1,7 @@
 """What both services stand on: the engine's thread, the sessions of all streams, and the end of the day."""
 
 import asyncio
+from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
@@ -13,6 +14,7 @@ from speculation.sampling import SamplingParameters
 from speculation.tree import MAX_NODES
 from speculation.verdict import WorkerTimings
 from worker.batching import EngineThread, GaveWayError, Result, Steps
+from worker.meter import EngineMeter
 from worker.prefix_cache import CacheUse
 from worker.sampling import Sampler
 from worker.sessions import ContextNotHeldError, Session, SessionTable
@@ -56,6 +58,8 @@ class GaveWay:
 
 Outcome = Done[Result] | NeedContext | Busy | Draining | GaveWay
 """How a call ended, when nothing was wrong with it."""
+
+_NAMES = {Done: "done", NeedContext: "need_context", Busy: "busy", Draining: "draining", GaveWay: "gave_way"}
 
 
 class Stream:
@@ -102,6 +106,12 @@ class Host:
         max_calls: Calls waiting or running at once.
         least_idle_s: See `SessionTable`.
         memory: Is told the texts of sessions that end; None: nobody is.
+
+    Attributes:
+        streams: Open now.
+        opened: Streams since the start.
+        refused: Of these, for want of a place.
+        ended_calls: Calls by how they ended: the names of `Outcome`, "cancelled" or "error".
     """
 
     def __init__(
@@ -119,7 +129,9 @@ class Host:
         self._table = SessionTable(engine, max_length=max_length, least_idle_s=least_idle_s)
         self._memory = memory
         self._thread = EngineThread(engine, max_jobs=max_calls)
-        self._max_streams, self._num_streams = max_streams, 0
+        self._max_streams, self.streams = max_streams, 0
+        self.opened = self.refused = 0
+        self.ended_calls: Counter[str] = Counter()
         self._empty = asyncio.Event()
         self._empty.set()
 
@@ -129,6 +141,16 @@ class Host:
         remembered = 0 if self._memory is None else self._memory.num_tokens
         return replace(self._table.use, remembered_tokens=remembered)
 
+    @property
+    def engine_meter(self) -> EngineMeter:
+        """What the engine has done."""
+        return self._thread.meter
+
+    @property
+    def calls(self) -> int:
+        """Calls waiting or running, without work for idle time."""
+        return self._thread.num_jobs
+
     @asynccontextmanager
     async def stream(self) -> AsyncIterator[Stream]:
         """A place for one stream; its slot is freed when it ends, however it ends.
@@ -136,16 +158,18 @@ class Host:
         Raises:
             CapacityError: Too many streams are open.
         """
-        if self._num_streams >= self._max_streams:
+        self.opened += 1
+        if self.streams >= self._max_streams:
+            self.refused += 1
             raise CapacityError(f"{self._max_streams} sessions are open")
         stream = Stream()
-        self._num_streams += 1
+        self.streams += 1
         self._empty.clear()
         try:
             yield stream
         finally:
-            self._num_streams -= 1
-            if not self._num_streams:
+            self.streams -= 1
+            if not self.streams:
                 self._empty.set()
             if stream.is_open:
                 self._thread.post(partial(self._end, stream.session))
@@ -204,6 +228,20 @@ class Host:
         Raises:
             InvalidRequestError: What was asked for cannot be.
         """
+        ended = "error"
+        try:
+            outcome = await self._outcome(session, context, steps, gives_way=gives_way)
+            ended = _NAMES[type(outcome)]
+        except asyncio.CancelledError:
+            ended = "cancelled"
+            raise
+        finally:
+            self.ended_calls[ended] += 1
+        return outcome
+
+    async def _outcome(
+        self, session: Session, context: Context, steps: Steps[Result], *, gives_way: bool
+    ) -> Outcome[Result]:
         try:
             steps = self._table.call(session, context, steps)
             result, timings = await self._thread.run(steps, background=session.background, gives_way=gives_way)

@@ -18,6 +18,7 @@ from grpc_reflection.v1alpha import reflection
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from speculation.fingerprint import tokenizer_fingerprint
+from speculation.metrics_http import serving_metrics
 from speculation.profile import NO_FORWARDS, ForwardProfile
 from speculation.tls import Certificates, PemFile, add_port
 from speculation.wire import profile_to_proto
@@ -25,11 +26,12 @@ from worker.drafter import LanguageModelDrafter
 from worker.engine import Engine
 from worker.host import TREE_ROOM, Host
 from worker.memory import DEFAULT_SLOTS, GIBIBYTE, affordable_slots, free_bytes
+from worker.metrics import METRICS, WorkerFacts
 from worker.models import load_model, load_vocabulary
 from worker.prepacked import prepack_linears
 from worker.profiling import profile_of
 from worker.registration import Registration
-from worker.service import SERVICE_NAMES, Description, DraftService, SessionService, VerifyService, describe
+from worker.service import ROLES, SERVICE_NAMES, Description, DraftService, SessionService, VerifyService, describe
 from worker.settings import MEBIBYTE, SUFFIX, WorkerSettings, split_address
 from worker.slots import NoModel, Slots
 from worker.suffix_drafter import REVISION, REVISION_WITH_MEMORY, SuffixDrafter
@@ -64,17 +66,21 @@ class Ready:
         name: As told in the settings.
         role: As told in the settings.
         host: Its sessions.
+        metrics_address: host:port of its metrics; empty if they are not served.
     """
 
     address: str
     name: str
     role: str
     host: Host
+    metrics_address: str = ""
 
 
 def announce(ready: Ready) -> None:
     """One line of JSON on stdout, for whoever started the process."""
     event = {"event": "ready", "address": ready.address, "name": ready.name, "role": ready.role}
+    if ready.metrics_address:
+        event["metrics"] = ready.metrics_address
     print(json.dumps(event), flush=True)
 
 
@@ -103,6 +109,11 @@ async def running(settings: WorkerSettings) -> AsyncIterator[Ready]:
     host, service = _without_model(settings) if settings.without_model else _with_model(settings)
     async with AsyncExitStack() as stack:
         stack.callback(host.close)
+        metrics_address = ""
+        if settings.metrics_listen is not None:
+            facts = WorkerFacts(host=host, info=_info(service.description))
+            serving = serving_metrics(settings.metrics_listen, METRICS, facts.now, field="metrics_listen")
+            metrics_address = await stack.enter_async_context(serving)
         address = await stack.enter_async_context(_listening(settings, certificates, host, service))
         if settings.redis_url is not None:
             registration = Registration(
@@ -113,7 +124,13 @@ async def running(settings: WorkerSettings) -> AsyncIterator[Ready]:
                 ttl_s=settings.heartbeat_ttl_s,
             )
             await stack.enter_async_context(registration.kept())
-        yield Ready(address=address, name=settings.name, role=settings.role, host=host)
+        yield Ready(address=address, name=settings.name, role=settings.role, host=host, metrics_address=metrics_address)
+
+
+def _info(what: Description) -> tuple[str, ...]:
+    """As `forerun_engine_info` tells it."""
+    role = "verify" if what.role == ROLES["verify"] else "draft"
+    return what.name, role, what.model_revision, what.dtype, what.device, what.version
 
 
 def _with_model(settings: WorkerSettings) -> tuple[Host, SessionService]:

@@ -59,6 +59,7 @@ class WorkerSettings:
         advertise: host:port under which others reach this worker; None: what it listens on.
         heartbeat_ttl_s: Age at which a registration lapses; it is renewed three times as often.
         grace_s: How long running sessions may go on after SIGTERM.
+        metrics_listen: host:port where Prometheus finds metrics; None: nothing listens.
 
     Raises:
         ConfigurationError: A value is out of its range.
@@ -91,6 +92,7 @@ class WorkerSettings:
     advertise: str | None = None
     heartbeat_ttl_s: float = 15 * SECONDS
     grace_s: float = 10 * SECONDS
+    metrics_listen: str | None = None
 
     def __post_init__(self) -> None:
         if self.role not in ROLES:
@@ -128,6 +130,8 @@ class WorkerSettings:
             raise ConfigurationError("advertise", f"{self.listen} is no address that others could call; name one")
         if not 0 <= port < 2**16:
             raise ConfigurationError("listen", f"port {port} does not exist")
+        if self.metrics_listen is not None:
+            split_address(self.metrics_listen, field="metrics_listen")
         self._check_protection()
 
     def _check_protection(self) -> None:
@@ -170,15 +174,15 @@ def require_packable(*, dtype: str, device: str) -> None:
         raise ConfigurationError("prepack", f"is for float32 and bfloat16 on the cpu, not for {dtype} on {device}")
 
 
-def split_address(address: str) -> tuple[str, int]:
+def split_address(address: str, *, field: str = "listen") -> tuple[str, int]:
     """Host and port; an IPv6 host is written in brackets.
 
     Raises:
-        ConfigurationError: It is not host:port.
+        ConfigurationError: It is not host:port; `field` is the setting that says so.
     """
     host, colon, port = address.rpartition(":")
     if not colon or not host or not port.isdecimal():
-        raise ConfigurationError("listen", f"{address!r} is not host:port")
+        raise ConfigurationError(field, f"{address!r} is not host:port")
     return host, int(port)
 
 

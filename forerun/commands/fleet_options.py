@@ -10,7 +10,9 @@ from forerun.local_fleet import EMBEDDED_REDIS, SUFFIX_OF_TARGET, FleetSettings
 from speculation.errors import ConfigurationError
 
 
-def fleet_settings(file: Path | None, given: Mapping[str, Any], *, redis: str | None = None) -> FleetSettings:
+def fleet_settings(
+    file: Path | None, given: Mapping[str, Any], *, redis: str | None = None, metrics: str | None = None
+) -> FleetSettings:
     """The settings of a file, or the default ones, overruled by what the command line gives (None: nothing).
 
     Raises:
@@ -20,6 +22,8 @@ def fleet_settings(file: Path | None, given: Mapping[str, Any], *, redis: str | 
     overruled = {name: value for name, value in given.items() if value is not None}
     if redis is not None:
         overruled["redis"] = {"embedded": EMBEDDED_REDIS, "none": None}.get(redis, {"url": redis})
+    if metrics is not None:
+        overruled["metrics"] = settings.metrics.model_dump() | {"listen": metrics}
     try:
         return FleetSettings.model_validate({**dict(settings), **overruled})
     except ValidationError as error:

@@ -82,6 +82,15 @@ def up(
         str | None,
         typer.Option(help="Where decisions are logged: a URL, embedded or none.", show_default="embedded"),
     ] = None,
+    metrics: Annotated[
+        str | None,
+        typer.Option(
+            help="Where the controller serves metrics for Prometheus and [cyan]forerun top[/cyan]; 127.0.0.1:9464 is "
+            "where both look.",
+            show_default="nowhere",
+            metavar="ADDRESS",
+        ),
+    ] = None,
     state_folder: Annotated[
         Path, typer.Option(help="For logs, the decision log and the controller's settings.")
     ] = Path(".forerun"),
@@ -113,7 +122,7 @@ def up(
         "prepack": prepack,
         "remember": remember,
     }
-    settings = fleet_settings(config, given, redis=redis)
+    settings = fleet_settings(config, given, redis=redis, metrics=metrics)
     with contextlib.suppress(asyncio.CancelledError):
         asyncio.run(_up(settings, state_folder.absolute(), as_json=as_json))
 

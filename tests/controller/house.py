@@ -13,7 +13,15 @@ import yaml
 from controller.fleet import WorkerFleet
 from controller.roster import FleetTimeouts, TokenizerIdentity
 from controller.serve import Controller, running
-from controller.settings import LimitSettings, RedisSettings, RouterSettings, Settings, TimeoutSettings, WorkerEntry
+from controller.settings import (
+    LimitSettings,
+    MetricsSettings,
+    RedisSettings,
+    RouterSettings,
+    Settings,
+    TimeoutSettings,
+    WorkerEntry,
+)
 from controller.worker_client import Role
 from speculation.errors import InvalidRequestError
 from speculation.tls import Certificates
@@ -140,6 +148,7 @@ async def house(
     policy: str = "static",
     limits: LimitSettings | None = None,
     redis: RedisSettings | None = None,
+    metrics: MetricsSettings | None = None,
     timeouts: TimeoutSettings = QUICK,
     settle: bool = True,
     file: Path | None = None,
@@ -160,6 +169,7 @@ async def house(
             router=RouterSettings(policy=policy, **{"scoring_share": 0.0} | router),
             limits=limits or LimitSettings(),
             redis=redis,
+            metrics=metrics or MetricsSettings(),
             timeouts=timeouts,
             **more or {},
         )

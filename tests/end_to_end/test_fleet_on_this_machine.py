@@ -22,10 +22,13 @@ from bench.fleet import Bench
 from forerun.client import AsyncClient, Client, RouterClient
 from forerun.local_fleet import CONTROLLER_FILE
 from forerun.workload import tasks
+from tests.end_to_end.processes import free_address
+from tests.scraping import scrape
 
 FORERUN = (sys.executable, "-m", "forerun")
 DRAFTERS = ("code", "mixed", "suffix")
 PATIENCE_S = 600
+METRICS = free_address()
 
 
 @dataclass(frozen=True)
@@ -45,7 +48,7 @@ class Up:
 def up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
     folder = tmp_path_factory.mktemp("state")
     options = ["--profile", "plain", "--drafters", ",".join(DRAFTERS), "--remember", "4000"]
-    options += ["--listen", "127.0.0.1:0", "--http", "127.0.0.1:0", "--json"]
+    options += ["--listen", "127.0.0.1:0", "--http", "127.0.0.1:0", "--metrics", METRICS, "--json"]
     with (folder / "stderr").open("w") as stderr:
         process = subprocess.Popen(
             [*FORERUN, "up", *options, "--state-folder", str(folder)], stdout=subprocess.PIPE, stderr=stderr, text=True
@@ -77,6 +80,26 @@ def test_the_fleet_listens_on_the_loopback_only(up: Up) -> None:
         if connection.status == psutil.CONN_LISTEN
     ]
     assert set(listening) == {"127.0.0.1"}
+
+
+@pytest.mark.timeout(PATIENCE_S)
+def test_top_and_metrics_tell_what_the_answers_said(up: Up) -> None:
+    before = scrape(METRICS)
+    with Client(up.address) as client:
+        answer = client.generate("def area(radius):", max_new_tokens=24, task="code", policy="static")
+    now = scrape(METRICS)
+    told = subprocess.run(
+        [*FORERUN, "top", "--metrics", METRICS, "--interval", "0.2", "--json"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+
+    emitted, accepted = "forerun_emitted_tokens_total", "forerun_spec_decode_num_accepted_tokens_total"
+    assert now.value(emitted) - sum(before.values(emitted)) == len(answer.token_ids)
+    assert now.value(accepted) - before.value(accepted) == answer.acceptance.num_accepted_draft_tokens
+    workers = [(worker["name"], worker["serving"]) for worker in json.loads(told.stdout)["workers"]]
+    assert workers == [("target", True), *((name, True) for name in DRAFTERS)]
 
 
 @pytest.mark.timeout(PATIENCE_S)

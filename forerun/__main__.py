@@ -13,6 +13,7 @@ from forerun.commands import (
     demo,
     diagnose,
     generate,
+    health,
     router,
     router_models,
     router_retraining,
@@ -42,6 +43,7 @@ app.command("up")(up.up)
 app.command("demo")(demo.demo)
 app.command("generate")(generate.generate)
 app.command("diagnose")(diagnose.diagnose)
+app.command("health")(health.health)
 app.command("worker", context_settings=worker.PASS_ON)(worker.worker)
 app.command("controller", context_settings=controller.PASS_ON_HELP)(controller.controller)
 app.command("bench", context_settings=bench.PASS_ON_HELP)(bench.bench)

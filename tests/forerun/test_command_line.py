@@ -21,7 +21,7 @@ from speculation.errors import CapacityError, ConfigurationError, InvalidRequest
 from speculation.tree import TreeShape
 from tests.forerun.fake_service import WORDS, FakeGenerationService, serving
 
-COMMANDS = ("up", "demo", "generate", "diagnose", "worker", "controller", "bench", "router", "config", "zoo")
+COMMANDS = ("up", "demo", "generate", "diagnose", "health", "worker", "controller", "bench", "router", "config", "zoo")
 
 
 @pytest.fixture
@@ -54,7 +54,7 @@ def test_help_names_every_command_and_shows_how_to_begin() -> None:
 @pytest.mark.parametrize(
     "command",
     [
-        *("up", "demo", "generate", "diagnose", "worker"),
+        *("up", "demo", "generate", "diagnose", "health", "worker"),
         *(f"router {name}" for name in ("show", "explain", "arms", "policy", "kill", "reload")),
         *(f"config {name}" for name in ("check", "diff", "schema")),
     ],

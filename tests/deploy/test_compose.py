@@ -90,6 +90,16 @@ def test_the_log_fits_into_redis_and_redis_into_its_limit() -> None:
     assert room * 1.25 < gib(SERVICES["redis"]["mem_limit"])
 
 
+def test_prometheus_asks_every_process_of_ours() -> None:
+    (prometheus,) = documents(DEPLOY / "compose/prometheus.yaml")
+    jobs = {job["job_name"]: job["static_configs"][0]["targets"] for job in prometheus["scrape_configs"]}
+
+    assert {job: [target.partition(":")[0] for target in targets] for job, targets in jobs.items()} == {
+        "forerun-controller": ["controller"],
+        "forerun-worker": WORKERS,
+    }
+
+
 def test_nobody_is_killed_who_would_end_by_himself() -> None:
     assert seconds(SERVICES["controller"]["stop_grace_period"]) > CONTROLLER.timeouts.drain_grace_s + 5
     for name in WORKERS:

@@ -5,7 +5,7 @@ STAMP = $(VENV)/.installed
 LLAMA = .forerun/llama.cpp
 LLAMA_SERVER_BUILT = $(LLAMA)/build/bin/llama-server
 
-.PHONY: setup check test test-slow test-gpu mutants demo up protos bench bench-gpu llama-server
+.PHONY: setup check test test-slow test-gpu mutants demo up protos bench bench-gpu llama-server deploy-check locks
 
 setup: $(STAMP)  ## install everything into .venv
 $(STAMP): pyproject.toml requirements.lock
@@ -38,3 +38,9 @@ $(LLAMA_SERVER_BUILT): | $(STAMP)
 	cmake -S $(LLAMA)/source/vendor/llama.cpp -B $(LLAMA)/build -DCMAKE_BUILD_TYPE=Release -DBUILD_SHARED_LIBS=OFF -DLLAMA_OPENSSL=OFF \
 		-DLLAMA_BUILD_TESTS=OFF -DLLAMA_BUILD_EXAMPLES=OFF -DLLAMA_BUILD_APP=OFF -DLLAMA_BUILD_UI=OFF -DLLAMA_USE_PREBUILT_UI=OFF
 	cmake --build $(LLAMA)/build --parallel $$(nproc) --target llama-server llama-bench
+deploy-check:  ## carry out the Dockerfile without Docker: root, debootstrap, buildah, bubblewrap; TORCH_INDEX=...
+	$(PYTHON) deploy/docker/check.py base && $(PYTHON) deploy/docker/check.py build controller && \
+		$(PYTHON) deploy/docker/check.py build worker-cpu && \
+		unshare --net sh -c 'ip link set lo up && $(PYTHON) deploy/docker/check.py run'
+locks: setup  ## the locks of the images, from requirements.lock
+	$(RUN)python deploy/docker/locks.py

@@ -14,6 +14,7 @@ from forerun.commands import (
     diagnose,
     gateway,
     generate,
+    health,
     router,
     router_models,
     router_retraining,
@@ -46,6 +47,7 @@ app.command("demo")(demo.demo)
 app.command("generate")(generate.generate)
 app.command("diagnose")(diagnose.diagnose)
 app.command("top")(top.top)
+app.command("health")(health.health)
 app.command("worker", context_settings=worker.PASS_ON)(worker.worker)
 app.command("controller", context_settings=controller.PASS_ON_HELP)(controller.controller)
 app.command("gateway", context_settings=gateway.PASS_ON_HELP)(gateway.gateway)

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
 
-from speculation.errors import ForerunError
+from speculation.errors import ConfigurationError, ForerunError
 from worker.settings import ROLES, WorkerSettings
 
 
@@ -34,7 +34,14 @@ def _prepare_threads(threads: int) -> None:
 
 
 def _run(settings: WorkerSettings) -> None:
-    from worker.serve import serve
+    try:
+        from worker.serve import serve
+    except ModuleNotFoundError as missing:
+        if missing.name != "torch":
+            raise
+        raise ConfigurationError(
+            "torch", "is not installed, and a worker needs it: pip install 'forerun[worker]'"
+        ) from missing
 
     try:
         from uvloop import run

@@ -23,7 +23,7 @@ from speculation.tree import TreeShape
 from tests.forerun.fake_service import WORDS, FakeGenerationService, serving
 
 COMMANDS = (
-    *("up", "demo", "generate", "diagnose", "top", "worker", "controller", "gateway"),
+    *("up", "demo", "generate", "diagnose", "top", "health", "worker", "controller", "gateway"),
     *("bench", "router", "config", "token", "zoo"),
 )
 
@@ -58,7 +58,7 @@ def test_help_names_every_command_and_shows_how_to_begin() -> None:
 @pytest.mark.parametrize(
     "command",
     [
-        *("up", "demo", "generate", "diagnose", "top", "worker"),
+        *("up", "demo", "generate", "diagnose", "top", "health", "worker"),
         *(f"router {name}" for name in ("show", "explain", "arms", "policy", "kill", "reload")),
         *(f"config {name}" for name in ("check", "diff", "schema")),
         "token new",

@@ -130,10 +130,12 @@ class RequestChronicle:
             done, decision_event_id=self._decision_event_id, frozen=self._policy.terms.mode is Mode.FROZEN
         )
         # What is remembered here, and never written anywhere, is for people who want to read trees.
-        self._remembered.rounds.append((len(self._remembered.decisions) - 1, record.SerializeToString()))
+        written = record.SerializeToString()
+        self._remembered.rounds.append((len(self._remembered.decisions) - 1, written))
         if self._veil is not None:
             self._veil.over_round(record)
-        self._chronicle.log.append("rounds", record.SerializeToString())
+            written = record.SerializeToString()
+        self._chronicle.log.append("rounds", written)
         self._chronicle.count(done)
 
     def report(self, text_of: Callable[[Sequence[int]], str]) -> RoundReport:

@@ -252,11 +252,7 @@ class GenerationService(generation_pb2_grpc.GenerationServiceServicer):
     ) -> None:
         """One answer. It is written, not yielded: a generator that nobody reads is not closed at once."""
         async with errors_to_status(context), _deadline(context, self._reader.limits.longest_request_s) as deadline:
-            _check_lengths(request)
-            with (
-                self.meter.admitting() as admission,
-                self._admitted(context, request.tenant) as (tenant, visit),
-            ):
+            with self.meter.admitting() as admission, self._admitted(context, request) as (tenant, visit):
                 asked = await self._reader.read(request, tenant=tenant)
                 visit.reserve(len(asked.prompt) + asked.max_new_tokens)
                 policy = self._steering.for_request(asked.pins, task=asked.task, tenant=asked.tenant)
@@ -268,10 +264,11 @@ class GenerationService(generation_pb2_grpc.GenerationServiceServicer):
                     visit.used(len(asked.prompt) + account.completion_tokens)
 
     @contextmanager
-    def _admitted(self, context: CallContext, claimed_tenant: str) -> Iterator[tuple[str, Visit]]:
+    def _admitted(self, context: CallContext, request: generation_pb2.GenerateRequest) -> Iterator[tuple[str, Visit]]:
         """A place for a call, and on whose behalf it is."""
+        _check_lengths(request)
         with self._access.refusals.noted(GENERATE, context.peer()):
-            tenant = self._access.tenant(context, claimed_tenant)
+            tenant = self._access.tenant(context, request.tenant)
             with self._quotas.visit(tenant) as visit, self.reception.place():
                 yield tenant, visit
 

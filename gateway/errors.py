@@ -1,6 +1,7 @@
 """What went wrong, in OpenAI's words: an HTTP status and `{"error": {"message", "type", "param", "code"}}`."""
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -76,9 +77,17 @@ class ErrorBody(BaseModel):
 class HTTPProblem(Exception):  # noqa: N818 - raised to be answered, like starlette's HTTPException
     """Ends a request with an error of the gateway's own."""
 
-    def __init__(self, status: int, message: str, *, param: str | None = None, code: str | None = None) -> None:
+    def __init__(
+        self,
+        status: int,
+        message: str,
+        *,
+        param: str | None = None,
+        code: str | None = None,
+        retry_after_s: float | None = None,
+    ) -> None:
         super().__init__(message)
-        self.status = status
+        self.status, self.retry_after_s = status, RETRY_AFTER_S if retry_after_s is None else retry_after_s
         self.body = _body(status, message, param=param, code=code)
 
 
@@ -90,7 +99,13 @@ def _body(status: int, message: str, *, param: str | None = None, code: str | No
 def problem_of(error: ForerunError) -> HTTPProblem:
     """What a caller is told of an error of the controller."""
     status = HTTP_STATUS_OF.get(_grpc_status(error), 500)
-    return HTTPProblem(status, _message(error, status), param=_param(error), code=_code(error))
+    return HTTPProblem(
+        status,
+        _message(error, status),
+        param=_param(error),
+        code=_code(error),
+        retry_after_s=error.retry_after_s,
+    )
 
 
 def _code(error: ForerunError) -> str:
@@ -135,7 +150,7 @@ def response_of(problem: HTTPProblem, headers: Mapping[str, str] | None = None) 
     """The whole answer to a request that failed."""
     told = dict(headers or {})
     if problem.status in (429, 503):
-        told["Retry-After"] = str(RETRY_AFTER_S)
+        told["Retry-After"] = str(math.ceil(problem.retry_after_s))
     if problem.status == 401:
         told["WWW-Authenticate"] = "Bearer"
     # In ASCII: a name of the caller's that is repeated may hold half a character, which no other encoding takes.

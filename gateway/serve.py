@@ -10,7 +10,7 @@ from contextlib import asynccontextmanager, contextmanager
 import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from forerun.client import AsyncClient
+from forerun.client import AsyncClient, Retry
 from gateway.app import application
 from gateway.settings import GatewaySettings
 from speculation.errors import ConfigurationError
@@ -42,7 +42,9 @@ async def running(settings: GatewaySettings) -> AsyncIterator[str]:
     )
     listening = _listening(settings.listen)
     address = f"{settings.listen.rpartition(':')[0]}:{listening.getsockname()[1]}"
-    async with AsyncClient(settings.controller, timeout_s=settings.longest_request_s) as client:
+    # Who is refused is told at once when to come back: its own client waits, and no connection is held meanwhile.
+    retry = Retry(refusals=False)
+    async with AsyncClient(settings.controller, timeout_s=settings.longest_request_s, retry=retry) as client:
         server = _Server(_config(client, settings))
         serving = asyncio.create_task(server.serve(sockets=[listening]))
         try:

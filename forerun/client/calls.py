@@ -51,11 +51,18 @@ class Retry:
     Only UNAVAILABLE, and refusals that say when to call again, are retried, and only before the first delta: afterwards
     the caller has seen text of an unknown seed. A pause is never shorter than what the refusal asked for; if that is
     later than the deadline, the refusal is raised at once.
+
+    Attributes:
+        attempts: Most calls in all.
+        first_pause_s: Before the second call, in seconds.
+        factor: By which every further pause is longer.
+        refusals: Whether refusals are waited out at all; without it they are raised for the caller to wait.
     """
 
     attempts: int = 4
     first_pause_s: float = 0.1
     factor: float = 3.0
+    refusals: bool = True
 
     def pauses(self) -> Iterator[float]:
         """Seconds before each repetition."""
@@ -75,7 +82,7 @@ class _Call:
         self.timeout_s = options.get("timeout_s", timeout_s)
         self.metadata = (*connection.metadata, *options.get("metadata", {}).items())
         self._ends = time.monotonic() + self.timeout_s
-        self._pauses = retry.pauses()
+        self._pauses, self._waits_out_refusals = retry.pauses(), retry.refusals
 
     @property
     def remaining_s(self) -> float:
@@ -87,7 +94,7 @@ class _Call:
         code = error.code() if hasattr(error, "code") else grpc.StatusCode.UNKNOWN
         if code is grpc.StatusCode.DEADLINE_EXCEEDED:
             raise DeadlineExceededError(self.address, self.timeout_s, self.answer.text) from error
-        asked_for_s = retry_after_s(error)
+        asked_for_s = retry_after_s(error) if self._waits_out_refusals else None
         if not self.answer.deltas and (code is grpc.StatusCode.UNAVAILABLE or asked_for_s is not None):
             pause = next(self._pauses, None)
             if pause is not None and (pause := max(pause, asked_for_s or 0.0)) < self.remaining_s:

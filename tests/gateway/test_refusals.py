@@ -8,7 +8,7 @@ import httpx2
 import openai
 import pytest
 
-from controller.settings import LimitSettings
+from controller.settings import LimitSettings, QuotaSettings
 from speculation.errors import (
     CapacityError,
     DrainingError,
@@ -275,6 +275,22 @@ def test_a_full_controller_is_429() -> None:
                 await gateway.completion()
 
             assert (await first).status_code == 200
+
+    run(scenario())
+
+
+def test_a_tenant_over_its_quota_is_told_at_once_when_to_come_back() -> None:
+    """And is not kept waiting by the gateway, whose own client would wait out what it was told."""
+
+    async def scenario() -> None:
+        more = {"quotas": (QuotaSettings(requests_per_minute=1),)}
+        async with front(more=more) as (gateway, _):
+            assert (await gateway.post()).status_code == 200
+            refused = await gateway.post()
+
+            assert refused.status_code == 429
+            assert refused.json()["error"]["code"] == "quota"
+            assert 1 < int(refused.headers["retry-after"]) <= 60
 
     run(scenario())
 

@@ -108,9 +108,19 @@ class LinearCost:
         self._solve()
 
     def _solve(self) -> None:
-        measured, cost_ms = self._sums[:, :-1], self._sums[:, -1]
-        beyond_prior = np.linalg.solve(measured + self._ridge, cost_ms - measured @ self._prior)
-        self.weights = np.maximum(self._prior + beyond_prior, 0.0)
+        """Least squares under w >= 0: what comes out negative is nothing, and the others are solved for again.
+
+        Clipping alone would not do. A chain has as many levels as nodes: one then stands for the other, and half of a
+        sum whose other half was clipped is no estimate of anything.
+        """
+        products, targets = self._sums[:, :-1] + self._ridge, self._sums[:, -1] + self._ridge @ self._prior
+        counted = np.ones(len(targets), dtype=np.bool_)
+        weights = np.linalg.solve(products, targets)
+        while (weights[counted] < 0.0).any():
+            counted &= weights >= 0.0
+            weights = np.zeros_like(targets)
+            weights[counted] = np.linalg.solve(products[np.ix_(counted, counted)], targets[counted])
+        self.weights = weights
 
 
 def crowd_of(beside: int) -> int:

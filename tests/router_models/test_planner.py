@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from router_models.acceptance_model import AcceptanceModel
-from router_models.cost_model import CostModel, CrowdCost, Guess, LinearCost, crowd_of
+from router_models.cost_model import DRAFT_GUESSES, CostModel, CrowdCost, Guess, LinearCost, crowd_of
 from router_models.fixed import NonePolicy, StaticPolicy
 from router_models.menu import SHAPES
 from router_models.plan import Plan
@@ -103,6 +103,16 @@ def test_contexts_are_bounded() -> None:
 
     assert mean_rate(model, "code", "task 0") == mean_rate(model, "code", "never seen")
     assert mean_rate(model, "code", "task 99") != mean_rate(model, "code", "never seen")
+
+
+def test_levels_that_come_with_as_many_nodes_are_not_charged_twice_or_half() -> None:
+    """Of a chain nobody can tell what is a level's and what a node's; what both cost together is known."""
+    cost = LinearCost(DRAFT_GUESSES)
+    for length in (12, 3, 12, 8, 12, 5) * 5:
+        cost.learn((1.0, length, length, 0.0), 1.3)
+    for length in (1.0, 4.0, 12.0):
+        assert np.array((1.0, length, length, 0.0)) @ cost.weights == pytest.approx(1.3, abs=0.4)
+    assert (cost.weights >= 0.0).all()
 
 
 def test_a_cost_is_learnt_from_few_measurements_and_followed() -> None:

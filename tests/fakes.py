@@ -118,6 +118,7 @@ class FakeWorker:
         exchanges: Answered so far.
         opened: Sessions opened so far.
         cache_salts: What each of them was opened with.
+        traces: Of each message that belongs to a traced request, the traceparent.
         rounds: Numbers of the rounds served.
         foresights: Numbers of the rounds in which it drafted ahead.
         shapes: Of the trees asked for.
@@ -135,6 +136,7 @@ class FakeWorker:
         self.exchanges = 0
         self.opened = 0
         self.cache_salts: list[str] = []
+        self.traces: list[str] = []
         self.rounds: list[int] = []
         self.foresights: list[int] = []
         self.shapes: list[TreeShape] = []
@@ -191,6 +193,8 @@ class FakeService(ABC):
             async with errors_to_status(context):
                 async for request in requests:
                     reply = self.reply_type(status=common_pb2.SESSION_STATUS_OK)
+                    if request.HasField("trace"):
+                        self.worker.traces.append(request.trace.traceparent)
                     if request.WhichOneof("message") == "foresee":
                         await self.worker.thaw()  # it is no exchange: nobody waits for it
                         self.answer(session, request, reply)

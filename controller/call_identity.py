@@ -18,8 +18,8 @@ from speculation.tracing import Tracing, context_of, trace_id, trace_id_in
 
 REQUEST_ID = "x-request-id"
 
-_SENDABLE = re.compile(r"[\x21-\x7e]([\x20-\x7e]*[\x21-\x7e])?")
-"""What a metadata value can hold without being changed on its way."""
+_SENDABLE = re.compile(r"[\x21-\x7e]([\x20-\x7e]{,126}[\x21-\x7e])?")
+"""What a metadata value can hold without being changed on its way, as long as a name may be."""
 
 
 class CallIdentity(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # generic in the stubs alone

@@ -118,6 +118,7 @@ class FakeWorker:
         exchanges: Answered so far.
         opened: Sessions opened so far.
         cache_salts: What each of them was opened with.
+        remaining_s: What each of them was given, in seconds.
         traces: Of each message that belongs to a traced request, the traceparent.
         rounds: Numbers of the rounds served.
         foresights: Numbers of the rounds in which it drafted ahead.
@@ -136,6 +137,7 @@ class FakeWorker:
         self.exchanges = 0
         self.opened = 0
         self.cache_salts: list[str] = []
+        self.remaining_s: list[float | None] = []
         self.traces: list[str] = []
         self.rounds: list[int] = []
         self.foresights: list[int] = []
@@ -189,6 +191,7 @@ class FakeService(ABC):
     async def converse(self, requests: Any, context: Any) -> None:
         session = FakeSession()
         self.worker.sessions.append(session)
+        self.worker.remaining_s.append(context.time_remaining())
         try:
             async with errors_to_status(context):
                 async for request in requests:

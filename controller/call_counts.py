@@ -1,19 +1,14 @@
 """Counts gRPC calls by their method and how they ended."""
 
 import asyncio
-import inspect
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from typing import Any
 
 import grpc
 
+from controller.interception import Behaviour, around
 from speculation.metrics import Labels
-
-OWN = "/speculation."
-"""Health and reflection are left alone: a wrapped health Watch is one that nobody awaits."""
-
-Behaviour = Callable[[Any, Any], Awaitable[Any]]
 
 
 class CallCounts(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # generic in the stubs alone
@@ -28,21 +23,11 @@ class CallCounts(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # gener
 
     async def intercept_service(self, continuation: Callable[[Any], Awaitable[Any]], details: Any) -> Any:
         """The handler of a call, counted if it is one of ours."""
-        handler = await continuation(details)
-        if handler is None or not details.method.startswith(OWN):
-            return handler
-        codec = {
-            "request_deserializer": handler.request_deserializer,
-            "response_serializer": handler.response_serializer,
-        }
-        _, service, method = details.method.split("/")
-        if inspect.iscoroutinefunction(handler.unary_unary):
-            return grpc.unary_unary_rpc_method_handler(self._counted(handler.unary_unary, service, method), **codec)
-        if inspect.iscoroutinefunction(handler.unary_stream):
-            return grpc.unary_stream_rpc_method_handler(self._counted(handler.unary_stream, service, method), **codec)
-        return handler
+        return around(await continuation(details), details.method, self._counted)
 
-    def _counted(self, behaviour: Behaviour, service: str, method: str) -> Behaviour:
+    def _counted(self, behaviour: Behaviour, method: str) -> Behaviour:
+        _, service, name = method.split("/")
+
         async def counted(request: Any, context: Any) -> Any:
             code = grpc.StatusCode.OK
             try:
@@ -54,7 +39,7 @@ class CallCounts(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # gener
                 code = _aborted_with(context)
                 raise
             finally:
-                self.counts[service, method, code.name] += 1
+                self.counts[service, name, code.name] += 1
 
         return counted
 

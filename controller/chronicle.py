@@ -151,7 +151,13 @@ class RequestChronicle:
         self._chronicle.log.append("outcomes", record.SerializeToString())
 
     def _decide(self, done: Round) -> None:
-        record = decision_record(self._chronicle.author, done, policy=self._policy, session=self._session)
+        record = decision_record(
+            self._chronicle.author,
+            done,
+            policy=self._policy,
+            session=self._session,
+            trace_id=self._request.trace_id,
+        )
         self._decision_event_id = record.event_id
         self._remembered.decisions.append(record.decision.SerializeToString())
         self._chronicle.log.append("decisions", record.SerializeToString())

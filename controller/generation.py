@@ -12,6 +12,7 @@ from controller.sequence import Sequence
 from router_models.plan import Plan
 from router_models.policy import Policy, RoundContext, RoundOutcome, RoundTimings, Silence
 from speculation.profile import ForwardProfile
+from speculation.tracing import span
 from speculation.tree import TokenTree, prune
 from speculation.verdict import Verdict, WorkerTimings
 
@@ -206,37 +207,39 @@ async def generate(
     await session.read(policy.readers(describe(0)), sequence)
     number, began_ns = 0, clock_ns()
     while not sequence.finished:
-        started_ns = clock_ns()
-        context, plan, drafts, silences = await _draft(
-            describe(number, started_ns - began_ns), sequence, session=session, policy=policy
-        )
-        tree = _fitting(plan.combine(tuple(drafts.trees.values())), session.room(sequence))
-        asked_ns = clock_ns()
-        session.foresee(plan, tree, sequence)
-        verdict = await session.verify(tree, sequence)
-        answered_ns = clock_ns()
-        timings = _timings(drafts, verdict, verify_ns=answered_ns - asked_ns, round_ns=answered_ns - started_ns)
-        outcome = RoundOutcome(
-            drafts=drafts.trees,
-            tree=tree,
-            verdict=verdict,
-            timings=timings,
-            foreseen=drafts.foreseen,
-            silences=silences,
-        )
-        policy.learn(context, plan, outcome)
-        emitted = sequence.extend(verdict.token_ids)
-        yield Round(
-            context=context,
-            plan=plan,
-            missing=drafts.missing,
-            outcome=outcome,
-            emitted=emitted,
-            exchanges=drafts.exchanges,
-            verify_address=session.verify_address,
-            failovers=session.failovers,
-            retold_tokens=session.retold_tokens,
-        )
+        with span("round"):
+            started_ns = clock_ns()
+            context, plan, drafts, silences = await _draft(
+                describe(number, started_ns - began_ns), sequence, session=session, policy=policy
+            )
+            tree = _fitting(plan.combine(tuple(drafts.trees.values())), session.room(sequence))
+            asked_ns = clock_ns()
+            session.foresee(plan, tree, sequence)
+            verdict = await session.verify(tree, sequence)
+            answered_ns = clock_ns()
+            timings = _timings(drafts, verdict, verify_ns=answered_ns - asked_ns, round_ns=answered_ns - started_ns)
+            outcome = RoundOutcome(
+                drafts=drafts.trees,
+                tree=tree,
+                verdict=verdict,
+                timings=timings,
+                foreseen=drafts.foreseen,
+                silences=silences,
+            )
+            with span("commit"):
+                policy.learn(context, plan, outcome)
+                emitted = sequence.extend(verdict.token_ids)
+            yield Round(
+                context=context,
+                plan=plan,
+                missing=drafts.missing,
+                outcome=outcome,
+                emitted=emitted,
+                exchanges=drafts.exchanges,
+                verify_address=session.verify_address,
+                failovers=session.failovers,
+                retold_tokens=session.retold_tokens,
+            )
         number += 1
 
 
@@ -261,7 +264,8 @@ async def _draft(context: RoundContext, sequence: Sequence, *, session: FleetSes
     """Plan and draft. Where those who were asked have nothing to say, plan again without them."""
     silences: tuple[Silence, ...] = ()
     while True:
-        plan = policy.plan(context).within(sequence.remaining)
+        with span("plan"):
+            plan = policy.plan(context).within(sequence.remaining)
         drafts = await session.draft(plan, sequence)
         if not drafts.silent:
             return _Drafted(context, plan, drafts, silences)

@@ -17,11 +17,11 @@ from redis.exceptions import RedisError
 
 from controller.event_log import redis_client
 from controller.learner import Learner
-from controller.logs import log_to_stderr
 from controller.snapshot import Keys
 from router_models.catalogue import all_policies
 from router_models.policy import LearningPolicy
 from speculation.errors import InvalidModelStateError
+from speculation.logs import log_to_stderr
 from speculation.tree import TreeShape
 
 logger = logging.getLogger(__name__)

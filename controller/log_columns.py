@@ -176,6 +176,7 @@ DECISIONS = Table(
         *_EVENT,
         Column("round", Kind.COUNT, "from which on this was chosen, until the request's next decision"),
         Column("controller_id", Kind.TEXT, "of the process that decided"),
+        Column("trace_id", Kind.TEXT, "of the request's trace; empty where there is none"),
         Column("config_hash", Kind.TEXT, "of the configuration that it obeyed"),
         Column("code_version", Kind.TEXT, "of the release that decided"),
         Column(

@@ -18,6 +18,8 @@ from controller.steering import Steering
 from controller.terms import Mode
 from controller.worker_client import Role
 from speculation.metrics import Kind, Metric, Values
+from speculation.span_metrics import span_metrics
+from speculation.tracing import SpanCounts
 
 MS = 1e-3
 
@@ -41,6 +43,7 @@ class ControllerFacts:
         scorer: Who tells what would have been drafted.
         log: The decision log, if there is one.
         learning: The part in learning with others, if there is one.
+        spans: What became of those of traced requests.
         code_version: Of this program.
         unlearnt: Records of the log that were not learnt from yet, as of this moment; None: nobody knows.
     """
@@ -54,6 +57,7 @@ class ControllerFacts:
     scorer: Scorer
     log: EventLog | None
     learning: SharedLearning | None
+    spans: SpanCounts
     code_version: str
     unlearnt: int | None = None
 
@@ -413,4 +417,6 @@ CONFIGURATION: tuple[Metric[ControllerFacts], ...] = (
     ),
 )
 
-METRICS = (*REQUESTS, *SPECULATION, *ROUTER, *LEARNING, *FLEET, *CONFIGURATION)
+TRACES: tuple[Metric[ControllerFacts], ...] = span_metrics(lambda facts: facts.spans)
+
+METRICS = (*REQUESTS, *SPECULATION, *ROUTER, *LEARNING, *FLEET, *CONFIGURATION, *TRACES)

@@ -154,6 +154,7 @@ def decision_record(
     *,
     policy: SteeredPolicy,
     session: FleetSession,
+    trace_id: str = "",
 ) -> log_pb2.DecisionRecord:
     """What was chosen, out of what, knowing what."""
     context = done.context
@@ -161,6 +162,7 @@ def decision_record(
         schema_version=SCHEMA_VERSION,
         event_id=uuid7(),
         request_id=context.request_id,
+        trace_id=trace_id,
         round=context.round,
         ts_ms=_now_ms(),
         controller_id=author.controller_id,

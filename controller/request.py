@@ -48,6 +48,7 @@ class GenerationRequest:
         tenant: The caller's label, or empty.
         pins: The caller's say in what is speculated.
         explain: Whether each round is reported.
+        trace_id: Of the caller's trace, or of that which began here; empty: there is none.
     """
 
     request_id: str
@@ -61,3 +62,4 @@ class GenerationRequest:
     tenant: str = ""
     pins: Pins = field(default_factory=Pins)
     explain: bool = False
+    trace_id: str = ""

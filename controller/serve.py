@@ -22,6 +22,7 @@ from redis.asyncio import Redis
 from controller import router_service, service
 from controller.access import Access
 from controller.call_counts import CallCounts
+from controller.call_identity import CallIdentity
 from controller.chronicle import Chronicle, NoLog
 from controller.configuration import Configuration
 from controller.embedded_redis import SCHEME, embedded_redis
@@ -51,6 +52,7 @@ from router_models.policy import LearningPolicy, Policy
 from speculation.exposure import is_loopback, require_protection
 from speculation.metrics_http import serving_metrics
 from speculation.tls import Certificates, PemFile, add_port
+from speculation.trace_export import TracingOrders, tracing_by
 
 logger = logging.getLogger(__name__)
 
@@ -174,6 +176,7 @@ async def running(
     fleet = WorkerFleet(identity, _fleet_timeouts(settings), workers_tls)
     async with AsyncExitStack() as stack:
         url = await _redis_url(settings, stack)
+        tracing = await stack.enter_async_context(tracing_by(_tracing_orders(settings), service="forerun-controller"))
         spawn = await stack.enter_async_context(owned_tasks())
         log, list_workers = await _started_log(settings, url, fleet, stack)
         spawn(fleet.run())
@@ -230,11 +233,13 @@ async def running(
             scorer=scorer,
             log=log,
             learning=learning,
+            spans=tracing.counts,
             code_version=chronicle.author.code_version,
         )
         metrics_address = await _metrics_address(settings, facts, stack)
         guards = access.interceptors(NEEDED_ROLES)
-        server = grpc.aio.server(options=SERVER_OPTIONS, interceptors=(calls, *guards))
+        naming = CallIdentity(tracing, model=lambda: fleet.model.name if fleet.model is not None else "")
+        server = grpc.aio.server(options=SERVER_OPTIONS, interceptors=(naming, calls, *guards))
         address = f"{settings.listen.rpartition(':')[0]}:{add_port(server, settings.listen, certificates)}"
         await stack.enter_async_context(_listening(server, configuration, generation, router, fleet))
         configuration.address = address
@@ -288,6 +293,13 @@ async def _metrics_address(settings: Settings, facts: ControllerFacts, stack: As
         return ""
     return await stack.enter_async_context(
         serving_metrics(settings.metrics.listen, METRICS, facts.now, field="metrics.listen")
+    )
+
+
+def _tracing_orders(settings: Settings) -> TracingOrders:
+    tracing = settings.tracing
+    return TracingOrders(
+        endpoint=tracing.endpoint, sample_ratio=tracing.sample_ratio, parent_based=tracing.parent_based
     )
 
 

@@ -20,9 +20,11 @@ from controller.records import Outcome, summary, uuid7
 from controller.request import GenerationRequest, Pins
 from controller.scorer import Answer, Scorer
 from controller.sequence import Sequence as TokenSequence
+from controller.span_attributes import tell_answer, tell_request, tell_round
 from controller.steering import SteeredPolicy, Steering
 from controller.tasks import Signal
 from controller.text import AnswerText, Tokenizer
+from speculation.correlation import correlation
 from speculation.errors import (
     CapacityError,
     DrainingError,
@@ -32,6 +34,7 @@ from speculation.errors import (
 )
 from speculation.rpc import errors_to_status
 from speculation.sampling import MAX_TOP_LOGPROBS
+from speculation.tracing import span, spent
 from speculation.v1 import generation_pb2, generation_pb2_grpc
 from speculation.wire import check_token_ids, sampling_from_proto, shape_from_proto
 
@@ -91,7 +94,8 @@ class RequestReader:
         sampling.check_vocabulary(self._tokenizer.vocab_size)
         check_token_ids("stop_token_ids", message.stop_token_ids, self._tokenizer.vocab_size)
         pins = self._pins(message.speculation)
-        prompt = await self._prompt(message)
+        with span("tokenize"):
+            prompt = await self._prompt(message)
         end_tokens = frozenset() if message.ignore_eos else self._tokenizer.end_token_ids
         return GenerationRequest(
             request_id=message.request_id or uuid7(),
@@ -105,6 +109,7 @@ class RequestReader:
             tenant=tenant,
             pins=pins,
             explain=message.explain,
+            trace_id=correlation().trace_id,
         )
 
     async def _prompt(self, message: generation_pb2.GenerateRequest) -> tuple[int, ...]:
@@ -253,11 +258,13 @@ class GenerationService(generation_pb2_grpc.GenerationServiceServicer):
         """One answer. It is written, not yielded: a generator that nobody reads is not closed at once."""
         async with errors_to_status(context), _deadline(context, self._reader.limits.longest_request_s) as deadline:
             with self.meter.admitting() as admission, self._admitted(context, request) as (tenant, visit):
+                spent("admission")
                 asked = await self._reader.read(request, tenant=tenant)
                 visit.reserve(len(asked.prompt) + asked.max_new_tokens)
                 policy = self._steering.for_request(asked.pins, task=asked.task, tenant=asked.tenant)
                 account = Account()
                 admission.granted = True
+                tell_request(asked, policy)
                 try:
                     await self._answer(asked, policy, account, deadline=deadline, write=context.write)
                 finally:
@@ -295,9 +302,11 @@ class GenerationService(generation_pb2_grpc.GenerationServiceServicer):
             with _ending(request, session, chronicle, meter, account, sequence, deadline):
                 async with aclosing(self._rounds(request, sequence, session, policy)) as rounds:
                     async for done in rounds:
-                        account.add(done)
-                        chronicle.add(done)
-                        meter.add(done)
+                        tell_round(done)
+                        with span("log"):
+                            account.add(done)
+                            chronicle.add(done)
+                            meter.add(done)
                         await write(self._delta(request, done, text.take(finished=sequence.finished)))
                         if request.explain:
                             await write(generation_pb2.GenerateResponse(round=chronicle.report(self._tokenizer.decode)))
@@ -378,6 +387,7 @@ def _ending(
     finally:
         chronicle.end(outcome, account, sequence)
         meter.end(outcome, account, session, prompt_tokens=sequence.prompt_length)
+        tell_answer(outcome, account, session, sequence)
         logger.info(
             "request ended",
             extra={

@@ -24,6 +24,7 @@ from speculation.errors import (
     WorkerUnavailableError,
 )
 from speculation.profile import ForwardProfile
+from speculation.tracing import span
 from speculation.tree import TokenTree
 from speculation.verdict import Verdict
 
@@ -226,15 +227,16 @@ class RequestSession:
     ) -> None:
         drafter.length = len(sequence)
         try:
-            await stream.foresee(
-                sequence,
-                tree,
-                plan.shape,
-                calibration=plan.calibrations.get(name, UNCALIBRATED),
-                round_number=self._round,
-                outcomes=outcomes,
-                vocab_size=self._roster.tokenizer.vocab_size,
-            )
+            with span(f"foresee {name}"):
+                await stream.foresee(
+                    sequence,
+                    tree,
+                    plan.shape,
+                    calibration=plan.calibrations.get(name, UNCALIBRATED),
+                    round_number=self._round,
+                    outcomes=outcomes,
+                    vocab_size=self._roster.tokenizer.vocab_size,
+                )
         except ForerunError as error:
             stream.give_up(str(error))  # an exchange may be waiting behind this one
             if drafter.stream is stream:
@@ -270,7 +272,8 @@ class RequestSession:
 
     async def _read(self, name: str, drafter: _Drafter, sequence: Sequence) -> None:
         try:
-            surprisal = await self._stream_of(name, drafter, len(sequence)).read(sequence, len(sequence))
+            with span(f"read {name}"):
+                surprisal = await self._stream_of(name, drafter, len(sequence)).read(sequence, len(sequence))
         except ForerunError as error:
             self._give_up(drafter, error)
             return
@@ -281,14 +284,15 @@ class RequestSession:
     async def _propose(self, name: str, drafter: _Drafter, plan: Plan, sequence: Sequence) -> _Answer | None:
         """A drafter's answer, or None if there will be none; then its session is gone."""
         try:
-            stream = self._stream_of(name, drafter, len(sequence))
-            proposal = await stream.propose(
-                sequence,
-                plan.shape,
-                calibration=plan.calibrations.get(name, UNCALIBRATED),
-                round_number=self._round,
-                vocab_size=self._roster.tokenizer.vocab_size,
-            )
+            with span(f"draft {name}"):
+                stream = self._stream_of(name, drafter, len(sequence))
+                proposal = await stream.propose(
+                    sequence,
+                    plan.shape,
+                    calibration=plan.calibrations.get(name, UNCALIBRATED),
+                    round_number=self._round,
+                    vocab_size=self._roster.tokenizer.vocab_size,
+                )
         except ForerunError as error:
             self._give_up(drafter, error)
             return None
@@ -343,7 +347,8 @@ class RequestSession:
         while True:
             target = await self._reach_target(sequence)
             try:
-                verdict = await target.stream.verify(sequence, tree, round_number=self._round)
+                with span("verify", {"server.address": target.worker.address}):
+                    verdict = await target.stream.verify(sequence, tree, round_number=self._round)
             except _MOVABLE as error:
                 self._target = None
                 self._moved_tokens += len(sequence)
@@ -368,7 +373,8 @@ class RequestSession:
             target = _Target(worker, worker.open_verify(self._opening, timeout_s=self._remaining_s()))
             self._streams.append(target.stream)
             try:
-                await target.stream.tell(sequence, len(sequence) - 1)
+                with span("read target", {"server.address": worker.address}):
+                    await target.stream.tell(sequence, len(sequence) - 1)
             except _MOVABLE as error:
                 self._leave(target, error)
                 await moves.make(error)

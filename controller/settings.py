@@ -368,6 +368,18 @@ class MetricsSettings(Section):
     """Whether requests are counted by tenant, too: the names of at most 64 are then shown to whoever reads metrics."""
 
 
+class TracingSettings(Section):
+    """Which requests are traced (docs/tracing.md). The standard OTEL_* variables fill in what is absent."""
+
+    endpoint: Annotated[str, Field(pattern=r"^https?://[^\s/]+/?$")] | None = _until_restart(None)
+    """URL of a collector that takes OTLP over gRPC, such as http://127.0.0.1:4317; headers and certificates for it are
+    told by OTEL_EXPORTER_OTLP_*. Absent: what OTEL_EXPORTER_OTLP_ENDPOINT says; without it, nothing is traced."""
+    sample_ratio: Share | None = _until_restart(None)
+    """Share of requests traced where the caller does not say. Absent: what OTEL_TRACES_SAMPLER says, or all."""
+    parent_based: bool = _until_restart(True)
+    """Whether a caller's `traceparent` says if its request is traced. false: sample_ratio alone does."""
+
+
 class Settings(Section):
     """One controller."""
 
@@ -396,6 +408,8 @@ class Settings(Section):
     """How long it waits."""
     metrics: MetricsSettings = MetricsSettings()
     """What Prometheus is told."""
+    tracing: TracingSettings = TracingSettings()
+    """Which requests are traced, and where to."""
     quotas: tuple[QuotaSettings, ...] = ()
     """What each tenant may use: the first that matches it holds, alone."""
     privacy: PrivacySettings = PrivacySettings()

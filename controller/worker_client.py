@@ -16,6 +16,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from controller.sequence import Sequence
 from router_models.policy import TextScores
+from speculation import tracing
 from speculation.calibration import UNCALIBRATED, Calibration
 from speculation.errors import (
     CapacityError,
@@ -391,6 +392,8 @@ class WorkerStream(Generic[RequestT, ReplyT]):
         self._unanswered += 1
 
     async def _write(self, message: RequestT) -> None:
+        if (place := tracing.headers()) is not None:
+            message.trace.traceparent, message.trace.tracestate = place.traceparent, place.tracestate
         async with self._writing:
             try:
                 await self._call.write(message)

@@ -270,6 +270,8 @@ def _worker(role: Role, name: str, model: str, settings: FleetSettings) -> Proce
         "slots": str(settings.slots),
         "max-length": str(settings.max_length),
     }
+    if settings.tracing.endpoint is not None:
+        options["otlp-endpoint"] = settings.tracing.endpoint
     command = _python("worker", options)
     if settings.exact and role == "verify":
         command += ("--exact",)

@@ -17,6 +17,7 @@ SECTIONS: Sequence[tuple[str, Sequence[Metric[Any]]]] = (
     ("Of a controller: log and learning", of_controller.LEARNING),
     ("Of a controller: its workers", of_controller.FLEET),
     ("Of a controller: its configuration", of_controller.CONFIGURATION),
+    ("Of a controller: its traces", of_controller.TRACES),
     ("Of a worker", of_worker.METRICS),
 )
 

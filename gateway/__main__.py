@@ -7,10 +7,10 @@ from collections.abc import Sequence
 import uvloop
 from pydantic import ValidationError
 
-from controller.logs import log_to_stderr
 from gateway.serve import serve
 from gateway.settings import GatewaySettings
 from speculation.errors import ConfigurationError, ForerunError
+from speculation.logs import log_to_stderr
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -18,7 +18,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = {name: value for name, value in vars(_parser().parse_args(arguments)).items() if value is not None}
     try:
         settings = _settings(given)
-        log_to_stderr()
+        log_to_stderr(settings.log_format)
         uvloop.run(serve(settings))
     except ForerunError as error:
         print(f"gateway: {error}", file=sys.stderr)

@@ -12,6 +12,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from gateway.errors import HTTPProblem, response_of
 from gateway.settings import GatewaySettings
+from speculation.correlation import Correlation, correlated
+from speculation.tracing import context_of, trace_id_in
 
 logger = logging.getLogger(__name__)
 
@@ -47,8 +49,9 @@ class Door:
         visit = _Visit(send)
         try:
             scope.setdefault("state", {})["request_id"] = visit.name(Headers(scope=scope))
-            body = await self._body(Headers(scope=scope), receive)
-            await self._serve(scope, body, receive, visit.send)
+            with correlated(visit.correlation):
+                body = await self._body(Headers(scope=scope), receive)
+                await self._serve(scope, body, receive, visit.send)
         except HTTPProblem as problem:
             # What is still to come of the body is thrown away for a while (HurriedProtocol): a connection that is
             # closed at once would be reset before its caller has read why.
@@ -122,18 +125,25 @@ class _Visit:
     def __init__(self, send: Send) -> None:
         self._send = send
         self._request_id = uuid.uuid4().hex
+        self._trace_id = ""
         self._began = time.monotonic()
         self._status: int | None = None
         self._complete = False
 
     def name(self, headers: Headers) -> str:
         """The caller's name for it, or else ours."""
+        self._trace_id = trace_id_in(context_of(headers.get("traceparent")))
         given = headers.get(REQUEST_ID, self._request_id)
         if _GOOD_REQUEST_ID.fullmatch(given) is None:
             problem = "must be 1 to 128 printable ASCII characters without a space"
             raise HTTPProblem(400, f"{REQUEST_ID}: {problem}", param=REQUEST_ID, code="invalid_value")
         self._request_id = given
         return given
+
+    @property
+    def correlation(self) -> Correlation:
+        """What lines about it have in common, once it has been named."""
+        return Correlation(request_id=self._request_id, trace_id=self._trace_id)
 
     async def send(self, message: Message) -> None:
         """Send on a part of the answer."""
@@ -149,6 +159,7 @@ class _Visit:
             "request ended",
             extra={
                 "request_id": self._request_id,
+                "trace_id": self._trace_id,
                 "method": scope["method"],
                 "path": scope["path"][:LONGEST_PATH],
                 "status": self._status,

@@ -4,6 +4,8 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from speculation.logs import LogFormat
+
 Address = Annotated[str, Field(pattern=r"^\S+:\d{1,5}$")]
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1)]
@@ -38,3 +40,5 @@ class GatewaySettings(BaseModel):
     """connections at once; requests on more are answered 503"""
     drain_grace_s: Count = 30
     """seconds that running requests may go on after SIGTERM"""
+    log_format: LogFormat | None = None
+    """of the log on stderr: json, or text for people (default: json)"""

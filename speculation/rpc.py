@@ -65,7 +65,8 @@ async def errors_to_status(context: "grpc.aio.ServicerContext[Any, Any]") -> Asy
     except ForerunError as error:
         # The public aio context has no abort_with_status; setting the trailing metadata is what that call does.
         status = rpc_status.to_status(status_of(error))
-        await context.abort(status.code, status.details, status.trailing_metadata)
+        told = context.trailing_metadata() or ()  # which it would replace
+        await context.abort(status.code, status.details, (*told, *status.trailing_metadata))
 
 
 @contextmanager

@@ -118,6 +118,8 @@ class FakeWorker:
         exchanges: Answered so far.
         opened: Sessions opened so far.
         cache_salts: What each of them was opened with.
+        remaining_s: What each of them was given, in seconds.
+        traces: Of each message that belongs to a traced request, the traceparent.
         rounds: Numbers of the rounds served.
         foresights: Numbers of the rounds in which it drafted ahead.
         shapes: Of the trees asked for.
@@ -135,6 +137,8 @@ class FakeWorker:
         self.exchanges = 0
         self.opened = 0
         self.cache_salts: list[str] = []
+        self.remaining_s: list[float | None] = []
+        self.traces: list[str] = []
         self.rounds: list[int] = []
         self.foresights: list[int] = []
         self.shapes: list[TreeShape] = []
@@ -187,10 +191,13 @@ class FakeService(ABC):
     async def converse(self, requests: Any, context: Any) -> None:
         session = FakeSession()
         self.worker.sessions.append(session)
+        self.worker.remaining_s.append(context.time_remaining())
         try:
             async with errors_to_status(context):
                 async for request in requests:
                     reply = self.reply_type(status=common_pb2.SESSION_STATUS_OK)
+                    if request.HasField("trace"):
+                        self.worker.traces.append(request.trace.traceparent)
                     if request.WhichOneof("message") == "foresee":
                         await self.worker.thaw()  # it is no exchange: nobody waits for it
                         self.answer(session, request, reply)

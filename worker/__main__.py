@@ -2,7 +2,6 @@
 
 import argparse
 import asyncio
-import logging
 import os
 import sys
 from collections.abc import Sequence
@@ -10,14 +9,15 @@ from dataclasses import fields
 from pathlib import Path
 
 from speculation.errors import ConfigurationError, ForerunError
+from speculation.logs import LogFormat, log_to_stderr
 from worker.settings import ROLES, WorkerSettings
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a worker until it is told to end; the exit status is 1 if it could not start."""
     options = {name: value for name, value in vars(_parser().parse_args(arguments)).items() if value is not None}
-    logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     try:
+        log_to_stderr(options.pop("log_format", None))
         settings = WorkerSettings(**options)
         _prepare_threads(settings.threads)
         _run(settings)
@@ -55,12 +55,8 @@ def _parser() -> argparse.ArgumentParser:
     defaults = {field.name: field.default for field in fields(WorkerSettings)}
 
     def add(flag: str, help_text: str, **options: object) -> None:
-        name = str(options.get("dest", flag.strip("-").replace("-", "_")))
-        shown = (
-            f" (default {defaults[name]})"
-            if isinstance(defaults[name], str | float) or type(defaults[name]) is int
-            else ""
-        )
+        default = defaults.get(str(options.get("dest", flag.strip("-").replace("-", "_"))))
+        shown = f" (default {default})" if isinstance(default, str | float) or type(default) is int else ""
         parser.add_argument(flag, help=help_text + shown, **options)  # type: ignore[arg-type]
 
     parser = argparse.ArgumentParser(prog="python -m worker", description="Serves one model to a Forerun controller.")
@@ -91,6 +87,8 @@ def _parser() -> argparse.ArgumentParser:
     add("--advertise", "host:port under which others reach this worker", metavar="ADDRESS")
     add("--heartbeat-ttl", "seconds after which a registration lapses", type=float, dest="heartbeat_ttl_s")
     add("--metrics-listen", "host:port of metrics for Prometheus (default: nothing listens)", metavar="ADDRESS")
+    add("--otlp-endpoint", "URL of a collector of traces, OTLP over gRPC (default: nothing is traced)", metavar="URL")
+    add("--log-format", "one line an event on stderr (default json)", choices=list(LogFormat))
     add("--grace", "seconds that running sessions get on SIGTERM", type=float, dest="grace_s")
     return parser
 

@@ -18,8 +18,10 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
+from speculation import tracing
 from speculation.errors import CapacityError, DrainingError
 from speculation.verdict import WorkerTimings
+from worker.forward_spans import ForwardNotes, note
 from worker.meter import EngineMeter
 from worker.scratch import Chunk
 from worker.slots import Slots
@@ -64,6 +66,7 @@ class _Job:
     submitted_ns: int
     background: bool = False
     gives_way: bool = False
+    notes: ForwardNotes | None = None
     chunk: Chunk | None = None
     first_forward_ns: int | None = None
     compute_ns: int = 0
@@ -178,6 +181,7 @@ class EngineThread:
             submitted_ns=time.perf_counter_ns(),
             background=background,
             gives_way=gives_way,
+            notes=None if (here := tracing.place()) is None else ForwardNotes(here),
         )
         self._num_jobs += not gives_way
         self._orders.put(partial(self._admit, job))
@@ -188,6 +192,8 @@ class EngineThread:
             raise
         finally:
             self._num_jobs -= not gives_way
+            if job.notes is not None:
+                job.notes.tell()
 
     def post(self, act: Callable[[], None]) -> None:
         """Do this on the engine's thread, after everything ordered so far and before the next forward."""
@@ -316,6 +322,7 @@ class EngineThread:
             tokens=sum(job.num_tokens for job in batch),
             waited_ns=[started_ns - job.submitted_ns for job in batch if job.first_forward_ns is None],
         )
+        note([job.notes for job in batch], began_ns=started_ns, batch_positions=positions)
         for job in batch:
             job.count(
                 started_ns=started_ns, processor_ns=processor_ns, batch_size=len(batch), batch_positions=positions

@@ -4,6 +4,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from speculation.metrics import Kind, Metric, Values
+from speculation.span_metrics import span_metrics
+from speculation.tracing import SpanCounts
 from worker.host import Host
 from worker.prefix_cache import CacheUse
 
@@ -16,10 +18,12 @@ class WorkerFacts:
 
     Attributes:
         host: Its sessions and its engine.
+        spans: What became of those of traced requests.
         info: What it is, in the order of the labels of `forerun_engine_info`.
     """
 
     host: Host
+    spans: SpanCounts
     info: tuple[str, ...]
 
     async def now(self) -> "WorkerFacts":
@@ -118,4 +122,5 @@ METRICS: tuple[Metric[WorkerFacts], ...] = (
         "Sessions that lost their slot to another one.",
         _of_cache(lambda use: use.evicted_sessions),
     ),
+    *span_metrics(lambda facts: facts.spans),
 )

@@ -21,6 +21,7 @@ from speculation.fingerprint import tokenizer_fingerprint
 from speculation.metrics_http import serving_metrics
 from speculation.profile import NO_FORWARDS, ForwardProfile
 from speculation.tls import Certificates, PemFile, add_port
+from speculation.trace_export import TracingOrders, tracing_by
 from speculation.wire import profile_to_proto
 from worker.drafter import LanguageModelDrafter
 from worker.engine import Engine
@@ -109,9 +110,11 @@ async def running(settings: WorkerSettings) -> AsyncIterator[Ready]:
     host, service = _without_model(settings) if settings.without_model else _with_model(settings)
     async with AsyncExitStack() as stack:
         stack.callback(host.close)
+        orders = TracingOrders(endpoint=settings.otlp_endpoint)
+        service.tracing = await stack.enter_async_context(tracing_by(orders, service="forerun-worker"))
         metrics_address = ""
         if settings.metrics_listen is not None:
-            facts = WorkerFacts(host=host, info=_info(service.description))
+            facts = WorkerFacts(host=host, spans=service.tracing.counts, info=_info(service.description))
             serving = serving_metrics(settings.metrics_listen, METRICS, facts.now, field="metrics_listen")
             metrics_address = await stack.enter_async_context(serving)
         address = await stack.enter_async_context(_listening(settings, certificates, host, service))

@@ -9,13 +9,16 @@ from dataclasses import asdict
 from typing import Any
 
 import grpc
+from opentelemetry.context import Context as TracePlace
 
 from speculation import wire
 from speculation.calibration import UNCALIBRATED, Calibration
+from speculation.correlation import Correlation, correlate, correlation
 from speculation.errors import InvalidRequestError
 from speculation.prefix import Context
 from speculation.rpc import errors_to_status, status_of
 from speculation.sampling import MAX_TOP_LOGPROBS
+from speculation.tracing import NO_TRACING, Attributes, context_of, trace_id_in
 from speculation.tree import TokenTree
 from speculation.v1 import common_pb2, draft_pb2, draft_pb2_grpc, verify_pb2, verify_pb2_grpc
 from speculation.verdict import Verdict
@@ -53,10 +56,12 @@ class SessionService(ABC):
 
     Attributes:
         description: What the worker is.
+        tracing: Whether what it does for traced requests is traced; not, unless somebody sets it.
     """
 
     def __init__(self, host: Host, description: Description) -> None:
         self.description = description
+        self.tracing = NO_TRACING
         self._host = host
 
     @abstractmethod
@@ -91,6 +96,23 @@ class SessionService(ABC):
         return False
 
     async def _answer(self, stream: Stream, request: Any, read_ns: int) -> Any:
+        """The reply to a message, in a span of its own if its request is traced."""
+        if request.HasField("open"):
+            correlate(Correlation(request_id=request.open.session_id, trace_id=trace_id_in(_caller(request))))
+        elif self.tracing.tracer is not None and request.HasField("trace"):
+            return await self._traced_reply(stream, request, read_ns)
+        return await self._reply(stream, request, read_ns)
+
+    async def _traced_reply(self, stream: Stream, request: Any, read_ns: int) -> Any:
+        kind = request.WhichOneof("message") or "message"
+        about = {"forerun.worker": self.description.name, "forerun.request_id": correlation().request_id}
+        with self.tracing.within(kind, _caller(request), about, began_ns=read_ns) as span:
+            reply = await self._reply(stream, request, read_ns)
+            if span is not None:
+                span.set_attributes(_about(reply))
+            return reply
+
+    async def _reply(self, stream: Stream, request: Any, read_ns: int) -> Any:
         """The reply to a message; its total is taken last, so that it holds all that the worker did for it."""
         reply = self._new_reply()
         if self._host.draining:
@@ -301,6 +323,23 @@ async def _task_group() -> AsyncIterator[asyncio.TaskGroup]:
             yield group
     except BaseExceptionGroup as errors:
         raise errors.exceptions[0] from errors
+
+
+def _caller(request: Any) -> TracePlace:
+    """Where the work for a message belongs."""
+    return context_of(request.trace.traceparent, request.trace.tracestate)
+
+
+def _about(reply: Any) -> Attributes:
+    """What a span says of a reply: how it ended, and what it took."""
+    took = reply.timings
+    return {
+        "forerun.status": common_pb2.SessionStatus.Name(reply.status).removeprefix("SESSION_STATUS_").lower(),
+        "forerun.queue_ms": took.queue_ns / 1e6,
+        "forerun.compute_ms": took.compute_ns / 1e6,
+        "forerun.forwards": took.forwards,
+        "forerun.batch_size": took.batch_size,
+    }
 
 
 def _context(message: Any, host: Host) -> Context:

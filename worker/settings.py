@@ -60,6 +60,8 @@ class WorkerSettings:
         heartbeat_ttl_s: Age at which a registration lapses; it is renewed three times as often.
         grace_s: How long running sessions may go on after SIGTERM.
         metrics_listen: host:port where Prometheus finds metrics; None: nothing listens.
+        otlp_endpoint: URL of a collector, http:// or https://, that takes its part in traced requests, OTLP over gRPC;
+            None: what OTEL_EXPORTER_OTLP_ENDPOINT says; without it nothing is traced.
 
     Raises:
         ConfigurationError: A value is out of its range.
@@ -93,6 +95,7 @@ class WorkerSettings:
     heartbeat_ttl_s: float = 15 * SECONDS
     grace_s: float = 10 * SECONDS
     metrics_listen: str | None = None
+    otlp_endpoint: str | None = None
 
     def __post_init__(self) -> None:
         if self.role not in ROLES:
@@ -132,6 +135,10 @@ class WorkerSettings:
             raise ConfigurationError("listen", f"port {port} does not exist")
         if self.metrics_listen is not None:
             split_address(self.metrics_listen, field="metrics_listen")
+        if self.otlp_endpoint is not None and not self.otlp_endpoint.startswith(("http://", "https://")):
+            raise ConfigurationError(
+                "otlp_endpoint", f"{self.otlp_endpoint!r} begins neither with http:// nor https://"
+            )
         self._check_protection()
 
     def _check_protection(self) -> None:

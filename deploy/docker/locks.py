@@ -15,7 +15,7 @@ from packaging.requirements import Requirement
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
 
-EXTRAS = {"controller": (), "worker": ("worker",)}
+EXTRAS = {"controller": ("tracing",), "worker": ("worker", "tracing")}
 """Of the package, by image."""
 
 

@@ -25,10 +25,13 @@ QUESTION_TIMEOUT_S = 10.0
 SERVICE_NAME = generation_pb2.DESCRIPTOR.services_by_name["GenerationService"].full_name
 NO_METADATA: Mapping[str, str] = MappingProxyType({})
 
-_CHANNEL_OPTIONS: Sequence[tuple[str, Any]] = (
+CHANNEL_OPTIONS: Sequence[tuple[str, Any]] = (
     # Answers are one message a round and have no useful upper bound; requests carry prompts of any length.
     ("grpc.max_receive_message_length", -1),
     ("grpc.max_send_message_length", -1),
+    # A controller that vanished without a word is noticed within half a minute, and not at the deadline.
+    ("grpc.keepalive_time_ms", 20_000),
+    ("grpc.keepalive_timeout_ms", 10_000),
     # We retry ourselves, where we know that nothing has been emitted yet.
     ("grpc.enable_retries", 0),
 )
@@ -257,7 +260,7 @@ class Client:
     ) -> None:
         connection = Connection.to(address, token=token, ca=ca, credentials=credentials)
         self._settings = _Settings(connection=connection, timeout_s=timeout_s, retry=retry)
-        self._channel = connection.channel(_CHANNEL_OPTIONS)
+        self._channel = connection.channel(CHANNEL_OPTIONS)
         self._stub = generation_pb2_grpc.GenerationServiceStub(self._channel)  # type: ignore[no-untyped-call]
 
     def stream(self, prompt: str | None = None, **options: Unpack[GenerateOptions]) -> Stream:
@@ -338,7 +341,7 @@ class AsyncClient:
     ) -> None:
         connection = Connection.to(address, token=token, ca=ca, credentials=credentials)
         self._settings = _Settings(connection=connection, timeout_s=timeout_s, retry=retry)
-        self._channel = connection.aio_channel(_CHANNEL_OPTIONS)
+        self._channel = connection.aio_channel(CHANNEL_OPTIONS)
         self._stub = generation_pb2_grpc.GenerationServiceStub(self._channel)  # type: ignore[no-untyped-call]
         self._health = health_pb2_grpc.HealthStub(self._channel)
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import os
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,6 +12,7 @@ import typer
 
 from forerun.commands.profile import Profile, target_of
 from forerun.console import PEOPLE, RESULT, emit
+from speculation.logs import FORMAT_VARIABLE, LogFormat
 
 if TYPE_CHECKING:
     from forerun.local_fleet import FleetSettings, LocalFleet
@@ -91,6 +93,9 @@ def up(
             metavar="ADDRESS",
         ),
     ] = None,
+    log_format: Annotated[
+        LogFormat | None, typer.Option(help="Of the logs of all processes: one line an event.", show_default="json")
+    ] = None,
     state_folder: Annotated[
         Path, typer.Option(help="For logs, the decision log and the controller's settings.")
     ] = Path(".forerun"),
@@ -123,6 +128,8 @@ def up(
         "remember": remember,
     }
     settings = fleet_settings(config, given, redis=redis, metrics=metrics)
+    if log_format is not None:
+        os.environ[FORMAT_VARIABLE] = log_format  # which all processes inherit
     with contextlib.suppress(asyncio.CancelledError):
         asyncio.run(_up(settings, state_folder.absolute(), as_json=as_json))
 

@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from speculation.v1 import common_pb2 as speculation_dot_v1_dot_common__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1aspeculation/v1/draft.proto\x12\x0especulation.v1\x1a\x1bspeculation/v1/common.proto\"\xf3\x01\n\x0c\x44raftRequest\x12)\n\x04open\x18\x01 \x01(\x0b\x32\x19.speculation.v1.OpenDraftH\x00\x12-\n\x06\x65xtend\x18\x02 \x01(\x0b\x32\x1b.speculation.v1.ExtendDraftH\x00\x12*\n\x07propose\x18\x03 \x01(\x0b\x32\x17.speculation.v1.ProposeH\x00\x12&\n\x05score\x18\x04 \x01(\x0b\x32\x15.speculation.v1.ScoreH\x00\x12*\n\x07\x66oresee\x18\x05 \x01(\x0b\x32\x17.speculation.v1.ForeseeH\x00\x42\t\n\x07message\"\xa7\x01\n\tOpenDraft\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x34\n\x08sampling\x18\x02 \x01(\x0b\x32\".speculation.v1.SamplingParameters\x12\x15\n\rprompt_length\x18\x03 \x01(\r\x12\x11\n\tuncoupled\x18\x04 \x01(\x08\x12\x12\n\nbackground\x18\x05 \x01(\x08\x12\x12\n\ncache_salt\x18\x06 \x01(\t\"7\n\x0b\x45xtendDraft\x12(\n\x07\x63ontext\x18\x01 \x01(\x0b\x32\x17.speculation.v1.Context\"\x9e\x01\n\x07Propose\x12\r\n\x05round\x18\x01 \x01(\r\x12(\n\x07\x63ontext\x18\x02 \x01(\x0b\x32\x17.speculation.v1.Context\x12(\n\x05shape\x18\x03 \x01(\x0b\x32\x19.speculation.v1.TreeShape\x12\x30\n\x0b\x63\x61libration\x18\x04 \x01(\x0b\x32\x1b.speculation.v1.Calibration\"\xd9\x01\n\x07\x46oresee\x12\r\n\x05round\x18\x01 \x01(\r\x12(\n\x07\x63ontext\x18\x02 \x01(\x0b\x32\x17.speculation.v1.Context\x12\'\n\x04tree\x18\x03 \x01(\x0b\x32\x19.speculation.v1.TokenTree\x12(\n\x05shape\x18\x04 \x01(\x0b\x32\x19.speculation.v1.TreeShape\x12\x30\n\x0b\x63\x61libration\x18\x05 \x01(\x0b\x32\x1b.speculation.v1.Calibration\x12\x10\n\x08outcomes\x18\x06 \x01(\r\"D\n\x05Score\x12(\n\x07\x63ontext\x18\x01 \x01(\x0b\x32\x17.speculation.v1.Context\x12\x11\n\ttoken_ids\x18\x02 \x03(\r\"\xf0\x02\n\rDraftResponse\x12-\n\x06status\x18\x01 \x01(\x0e\x32\x1d.speculation.v1.SessionStatus\x12\x13\n\x0bheld_length\x18\x02 \x01(\r\x12-\n\x06opened\x18\x03 \x01(\x0b\x32\x1b.speculation.v1.DraftOpenedH\x00\x12\x31\n\x08\x65xtended\x18\x04 \x01(\x0b\x32\x1d.speculation.v1.DraftExtendedH\x00\x12,\n\x08proposal\x18\x05 \x01(\x0b\x32\x18.speculation.v1.ProposalH\x00\x12(\n\x06scores\x18\x06 \x01(\x0b\x32\x16.speculation.v1.ScoresH\x00\x12&\n\x05\x61head\x18\x08 \x01(\x0b\x32\x15.speculation.v1.AheadH\x00\x12.\n\x07timings\x18\x07 \x01(\x0b\x32\x1d.speculation.v1.WorkerTimingsB\t\n\x07message\"3\n\x0b\x44raftOpened\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x16\n\x0emodel_revision\x18\x02 \x01(\t\"X\n\rDraftExtended\x12\x13\n\x0bheld_length\x18\x01 \x01(\r\x12\x1d\n\x10prompt_surprisal\x18\x02 \x01(\x02H\x00\x88\x01\x01\x42\x13\n\x11_prompt_surprisal\"v\n\x08Proposal\x12\r\n\x05round\x18\x01 \x01(\r\x12\'\n\x04tree\x18\x02 \x01(\x0b\x32\x19.speculation.v1.TokenTree\x12\x1d\n\x10prompt_surprisal\x18\x03 \x01(\x02H\x00\x88\x01\x01\x42\x13\n\x11_prompt_surprisal\"P\n\x05\x41head\x12\r\n\x05round\x18\x01 \x01(\r\x12*\n\x08outcomes\x18\x02 \x03(\x0b\x32\x18.speculation.v1.Foreseen\x12\x0c\n\x04rest\x18\x03 \x01(\r\"F\n\x08\x46oreseen\x12\x11\n\ttoken_ids\x18\x01 \x03(\r\x12\'\n\x04tree\x18\x02 \x01(\x0b\x32\x19.speculation.v1.TokenTree\",\n\x06Scores\x12\r\n\x05ranks\x18\x01 \x03(\r\x12\x13\n\x0b\x63onfidences\x18\x02 \x03(\x02\x32\xa7\x01\n\x0c\x44raftService\x12H\n\x05\x44raft\x12\x1c.speculation.v1.DraftRequest\x1a\x1d.speculation.v1.DraftResponse(\x01\x30\x01\x12M\n\x08\x44\x65scribe\x12\x1f.speculation.v1.DescribeRequest\x1a .speculation.v1.DescribeResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1aspeculation/v1/draft.proto\x12\x0especulation.v1\x1a\x1bspeculation/v1/common.proto\"\xa0\x02\n\x0c\x44raftRequest\x12)\n\x04open\x18\x01 \x01(\x0b\x32\x19.speculation.v1.OpenDraftH\x00\x12-\n\x06\x65xtend\x18\x02 \x01(\x0b\x32\x1b.speculation.v1.ExtendDraftH\x00\x12*\n\x07propose\x18\x03 \x01(\x0b\x32\x17.speculation.v1.ProposeH\x00\x12&\n\x05score\x18\x04 \x01(\x0b\x32\x15.speculation.v1.ScoreH\x00\x12*\n\x07\x66oresee\x18\x05 \x01(\x0b\x32\x17.speculation.v1.ForeseeH\x00\x12+\n\x05trace\x18\x06 \x01(\x0b\x32\x1c.speculation.v1.TraceContextB\t\n\x07message\"\xa7\x01\n\tOpenDraft\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x34\n\x08sampling\x18\x02 \x01(\x0b\x32\".speculation.v1.SamplingParameters\x12\x15\n\rprompt_length\x18\x03 \x01(\r\x12\x11\n\tuncoupled\x18\x04 \x01(\x08\x12\x12\n\nbackground\x18\x05 \x01(\x08\x12\x12\n\ncache_salt\x18\x06 \x01(\t\"7\n\x0b\x45xtendDraft\x12(\n\x07\x63ontext\x18\x01 \x01(\x0b\x32\x17.speculation.v1.Context\"\x9e\x01\n\x07Propose\x12\r\n\x05round\x18\x01 \x01(\r\x12(\n\x07\x63ontext\x18\x02 \x01(\x0b\x32\x17.speculation.v1.Context\x12(\n\x05shape\x18\x03 \x01(\x0b\x32\x19.speculation.v1.TreeShape\x12\x30\n\x0b\x63\x61libration\x18\x04 \x01(\x0b\x32\x1b.speculation.v1.Calibration\"\xd9\x01\n\x07\x46oresee\x12\r\n\x05round\x18\x01 \x01(\r\x12(\n\x07\x63ontext\x18\x02 \x01(\x0b\x32\x17.speculation.v1.Context\x12\'\n\x04tree\x18\x03 \x01(\x0b\x32\x19.speculation.v1.TokenTree\x12(\n\x05shape\x18\x04 \x01(\x0b\x32\x19.speculation.v1.TreeShape\x12\x30\n\x0b\x63\x61libration\x18\x05 \x01(\x0b\x32\x1b.speculation.v1.Calibration\x12\x10\n\x08outcomes\x18\x06 \x01(\r\"D\n\x05Score\x12(\n\x07\x63ontext\x18\x01 \x01(\x0b\x32\x17.speculation.v1.Context\x12\x11\n\ttoken_ids\x18\x02 \x03(\r\"\xf0\x02\n\rDraftResponse\x12-\n\x06status\x18\x01 \x01(\x0e\x32\x1d.speculation.v1.SessionStatus\x12\x13\n\x0bheld_length\x18\x02 \x01(\r\x12-\n\x06opened\x18\x03 \x01(\x0b\x32\x1b.speculation.v1.DraftOpenedH\x00\x12\x31\n\x08\x65xtended\x18\x04 \x01(\x0b\x32\x1d.speculation.v1.DraftExtendedH\x00\x12,\n\x08proposal\x18\x05 \x01(\x0b\x32\x18.speculation.v1.ProposalH\x00\x12(\n\x06scores\x18\x06 \x01(\x0b\x32\x16.speculation.v1.ScoresH\x00\x12&\n\x05\x61head\x18\x08 \x01(\x0b\x32\x15.speculation.v1.AheadH\x00\x12.\n\x07timings\x18\x07 \x01(\x0b\x32\x1d.speculation.v1.WorkerTimingsB\t\n\x07message\"3\n\x0b\x44raftOpened\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x16\n\x0emodel_revision\x18\x02 \x01(\t\"X\n\rDraftExtended\x12\x13\n\x0bheld_length\x18\x01 \x01(\r\x12\x1d\n\x10prompt_surprisal\x18\x02 \x01(\x02H\x00\x88\x01\x01\x42\x13\n\x11_prompt_surprisal\"v\n\x08Proposal\x12\r\n\x05round\x18\x01 \x01(\r\x12\'\n\x04tree\x18\x02 \x01(\x0b\x32\x19.speculation.v1.TokenTree\x12\x1d\n\x10prompt_surprisal\x18\x03 \x01(\x02H\x00\x88\x01\x01\x42\x13\n\x11_prompt_surprisal\"P\n\x05\x41head\x12\r\n\x05round\x18\x01 \x01(\r\x12*\n\x08outcomes\x18\x02 \x03(\x0b\x32\x18.speculation.v1.Foreseen\x12\x0c\n\x04rest\x18\x03 \x01(\r\"F\n\x08\x46oreseen\x12\x11\n\ttoken_ids\x18\x01 \x03(\r\x12\'\n\x04tree\x18\x02 \x01(\x0b\x32\x19.speculation.v1.TokenTree\",\n\x06Scores\x12\r\n\x05ranks\x18\x01 \x03(\r\x12\x13\n\x0b\x63onfidences\x18\x02 \x03(\x02\x32\xa7\x01\n\x0c\x44raftService\x12H\n\x05\x44raft\x12\x1c.speculation.v1.DraftRequest\x1a\x1d.speculation.v1.DraftResponse(\x01\x30\x01\x12M\n\x08\x44\x65scribe\x12\x1f.speculation.v1.DescribeRequest\x1a .speculation.v1.DescribeResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -33,31 +33,31 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'speculation.v1.draft_pb2', 
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_DRAFTREQUEST']._serialized_start=76
-  _globals['_DRAFTREQUEST']._serialized_end=319
-  _globals['_OPENDRAFT']._serialized_start=322
-  _globals['_OPENDRAFT']._serialized_end=489
-  _globals['_EXTENDDRAFT']._serialized_start=491
-  _globals['_EXTENDDRAFT']._serialized_end=546
-  _globals['_PROPOSE']._serialized_start=549
-  _globals['_PROPOSE']._serialized_end=707
-  _globals['_FORESEE']._serialized_start=710
-  _globals['_FORESEE']._serialized_end=927
-  _globals['_SCORE']._serialized_start=929
-  _globals['_SCORE']._serialized_end=997
-  _globals['_DRAFTRESPONSE']._serialized_start=1000
-  _globals['_DRAFTRESPONSE']._serialized_end=1368
-  _globals['_DRAFTOPENED']._serialized_start=1370
-  _globals['_DRAFTOPENED']._serialized_end=1421
-  _globals['_DRAFTEXTENDED']._serialized_start=1423
-  _globals['_DRAFTEXTENDED']._serialized_end=1511
-  _globals['_PROPOSAL']._serialized_start=1513
-  _globals['_PROPOSAL']._serialized_end=1631
-  _globals['_AHEAD']._serialized_start=1633
-  _globals['_AHEAD']._serialized_end=1713
-  _globals['_FORESEEN']._serialized_start=1715
-  _globals['_FORESEEN']._serialized_end=1785
-  _globals['_SCORES']._serialized_start=1787
-  _globals['_SCORES']._serialized_end=1831
-  _globals['_DRAFTSERVICE']._serialized_start=1834
-  _globals['_DRAFTSERVICE']._serialized_end=2001
+  _globals['_DRAFTREQUEST']._serialized_end=364
+  _globals['_OPENDRAFT']._serialized_start=367
+  _globals['_OPENDRAFT']._serialized_end=534
+  _globals['_EXTENDDRAFT']._serialized_start=536
+  _globals['_EXTENDDRAFT']._serialized_end=591
+  _globals['_PROPOSE']._serialized_start=594
+  _globals['_PROPOSE']._serialized_end=752
+  _globals['_FORESEE']._serialized_start=755
+  _globals['_FORESEE']._serialized_end=972
+  _globals['_SCORE']._serialized_start=974
+  _globals['_SCORE']._serialized_end=1042
+  _globals['_DRAFTRESPONSE']._serialized_start=1045
+  _globals['_DRAFTRESPONSE']._serialized_end=1413
+  _globals['_DRAFTOPENED']._serialized_start=1415
+  _globals['_DRAFTOPENED']._serialized_end=1466
+  _globals['_DRAFTEXTENDED']._serialized_start=1468
+  _globals['_DRAFTEXTENDED']._serialized_end=1556
+  _globals['_PROPOSAL']._serialized_start=1558
+  _globals['_PROPOSAL']._serialized_end=1676
+  _globals['_AHEAD']._serialized_start=1678
+  _globals['_AHEAD']._serialized_end=1758
+  _globals['_FORESEEN']._serialized_start=1760
+  _globals['_FORESEEN']._serialized_end=1830
+  _globals['_SCORES']._serialized_start=1832
+  _globals['_SCORES']._serialized_end=1876
+  _globals['_DRAFTSERVICE']._serialized_start=1879
+  _globals['_DRAFTSERVICE']._serialized_end=2046
 # @@protoc_insertion_point(module_scope)

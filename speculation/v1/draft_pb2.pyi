@@ -8,18 +8,20 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class DraftRequest(_message.Message):
-    __slots__ = ("open", "extend", "propose", "score", "foresee")
+    __slots__ = ("open", "extend", "propose", "score", "foresee", "trace")
     OPEN_FIELD_NUMBER: _ClassVar[int]
     EXTEND_FIELD_NUMBER: _ClassVar[int]
     PROPOSE_FIELD_NUMBER: _ClassVar[int]
     SCORE_FIELD_NUMBER: _ClassVar[int]
     FORESEE_FIELD_NUMBER: _ClassVar[int]
+    TRACE_FIELD_NUMBER: _ClassVar[int]
     open: OpenDraft
     extend: ExtendDraft
     propose: Propose
     score: Score
     foresee: Foresee
-    def __init__(self, open: _Optional[_Union[OpenDraft, _Mapping]] = ..., extend: _Optional[_Union[ExtendDraft, _Mapping]] = ..., propose: _Optional[_Union[Propose, _Mapping]] = ..., score: _Optional[_Union[Score, _Mapping]] = ..., foresee: _Optional[_Union[Foresee, _Mapping]] = ...) -> None: ...
+    trace: _common_pb2.TraceContext
+    def __init__(self, open: _Optional[_Union[OpenDraft, _Mapping]] = ..., extend: _Optional[_Union[ExtendDraft, _Mapping]] = ..., propose: _Optional[_Union[Propose, _Mapping]] = ..., score: _Optional[_Union[Score, _Mapping]] = ..., foresee: _Optional[_Union[Foresee, _Mapping]] = ..., trace: _Optional[_Union[_common_pb2.TraceContext, _Mapping]] = ...) -> None: ...
 
 class OpenDraft(_message.Message):
     __slots__ = ("session_id", "sampling", "prompt_length", "uncoupled", "background", "cache_salt")

@@ -64,6 +64,9 @@ class GenerationServiceServicer:
         the controller is shutting down; call again, perhaps elsewhere, with the same seed for the same text.
         DEADLINE_EXCEEDED: your deadline passed; the deltas until then are valid. Always set a deadline; cancelling the call
         frees everything it used.
+
+        Metadata `x-request-id` names a request whose `request_id` is empty, and comes back with the trailing metadata,
+        however the call ends. Metadata `traceparent` and `tracestate` (W3C Trace Context) are taken up.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

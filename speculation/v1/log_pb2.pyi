@@ -49,7 +49,7 @@ OUTCOME_STATUS_DEADLINE: OutcomeStatus
 OUTCOME_STATUS_WORKER_ERROR: OutcomeStatus
 
 class DecisionRecord(_message.Message):
-    __slots__ = ("schema_version", "event_id", "request_id", "round", "ts_ms", "controller_id", "tenant", "task", "config_hash", "code_version", "mode", "decision", "eligible_drafters", "ineligible_drafters", "prompt_tokens", "emitted_tokens", "temperature", "requests_in_flight", "prompt_surprisal", "model_revisions", "proposed")
+    __slots__ = ("schema_version", "event_id", "request_id", "round", "ts_ms", "controller_id", "tenant", "task", "config_hash", "code_version", "mode", "decision", "eligible_drafters", "ineligible_drafters", "prompt_tokens", "emitted_tokens", "temperature", "requests_in_flight", "prompt_surprisal", "model_revisions", "proposed", "trace_id")
     class PromptSurprisalEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -85,6 +85,7 @@ class DecisionRecord(_message.Message):
     PROMPT_SURPRISAL_FIELD_NUMBER: _ClassVar[int]
     MODEL_REVISIONS_FIELD_NUMBER: _ClassVar[int]
     PROPOSED_FIELD_NUMBER: _ClassVar[int]
+    TRACE_ID_FIELD_NUMBER: _ClassVar[int]
     schema_version: int
     event_id: str
     request_id: str
@@ -106,7 +107,8 @@ class DecisionRecord(_message.Message):
     prompt_surprisal: _containers.ScalarMap[str, float]
     model_revisions: _containers.ScalarMap[str, str]
     proposed: _generation_pb2.Decision
-    def __init__(self, schema_version: _Optional[int] = ..., event_id: _Optional[str] = ..., request_id: _Optional[str] = ..., round: _Optional[int] = ..., ts_ms: _Optional[int] = ..., controller_id: _Optional[str] = ..., tenant: _Optional[str] = ..., task: _Optional[str] = ..., config_hash: _Optional[str] = ..., code_version: _Optional[str] = ..., mode: _Optional[_Union[DecisionMode, str]] = ..., decision: _Optional[_Union[_generation_pb2.Decision, _Mapping]] = ..., eligible_drafters: _Optional[_Iterable[str]] = ..., ineligible_drafters: _Optional[_Iterable[str]] = ..., prompt_tokens: _Optional[int] = ..., emitted_tokens: _Optional[int] = ..., temperature: _Optional[float] = ..., requests_in_flight: _Optional[int] = ..., prompt_surprisal: _Optional[_Mapping[str, float]] = ..., model_revisions: _Optional[_Mapping[str, str]] = ..., proposed: _Optional[_Union[_generation_pb2.Decision, _Mapping]] = ...) -> None: ...
+    trace_id: str
+    def __init__(self, schema_version: _Optional[int] = ..., event_id: _Optional[str] = ..., request_id: _Optional[str] = ..., round: _Optional[int] = ..., ts_ms: _Optional[int] = ..., controller_id: _Optional[str] = ..., tenant: _Optional[str] = ..., task: _Optional[str] = ..., config_hash: _Optional[str] = ..., code_version: _Optional[str] = ..., mode: _Optional[_Union[DecisionMode, str]] = ..., decision: _Optional[_Union[_generation_pb2.Decision, _Mapping]] = ..., eligible_drafters: _Optional[_Iterable[str]] = ..., ineligible_drafters: _Optional[_Iterable[str]] = ..., prompt_tokens: _Optional[int] = ..., emitted_tokens: _Optional[int] = ..., temperature: _Optional[float] = ..., requests_in_flight: _Optional[int] = ..., prompt_surprisal: _Optional[_Mapping[str, float]] = ..., model_revisions: _Optional[_Mapping[str, str]] = ..., proposed: _Optional[_Union[_generation_pb2.Decision, _Mapping]] = ..., trace_id: _Optional[str] = ...) -> None: ...
 
 class RoundRecord(_message.Message):
     __slots__ = ("schema_version", "event_id", "request_id", "round", "ts_ms", "decision_event_id", "drafters", "missing_drafters", "num_draft_tokens", "tree_depth", "num_accepted_draft_tokens", "tokens_emitted", "timings", "verify_batch_size", "tree", "node_probs", "accepted", "token_ids", "context", "shape", "combination", "verify_budget", "propensity", "drafts", "logprobs", "near_ties", "verify_queue_ns", "verify_compute_ns", "verify_forwards", "calibrations", "frozen", "foreseen_drafters", "verify_batch_positions", "silences", "veiled", "exchanges", "verify_address", "failovers", "retold_tokens")

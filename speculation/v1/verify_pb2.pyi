@@ -8,14 +8,16 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class VerifyRequest(_message.Message):
-    __slots__ = ("open", "extend", "verify")
+    __slots__ = ("open", "extend", "verify", "trace")
     OPEN_FIELD_NUMBER: _ClassVar[int]
     EXTEND_FIELD_NUMBER: _ClassVar[int]
     VERIFY_FIELD_NUMBER: _ClassVar[int]
+    TRACE_FIELD_NUMBER: _ClassVar[int]
     open: OpenVerify
     extend: ExtendVerify
     verify: VerifyTree
-    def __init__(self, open: _Optional[_Union[OpenVerify, _Mapping]] = ..., extend: _Optional[_Union[ExtendVerify, _Mapping]] = ..., verify: _Optional[_Union[VerifyTree, _Mapping]] = ...) -> None: ...
+    trace: _common_pb2.TraceContext
+    def __init__(self, open: _Optional[_Union[OpenVerify, _Mapping]] = ..., extend: _Optional[_Union[ExtendVerify, _Mapping]] = ..., verify: _Optional[_Union[VerifyTree, _Mapping]] = ..., trace: _Optional[_Union[_common_pb2.TraceContext, _Mapping]] = ...) -> None: ...
 
 class OpenVerify(_message.Message):
     __slots__ = ("session_id", "sampling", "prompt_length", "top_logprobs", "cache_salt")

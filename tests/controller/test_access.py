@@ -14,10 +14,10 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
-from controller.logs import JsonLines
 from controller.tokens import Role, Tokens, new_token
 from forerun.client import Client, RouterClient
 from speculation.errors import AccessDeniedError, ConfigurationError, UnauthenticatedError
+from speculation.logs import JsonLines
 from speculation.rpc import error_info
 from speculation.v1 import router_pb2
 from tests.controller.house import House, eventually, house, plain, read, request, run

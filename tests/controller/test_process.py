@@ -61,8 +61,8 @@ def test_it_says_where_it_listens_serves_and_drains_on_sigterm(tmp_path: Path) -
             assert len(children) == 2
             assert not any(child.is_running() for child in children), "its Redis and its learner end with it"
             events = [json.loads(line) for line in log.decode().splitlines() if line.startswith("{")]
-            assert any("EMBEDDED REDIS" in event["event"] for event in events)
-            (ended,) = [event for event in events if event["event"] == "request ended"]
+            assert any("EMBEDDED REDIS" in event["message"] for event in events)
+            (ended,) = [event for event in events if event["message"] == "request ended"]
             assert ended["request_id"] == answer.summary.request_id
 
     run(scenario(), within_s=120)

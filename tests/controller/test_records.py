@@ -5,8 +5,8 @@ import json
 import logging
 import uuid
 
-from controller.logs import JsonLines
 from controller.records import uuid7
+from speculation.logs import JsonLines
 
 
 def test_ids_are_version_7_and_sort_by_time() -> None:
@@ -33,4 +33,4 @@ def test_a_log_line_is_one_object_with_all_it_was_told() -> None:
 
     (line,) = stream.getvalue().splitlines()
     told = json.loads(line)
-    assert (told["event"], told["level"], told["request_id"]) == ("worker lost", "warning", "r1")
+    assert (told["message"], told["level"], told["request_id"]) == ("worker lost", "warning", "r1")

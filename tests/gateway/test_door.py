@@ -16,6 +16,7 @@ from gateway.__main__ import main
 from gateway.serve import running
 from gateway.settings import GatewaySettings
 from speculation.v1 import router_pb2
+from tests.collector import collector
 from tests.controller.house import eventually, house, run
 from tests.forerun.fake_service import FakeGenerationService, serving
 from tests.gateway.front import PROMPT, Front, front, front_of
@@ -313,6 +314,23 @@ def test_nothing_that_was_said_is_logged(caplog: pytest.LogCaptureFixture) -> No
         assert "secret" not in said
 
     run(scenario())
+
+
+def test_the_callers_trace_goes_through_to_the_controller_and_is_logged(caplog: pytest.LogCaptureFixture) -> None:
+    trace, span = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
+
+    async def scenario(endpoint: str) -> None:
+        caplog.set_level("INFO")
+        async with front(more={"tracing": {"endpoint": endpoint}}) as (gateway, _):
+            await gateway.completion(extra_headers={"traceparent": f"00-{trace}-{span}-01", "x-request-id": "mine"})
+
+    with collector() as collecting:
+        run(scenario(collecting.endpoint))
+
+    (first,) = (one for one in collecting.spans if one.parent == span)
+    assert (first.trace, first.attributes["forerun.request_id"]) == (trace, "mine")
+    (ended,) = (record for record in caplog.records if record.name == "gateway.door")
+    assert ended.trace_id == trace  # type: ignore[attr-defined]
 
 
 def test_a_wrong_setting_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:

@@ -261,6 +261,12 @@ class Roster:
         """Whether there is a target to ask."""
         return any(worker.serving for worker in self.workers if worker.role is Role.VERIFY)
 
+    @property
+    def verify_slots(self) -> int:
+        """Sessions that the targets that serve can hold at once; 0 while none serves."""
+        described = (worker.description for worker in self.workers if worker.serving and worker.role is Role.VERIFY)
+        return sum(target.slots for target in described if target is not None)
+
     @staticmethod
     def _names(workers: Iterable[Worker]) -> tuple[str, ...]:
         drafters = (worker for worker in workers if worker.role is Role.DRAFT and worker.description is not None)

@@ -65,7 +65,7 @@ class Extent:
 
 
 FULL = Extent()
-QUICK = Extent(streams=(4,), turns=1, window_s=6.0)
+QUICK = Extent(streams=(16,), turns=1, window_s=6.0)
 
 
 @dataclass(frozen=True, slots=True)

@@ -400,6 +400,26 @@ FLEET: tuple[Metric[ControllerFacts], ...] = (
         _of_workers(lambda worker: worker.description.slots if worker.description is not None else 0),
         WORKER,
     ),
+    Metric(
+        COUNTER,
+        "forerun_worker_ejections_total",
+        "Times a worker was asked nothing more for a while: it failed, was late, or much slower than its peers.",
+        _of_workers(lambda worker: worker.ejections),
+        WORKER,
+    ),
+    Metric(
+        GAUGE,
+        "forerun_worker_on_probation",
+        "1 for a worker that was ejected and is given one session at a time until it has done well for a while.",
+        _of_workers(lambda worker: float(bool(worker.on_probation))),
+        WORKER,
+    ),
+    Metric(
+        COUNTER,
+        "forerun_moves_denied_total",
+        "Requests given up rather than moved to one more worker: too many had been moved in vain.",
+        lambda facts: facts.fleet.retries.denied,
+    ),
 )
 
 CONFIGURATION: tuple[Metric[ControllerFacts], ...] = (

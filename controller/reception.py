@@ -33,6 +33,12 @@ MOST_JITTER = 0.5
 NEWEST = 0.1
 """Weight of the newest request in the mean time that a place is taken."""
 
+NEWEST_GRANT = 0.03
+"""Weight of the newest place given away, in the shares that the classes get of them."""
+
+LEAST_SHARE = 0.01
+"""Of the places for which a class waits, however many go to higher ones."""
+
 
 class Cause(Enum):
     """Why a request was turned away; `told` is for its caller."""
@@ -132,6 +138,7 @@ class Reception:
         self._running: Counter[str] = Counter()
         self._lines: dict[str, WaitingLine] = {}
         self._mean_stay_s = 0.0
+        self._granted: dict[str, float] = {}
         self._now = now
         self._rng = rng or Random()
         self._left = Signal()
@@ -281,6 +288,9 @@ class Reception:
         self.inside += 1
         self._running[one.latency_class.name] += 1
         self.line(one.latency_class.name).serve(one)
+        for name in self._lines:
+            share = self._granted.get(name, 0.0)
+            self._granted[name] = share + NEWEST_GRANT * ((name == one.latency_class.name) - share)
 
     def _require_hope(self, latency_class: LatencyClass, tenant: str, deadline: float) -> None:
         """Turn a request away that would not be served in time."""
@@ -295,11 +305,15 @@ class Reception:
             raise self._shed(latency_class, Cause.FULL, wait_s)
 
     def _expected_wait_s(self, latency_class: LatencyClass, tenant: str) -> float:
-        """What those who go first need until one more can go, if requests go on taking as long as lately; 0 where no
-        request has ended yet. (Little 1961: a place becomes free every mean stay / places.)"""
-        own = self.line(latency_class.name)
-        above = sum(len(self.line(name)) for name in self._at_or_above(latency_class)[:-1])
-        return (above + own.ahead_of(tenant) + 1) * self._mean_stay_s / self.capacity
+        """What those who go first need until one more can go, if all goes on as lately; 0 where nobody has left yet.
+
+        A place becomes free every mean stay / places (Little 1961). Those who are in higher lines go first, and so do
+        those who will come there meanwhile: to a class is left what they do not take (Cobham 1954).
+        """
+        above = self._at_or_above(latency_class)[:-1]
+        ahead = sum(len(self.line(name)) for name in above) + self.line(latency_class.name).ahead_of(tenant)
+        left = max(LEAST_SHARE, 1.0 - sum(self._granted.get(name, 0.0) for name in above))
+        return (ahead + 1) * self._mean_stay_s / (self.capacity * left)
 
     @property
     def _lines_are_full(self) -> bool:

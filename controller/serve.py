@@ -304,6 +304,7 @@ def _fleet_timeouts(settings: Settings) -> FleetTimeouts:
     return FleetTimeouts(
         draft_timeout_s=timeouts.draft_timeout_s,
         verify_wait_s=timeouts.verify_wait_s,
+        slow_factor=timeouts.slow_factor,
         health_interval_s=timeouts.health_interval_s,
         health_timeout_s=timeouts.health_timeout_s,
     )
@@ -317,6 +318,7 @@ def _limits(settings: Settings) -> Limits:
     return Limits(
         default_max_new_tokens=settings.limits.default_max_new_tokens,
         longest_request_s=settings.timeouts.longest_request_s,
+        slow_reader_s=settings.timeouts.slow_reader_s,
     )
 
 

@@ -53,10 +53,12 @@ class Limits:
     Attributes:
         default_max_new_tokens: Tokens of an answer where the request names no number.
         longest_request_s: Deadline of a request that brings none.
+        slow_reader_s: Longest that a caller may leave unread what is written to it: it has a place meanwhile.
     """
 
     default_max_new_tokens: int = 256
     longest_request_s: float = 600.0
+    slow_reader_s: float = 30.0
 
 
 class RequestReader:
@@ -216,7 +218,8 @@ class GenerationService(generation_pb2_grpc.GenerationServiceServicer):
                     await inside.ticket.turn(tokens=len(asked.prompt) + asked.max_new_tokens)
                     account.begin()
                     admission.granted = True
-                    await self._answer(asked, policy, account, inside.ticket, deadline=deadline, write=context.write)
+                    write = _impatient(context.write, self._reader.limits.slow_reader_s)
+                    await self._answer(asked, policy, account, inside.ticket, deadline=deadline, write=write)
 
     @contextmanager
     def _received(
@@ -346,8 +349,22 @@ async def _deadline(context: CallContext, longest_s: float) -> AsyncIterator[flo
     try:
         async with asyncio.timeout(allowed_s):
             yield asyncio.get_running_loop().time() + allowed_s
-    except TimeoutError:
-        await context.abort(grpc.StatusCode.DEADLINE_EXCEEDED, "the deadline passed; what was sent before is valid")
+    except TimeoutError as error:
+        problem = str(error) or "the deadline passed"
+        await context.abort(grpc.StatusCode.DEADLINE_EXCEEDED, f"{problem}; what was sent before is valid")
+
+
+def _impatient(write: Write, within_s: float) -> Write:
+    """The same, for a caller that reads. What one does not read fills the connection's window, and no memory here."""
+
+    async def written(message: generation_pb2.GenerateResponse) -> None:
+        try:
+            async with asyncio.timeout(within_s):
+                await write(message)
+        except TimeoutError:
+            raise TimeoutError(f"the answer was not read for {within_s:g} s") from None
+
+    return written
 
 
 @contextmanager

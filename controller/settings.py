@@ -354,12 +354,17 @@ class TimeoutSettings(Section):
     """A drafter that keeps a ready target waiting longer is late."""
     verify_wait_s: Seconds = 10.0
     """How long a request waits for a verify worker to return or to have room."""
+    slow_factor: Annotated[float, Field(gt=1, allow_inf_nan=False)] | None = 4.0
+    """A worker that takes this many times as long as the others of its name is asked nothing for a while, and then a
+    little at first. null: none is."""
     health_interval_s: Seconds = 1.0
     """Between two health checks of a worker."""
     health_timeout_s: Seconds = 2.0
     """A worker that does not answer a check within this is lost."""
     longest_request_s: Seconds = 600.0
     """Deadline of a request that brings none."""
+    slow_reader_s: Seconds = 30.0
+    """A caller that leaves unread what is written to it for so long is cut off: its request has a place meanwhile."""
     drain_grace_s: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 30.0
     """How long running requests may go on after SIGTERM."""
 

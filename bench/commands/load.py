@@ -80,7 +80,7 @@ def overload(
     prompts: Prompts = None,
     tokens: Tokens = None,
     turns: Annotated[int, typer.Option(min=1, help="Visits of each multiple of the load.")] = 3,
-    profile: Cost = "plain",
+    profile: Cost = "deep",
     quick: Quick = False,
     seed: Seed = DEFAULT_SEED,
     as_json: AsJson = False,
@@ -101,7 +101,7 @@ def overload(
     figures = report_fleet(
         partial(measure_overload, extent=QUICK if quick else replace(FULL, turns=turns)),
         work=tasks(PROMPT_SETS, prompts or (1 if quick else 20), skip=HELD_FOR_TUNING),
-        tokens=tokens or (8 if quick else 32),
+        tokens=tokens or (8 if quick else 24),
         profile=profile,
         drafters={"mixed": "zoo:mixed"},
         seed=seed,

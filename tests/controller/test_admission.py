@@ -11,7 +11,7 @@ from controller.settings import AdmissionSettings, LatencyClassSettings, Metrics
 from speculation.rpc import error_info, retry_after_s
 from speculation.v1 import log_pb2
 from tests import fakes
-from tests.controller.house import ONE_PLACE, VERIFY, House, eventually, house, plain, read, request, run
+from tests.controller.house import ONE_PLACE, QUICK, VERIFY, House, eventually, house, plain, read, request, run
 from tests.scraping import scrape
 
 SERVICE = "speculation.v1.GenerationService"
@@ -219,5 +219,27 @@ def test_the_decision_log_says_the_class_and_the_wait(monkeypatch: pytest.Monkey
 
             assert {record.latency_class for record in records} == {"standard", "batch"}
             assert records[0].timings.queue_ns < records[1].timings.queue_ns
+
+    run(scenario())
+
+
+def test_a_caller_that_does_not_read_loses_its_place() -> None:
+    """It asks for more than the connection's window holds, and reads nothing of it."""
+
+    async def scenario() -> None:
+        hurried = QUICK.model_copy(update={"slow_reader_s": 0.3})
+        async with house(fakes.description(max_length=40_000), timeouts=hurried, policy="none") as home:
+            options = (("grpc.http2.bdp_probe", 0), ("grpc.http2.lookahead_bytes", 4096))
+            reception = home.controller.generation.reception
+            async with grpc.aio.insecure_channel(home.controller.address, options=options) as channel:
+                stub = type(home.generation)(channel)
+                call = stub.Generate(request(max_new_tokens=30_000, explain=True, logprobs=5), timeout=60)
+                await call.read()
+                await eventually(lambda: reception.inside == 0, within_s=20)
+
+                cut_off = await refusal(read(call))
+            assert cut_off.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+            assert "not read for 0.3 s" in str(cut_off.details())
+            assert (await home.answer()).token_ids == plain()
 
     run(scenario())

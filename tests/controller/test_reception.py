@@ -221,6 +221,32 @@ def test_a_tenant_with_few_requests_is_not_told_to_go_because_another_has_many()
     run(scenario())
 
 
+def test_who_comes_later_and_goes_first_is_reckoned_with() -> None:
+    """One place, a second each: alone, a low request would be served at once; where the high take them all, never."""
+
+    async def scenario() -> None:
+        hurried = LatencyClass(name="low", most_wait_s=5.0)
+        async with crowd(1, classes=(HIGH, hurried)) as people:
+            for number in range(150):
+                await people.come(f"h{number}", HIGH)
+                people.clock.now += 1.0
+                await people.leave(f"h{number}")
+            await people.come("last", HIGH)
+            await people.come("low", hurried)
+            assert people.refused["low"].metadata["cause"] == "hopeless"
+
+            await people.leave("last")
+            for number in range(150):
+                await people.come(f"l{number}", hurried)
+                people.clock.now += 1.0
+                await people.leave(f"l{number}")
+            await people.come("last of all", HIGH)
+            await people.come("low again", hurried)
+            assert people.reception.waiting == 1
+
+    run(scenario())
+
+
 def test_where_the_lines_are_full_the_lowest_class_makes_way() -> None:
     async def scenario() -> None:
         async with crowd(1, most_waiting=2) as people:

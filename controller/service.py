@@ -209,8 +209,12 @@ class GenerationService(generation_pb2_grpc.GenerationServiceServicer):
         self, request: generation_pb2.GenerateRequest, context: CallContext
     ) -> None:
         """One answer. It is written, not yielded: a generator that nobody reads is not closed at once."""
-        account = Account()
-        async with errors_to_status(context), _deadline(context, self._reader.limits.longest_request_s) as deadline:
+        account, limits = Account(), self._reader.limits
+        async with (
+            errors_to_status(context),
+            _deadline(context, limits.longest_request_s) as deadline,
+            _unread_to_status(context, limits.slow_reader_s),
+        ):
             with self.meter.admitting() as admission, self._received(context, request, deadline) as inside:
                 asked = await self._reader.read(request, tenant=inside.tenant, latency_class=inside.latency_class)
                 policy = self._steering.for_request(asked.pins, task=asked.task, tenant=asked.tenant)
@@ -218,7 +222,7 @@ class GenerationService(generation_pb2_grpc.GenerationServiceServicer):
                     await inside.ticket.turn(tokens=len(asked.prompt) + asked.max_new_tokens)
                     account.begin()
                     admission.granted = True
-                    write = _impatient(context.write, self._reader.limits.slow_reader_s)
+                    write = _impatient(context.write, limits.slow_reader_s)
                     await self._answer(asked, policy, account, inside.ticket, deadline=deadline, write=write)
 
     @contextmanager
@@ -349,22 +353,49 @@ async def _deadline(context: CallContext, longest_s: float) -> AsyncIterator[flo
     try:
         async with asyncio.timeout(allowed_s):
             yield asyncio.get_running_loop().time() + allowed_s
-    except TimeoutError as error:
-        problem = str(error) or "the deadline passed"
-        await context.abort(grpc.StatusCode.DEADLINE_EXCEEDED, f"{problem}; what was sent before is valid")
+    except TimeoutError:
+        await context.abort(grpc.StatusCode.DEADLINE_EXCEEDED, "the deadline passed; what was sent before is valid")
+
+
+class _UnreadError(Exception):
+    """A caller does not read its answer.
+
+    Attributes:
+        writing: The message that it left; nothing can be sent behind it, no status either.
+    """
+
+    def __init__(self, writing: "asyncio.Future[None]") -> None:
+        super().__init__()
+        self.writing = writing
 
 
 def _impatient(write: Write, within_s: float) -> Write:
-    """The same, for a caller that reads. What one does not read fills the connection's window, and no memory here."""
+    """The same, for callers that read. What one does not read fills the connection's window, and no memory here."""
 
     async def written(message: generation_pb2.GenerateResponse) -> None:
+        writing = asyncio.ensure_future(write(message))
         try:
             async with asyncio.timeout(within_s):
-                await write(message)
+                await asyncio.shield(writing)
         except TimeoutError:
-            raise TimeoutError(f"the answer was not read for {within_s:g} s") from None
+            raise _UnreadError(writing) from None
+        except asyncio.CancelledError:
+            writing.cancel()
+            raise
 
     return written
+
+
+@asynccontextmanager
+async def _unread_to_status(context: CallContext, within_s: float) -> AsyncIterator[None]:
+    """Cut a caller off that does not read. Its place is somebody else's by now; it is told once it reads again."""
+    try:
+        yield
+    except _UnreadError as unread:
+        logger.warning("caller cut off: it does not read its answer", extra={"peer": context.peer()})
+        await unread.writing
+        problem = f"the answer was not read for {within_s:g} s; what was sent before is valid"
+        await context.abort(grpc.StatusCode.DEADLINE_EXCEEDED, problem)
 
 
 @contextmanager
@@ -382,7 +413,7 @@ def _ending(
     try:
         yield
         outcome = Outcome.OK
-    except (TimeoutError, asyncio.CancelledError):
+    except (TimeoutError, asyncio.CancelledError, _UnreadError):
         late = asyncio.get_running_loop().time() >= deadline
         outcome = Outcome.DEADLINE if late else Outcome.CANCELLED
         raise

@@ -294,7 +294,7 @@ class Supervisor:
     async def _keep(self, kept: _Kept) -> None:
         """Restart the process whenever it dies, until it is given up."""
         deaths_in_a_row = 0
-        while kept.alive:
+        while kept.status.state is not ProcessState.GIVEN_UP:
             assert kept.process is not None
             started = time.monotonic()
             async with asyncio.TaskGroup() as group:

@@ -233,13 +233,13 @@ def test_a_caller_that_does_not_read_loses_its_place() -> None:
             reception = home.controller.generation.reception
             async with grpc.aio.insecure_channel(home.controller.address, options=options) as channel:
                 stub = type(home.generation)(channel)
-                call = stub.Generate(request(max_new_tokens=30_000, explain=True, logprobs=5), timeout=60)
-                await call.read()
+                unread = stub.Generate(request(max_new_tokens=30_000, explain=True, logprobs=5), timeout=60)
+                await eventually(lambda: reception.inside == 1)
                 await eventually(lambda: reception.inside == 0, within_s=20)
 
-                cut_off = await refusal(read(call))
-            assert cut_off.code() is grpc.StatusCode.DEADLINE_EXCEEDED
-            assert "not read for 0.3 s" in str(cut_off.details())
+                error = await refusal(read(unread))
+            assert error.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+            assert "not read for 0.3 s" in str(error.details())
             assert (await home.answer()).token_ids == plain()
 
     run(scenario())

@@ -134,14 +134,14 @@ def test_a_drafter_on_probation_costs_speed_and_no_token() -> None:
             await eventually(lambda: drafter.serving and bool(drafter.on_probation))
             home.workers[0].worker.faults.delay_s = 0.02
 
-            answers = await asyncio.gather(*(home.answer(sampling={"seed": seed}) for seed in range(3)))
+            asked = [home.answer(sampling={"seed": seed}, explain=True) for seed in range(3)]
+            answers = await asyncio.gather(*asked)
 
             assert [answer.token_ids for answer in answers] == [plain(seed=seed) for seed in range(3)]
-            drafted = [answer.summary.acceptance.num_draft_tokens for answer in answers]
-            assert min(drafted) == 0 < max(drafted)
-            for _ in range(4):
+            assert sum(bool(answer.rounds[2].decision.drafters) for answer in answers) == 1
+            while drafter.on_probation:  # what it foresaw is no exchange, so nobody knows how many answers that takes
                 await home.answer()
-            assert drafter.on_probation == drafter.failures == 0
+            assert drafter.failures == 0
 
     run(scenario())
 

@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from controller.settings import RedisSettings, RouterSettings
+from controller.settings import AdmissionSettings, RedisSettings, RouterSettings
 from forerun.client import AsyncClient
 from forerun.commands.profile import Profile, dtype_of, target_of
 from forerun.fleet_screen import shown_fleet
@@ -60,6 +60,7 @@ async def bench_fleet(
     exact: bool = False,
     router: RouterSettings = WITHOUT_SCORING,
     redis: RedisSettings = EMBEDDED_REDIS,
+    admission: AdmissionSettings | None = None,
 ) -> AsyncIterator[Bench]:
     """A fleet while the body runs; its logs stay behind only if it fails.
 
@@ -71,6 +72,7 @@ async def bench_fleet(
         exact: Whether the target's logits are to be those of plain decoding to the last bit; bfloat16 on a CPU.
         router: Settings of the router.
         redis: Of its log.
+        admission: Who waits, and for how long.
     """
     folder = Path(tempfile.mkdtemp(prefix="forerun-bench-"))
     dtype = dtype or dtype_of(profile)
@@ -80,6 +82,7 @@ async def bench_fleet(
         listen=FREE_PORT,
         router=router,
         redis=redis,
+        admission=admission or AdmissionSettings(),
         device=device,
         dtype=dtype,
         exact=exact,

@@ -23,6 +23,8 @@ class Account:
         first_tokens: Of these, by the first round.
         near_ties: Emitted tokens that rounding could have swapped.
         timings: Sums over the rounds.
+        queue_ns: From the call until it had a place.
+        begun: Whether it had one.
         time_to_first_token_ns: From the call to the first round's end; 0 before.
     """
 
@@ -36,6 +38,8 @@ class Account:
     first_tokens: int = 0
     near_ties: int = 0
     timings: RoundTimings = field(default_factory=RoundTimings)
+    queue_ns: int = 0
+    begun: bool = False
     time_to_first_token_ns: int = 0
     _started_ns: int = 0
 
@@ -46,6 +50,10 @@ class Account:
     def total_ns(self) -> int:
         """Since the call."""
         return self.clock_ns() - self._started_ns
+
+    def begin(self) -> None:
+        """It has a place."""
+        self.begun, self.queue_ns = True, self.total_ns
 
     def add(self, done: Round) -> None:
         """Count a round."""

@@ -146,6 +146,10 @@ class Fleet(Protocol):
     def drafter_names(self) -> tuple[str, ...]:
         """Every drafter that belongs to the fleet, whether it serves now or not."""
 
+    @property
+    def verify_slots(self) -> int:
+        """Sessions that the targets that serve can hold at once; 0 while none serves."""
+
     async def max_length(self) -> int:
         """Longest sequence that the target can hold, in tokens.
 

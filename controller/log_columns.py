@@ -275,6 +275,8 @@ OUTCOMES = Table(
             "timings.time_to_first_token_ns",
         ),
         Column("total_ns", Kind.COUNT, "nanoseconds from the call to the end", "timings.total_ns"),
+        Column("queue_ns", Kind.COUNT, "of these, before it had a place", "timings.queue_ns"),
+        Column("latency_class", Kind.TEXT, "how long it could be kept waiting"),
         *_under("timings.rounds", *_TIMES),
         Column("failovers", Kind.COUNT, "workers that were lost on the way"),
         Column("near_ties", Kind.COUNT, "emitted tokens that rounding could have swapped"),

@@ -9,9 +9,9 @@ from controller.call_counts import CallCounts
 from controller.configuration import Configuration
 from controller.event_log import EventLog
 from controller.meter import ArmTally, Meter
+from controller.reception import Reception
 from controller.roster import Health, Roster, Worker
 from controller.scorer import Scorer
-from controller.service import Reception
 from controller.shared_learning import SharedLearning
 from controller.snapshot import Snapshot
 from controller.steering import Steering
@@ -101,6 +101,12 @@ def _accepted_by_position(facts: ControllerFacts) -> Values:
     return {(str(position),): number for position, number in enumerate(at_least) if number}
 
 
+def _queued(facts: ControllerFacts) -> Values:
+    """All classes, so that an empty line is a zero and no gap."""
+    reception = facts.reception
+    return {(one.name,): float(reception.waiting_of(one.name)) for one in reception.precedence.classes}
+
+
 def _policies(facts: ControllerFacts) -> Values:
     return {(name,): float(name == facts.steering.policy) for name in sorted(facts.steering.policies)}
 
@@ -158,9 +164,30 @@ REQUESTS: tuple[Metric[ControllerFacts], ...] = (
         lambda facts: facts.meter.refused,
         ("reason",),
     ),
-    Metric(GAUGE, "forerun_requests_in_flight", "Requests inside.", lambda facts: facts.reception.inside),
+    Metric(GAUGE, "forerun_requests_in_flight", "Requests that run.", lambda facts: facts.reception.inside),
     Metric(GAUGE, "forerun_requests_waiting", "Of these, without a first round.", lambda facts: facts.meter.waiting),
-    Metric(GAUGE, "forerun_requests_capacity", "Most requests at once.", lambda facts: facts.reception.capacity),
+    Metric(
+        GAUGE,
+        "forerun_requests_capacity",
+        "Most requests at once: slots of the targets, or what is configured, and fewer while targets are strained.",
+        lambda facts: facts.reception.capacity,
+    ),
+    Metric(GAUGE, "forerun_admission_waiting", "Requests that wait for a place.", _queued, ("latency_class",)),
+    Metric(
+        HISTOGRAM,
+        "forerun_admission_wait_seconds",
+        "From a request's arrival in line to its place.",
+        lambda facts: facts.reception.waits,
+        ("latency_class",),
+    ),
+    Metric(
+        COUNTER,
+        "forerun_admission_shed_total",
+        "Requests turned away for want of a place, by cause: full (lines), hopeless (too long a wait, told at once), "
+        "waited (as long as the class allows), displaced (by a request that goes first).",
+        lambda facts: facts.reception.shed,
+        ("latency_class", "cause"),
+    ),
     Metric(
         GAUGE, "forerun_draining", "1 while the controller shuts down.", lambda facts: float(facts.reception.draining)
     ),
@@ -376,6 +403,26 @@ FLEET: tuple[Metric[ControllerFacts], ...] = (
         "Sessions whose caches fit there at once; 0 until it has said so.",
         _of_workers(lambda worker: worker.description.slots if worker.description is not None else 0),
         WORKER,
+    ),
+    Metric(
+        COUNTER,
+        "forerun_worker_ejections_total",
+        "Times a worker was asked nothing more for a while: it failed, was late, or much slower than its peers.",
+        _of_workers(lambda worker: worker.ejections),
+        WORKER,
+    ),
+    Metric(
+        GAUGE,
+        "forerun_worker_on_probation",
+        "1 for a worker that was ejected and is given one session at a time until it has done well for a while.",
+        _of_workers(lambda worker: float(bool(worker.on_probation))),
+        WORKER,
+    ),
+    Metric(
+        COUNTER,
+        "forerun_moves_denied_total",
+        "Requests given up rather than moved to one more worker: too many had been moved in vain.",
+        lambda facts: facts.fleet.retries.denied,
     ),
 )
 

@@ -110,6 +110,7 @@ def request_timings(account: Account) -> generation_pb2.RequestTimings:
     return generation_pb2.RequestTimings(
         time_to_first_token_ns=account.time_to_first_token_ns,
         total_ns=account.total_ns,
+        queue_ns=account.queue_ns,
         rounds=round_timings(account.timings),
     )
 
@@ -137,6 +138,7 @@ def summary(
         near_ties=account.near_ties,
         failovers=session.failovers,
         prompt_surprisal=dict(session.prompt_surprisal),
+        latency_class=request.latency_class,
     )
 
 
@@ -287,6 +289,7 @@ def outcome_record(
         sampling=sampling_to_proto(request.sampling),
         prompt_token_ids=request.prompt,
         token_ids=sequence.token_ids[sequence.prompt_length :],
+        latency_class=request.latency_class,
     )
 
 

@@ -46,6 +46,7 @@ class GenerationRequest:
         logprobs: Alternatives to report for each token; None: report nothing.
         task: The caller's label, or empty.
         tenant: The caller's label, or empty.
+        latency_class: How long it may be kept waiting.
         pins: The caller's say in what is speculated.
         explain: Whether each round is reported.
         trace_id: Of the caller's trace, or of that which began here; empty: there is none.
@@ -60,6 +61,7 @@ class GenerationRequest:
     logprobs: int | None = None
     task: str = ""
     tenant: str = ""
+    latency_class: str = ""
     pins: Pins = field(default_factory=Pins)
     explain: bool = False
     trace_id: str = ""

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from enum import Enum
 
+from controller.outliers import EXCHANGES, Pace
 from controller.tasks import Signal, owned_tasks
 from controller.worker_client import (
     DraftStream,
@@ -18,11 +19,19 @@ from controller.worker_client import (
 )
 from speculation.errors import DrainingError, ForerunError, IncompatibleWorkerError, WorkerUnavailableError
 from speculation.profile import ForwardProfile
+from speculation.retry_budget import RetryBudget
 
 logger = logging.getLogger(__name__)
 
 FIRST_BACKOFF_S = 0.2
 LONGEST_BACKOFF_S = 30.0
+
+LONGEST_ALONE_S = 1.0
+"""The same for a target without which there is none: to ask a bad one is better than to ask nobody."""
+
+RETRIES_A_ROUND, RETRIES_IN_RESERVE = 0.1, 64
+"""What sessions that find one worker after another lost may try, of all requests together; see `Roster.retries`."""
+
 DESCRIBE_TIMEOUT_S = 2.0
 
 
@@ -54,12 +63,14 @@ class FleetTimeouts:
     Attributes:
         draft_timeout_s: A drafter that keeps a ready target waiting longer is late.
         verify_wait_s: How long a request waits for a verify worker to return or to have room.
+        slow_factor: A worker that takes this many times as long as its peers is ejected; None: none is.
         health_interval_s: Between two health checks of a worker.
         health_timeout_s: A worker that does not answer a check within this is lost.
     """
 
     draft_timeout_s: float = 0.5
     verify_wait_s: float = 10.0
+    slow_factor: float | None = 4.0
     health_interval_s: float = 1.0
     health_timeout_s: float = 2.0
 
@@ -73,6 +84,10 @@ class Worker:
         description: What it says it is; None until it answered.
         health: Whether it can be asked.
         problem: In words, if it cannot.
+        failures: Times it was ejected since it was last trusted.
+        ejections: Times it was ejected at all.
+        on_probation: Exchanges that must go well until it is trusted again; 0: it is.
+        pace: How long its exchanges take.
     """
 
     def __init__(self, address: str, role: Role, *, changed: Signal, tls: WorkerTls | None = None) -> None:
@@ -81,7 +96,8 @@ class Worker:
         self.description: WorkerDescription | None = None
         self.health = Health.NOT_SERVING
         self.problem = "has not answered yet"
-        self.failures = 0
+        self.failures = self.ejections = self.on_probation = 0
+        self.pace = Pace()
         self.client = WorkerClient(address, role, tls)
         self._streams: set[DraftStream | VerifyStream] = set()
         self._changed = changed
@@ -121,6 +137,11 @@ class Worker:
         return any(stream is not beside for stream in self._streams)
 
     @property
+    def takes_sessions(self) -> bool:
+        """Whether it can be given one more; on probation, it is given one at a time."""
+        return self.serving and not (self.on_probation and self._streams)
+
+    @property
     def load(self) -> float:
         """Open sessions per slot."""
         return self.open_sessions / (self.description.slots if self.description else 1)
@@ -146,13 +167,19 @@ class Worker:
         self._changed.fire()
 
     def worked(self) -> None:
-        """It did what it was asked: earlier failures are forgiven."""
-        self.failures = 0
+        """It did what it was asked. Earlier failures are forgiven once it has done so for a while."""
+        if self.on_probation:
+            self.on_probation -= 1
+            if not self.on_probation:
+                self.failures = 0
+                logger.info("worker trusted again", extra=self._told)
+                self._changed.fire()
 
     def eject(self, problem: str) -> None:
         """Ask it nothing more until it has been examined again, later each time it fails."""
         if self.health is Health.SERVING:
             self.failures += 1
+            self.ejections += 1
         self._become(Health.NOT_SERVING, problem)
         self._doubted.set()
 
@@ -169,13 +196,15 @@ class Worker:
     def admit(self, description: WorkerDescription) -> None:
         """It answered and belongs to the fleet."""
         self.description = description
+        if self.failures:
+            self.on_probation, self.pace = EXCHANGES, Pace()
         self._become(Health.SERVING, "")
 
     def refuse(self, problem: str) -> None:
         """It answered and does not belong to the fleet."""
         self._become(Health.REFUSED, problem)
 
-    async def rest(self, interval_s: float) -> None:
+    async def rest(self, interval_s: float, longest_backoff_s: Callable[[], float]) -> None:
         """Wait until it should be examined: after the interval, or at once when it is doubted, or after a backoff."""
         try:
             async with asyncio.timeout(interval_s):
@@ -183,17 +212,19 @@ class Worker:
         except TimeoutError:
             return
         self._doubted.clear()
-        await asyncio.sleep(min(FIRST_BACKOFF_S * 2 ** (self.failures - 1), LONGEST_BACKOFF_S) if self.failures else 0)
+        backoff_s = FIRST_BACKOFF_S * 2 ** (self.failures - 1) if self.failures else 0.0
+        await asyncio.sleep(min(backoff_s, longest_backoff_s()))
+
+    @property
+    def _told(self) -> dict[str, str]:
+        """Which worker, for the log."""
+        return {"worker": self.address, "worker_name": self.name, "role": self.role.value}
 
     def _become(self, health: Health, problem: str) -> None:
         if (health, problem) != (self.health, self.problem):
             level = logging.INFO if health is Health.SERVING else logging.WARNING
-            logger.log(
-                level,
-                "worker %s",
-                health.value,
-                extra={"worker": self.address, "worker_name": self.name, "role": self.role.value, "problem": problem},
-            )
+            told = {**self._told, "problem": problem, "probation": bool(self.on_probation)}
+            logger.log(level, "worker %s", health.value, extra=told)
         self.health, self.problem = health, problem
         self._changed.fire()
 
@@ -206,6 +237,8 @@ class Roster:
         timeouts: How long to wait for them.
         outcomes_ahead: Outcomes of a verification from which drafters draft on while the target judges; 0: none.
         changed: Fires when a worker's state changes.
+        retries: Of sessions that have moved from one lost worker and find the next one lost, too. A session may move
+            once in any case: a worker that dies with all its sessions must cost nothing but time.
     """
 
     def __init__(self, tokenizer: TokenizerIdentity, timeouts: FleetTimeouts, tls: WorkerTls | None = None) -> None:
@@ -213,6 +246,7 @@ class Roster:
         self.timeouts = timeouts
         self.outcomes_ahead = 0
         self.changed = Signal()
+        self.retries = RetryBudget(share=RETRIES_A_ROUND, reserve=RETRIES_IN_RESERVE)
         self._tls = tls
         self._workers: dict[str, Worker] = {}
         self._listed = Signal()
@@ -228,8 +262,10 @@ class Roster:
         return self._names(worker for worker in self.workers if worker.health is not Health.REFUSED)
 
     def drafters_for(self, length: int) -> tuple[str, ...]:
-        """Drafters that can be asked now to continue a sequence of that length."""
-        return self._names(worker for worker in self._workers.values() if worker.serving and worker.can_hold(length))
+        """Drafters that can be asked now to continue a sequence of that length, in a session to come."""
+        return self._names(
+            worker for worker in self._workers.values() if worker.takes_sessions and worker.can_hold(length)
+        )
 
     @property
     def drafter_profiles(self) -> Mapping[str, ForwardProfile]:
@@ -260,6 +296,12 @@ class Roster:
     def serves(self) -> bool:
         """Whether there is a target to ask."""
         return any(worker.serving for worker in self.workers if worker.role is Role.VERIFY)
+
+    @property
+    def verify_slots(self) -> int:
+        """Sessions that the targets that serve can hold at once; 0 while none serves."""
+        described = (worker.description for worker in self.workers if worker.serving and worker.role is Role.VERIFY)
+        return sum(target.slots for target in described if target is not None)
 
     @staticmethod
     def _names(workers: Iterable[Worker]) -> tuple[str, ...]:
@@ -313,12 +355,27 @@ class Roster:
                 f"no verify worker answered within {self.timeouts.verify_wait_s:g} s; retry with the same seed for the "
                 "same text"
             ) from None
-        return min(ready, key=lambda worker: worker.load)
+        trusted = [worker for worker in ready if worker.takes_sessions]
+        return min(trusted or ready, key=lambda worker: worker.load)
 
     def drafter(self, name: str, length: int) -> Worker | None:
         """The least loaded serving worker of a drafter that can continue a sequence of that length, if there is one."""
         ready = self._serving(Role.DRAFT, lambda d: d.name == name and length < d.max_length)
-        return min(ready, key=lambda worker: worker.load, default=None)
+        trusted = [worker for worker in ready if worker.takes_sessions]
+        return min(trusted, key=lambda worker: worker.load, default=None)
+
+    def worked(self, worker: Worker, took_s: float) -> None:
+        """A worker did what it was asked. One that is much slower than its peers is ejected, never the last one."""
+        self.retries.called()
+        worker.pace.add(took_s)
+        factor = self.timeouts.slow_factor
+        # All targets are alike; a drafter's peers are those of the same model.
+        alike = self._serving(worker.role, lambda d: worker.role is Role.VERIFY or d.name == worker.name)
+        peers = [other for other in alike if other is not worker]
+        if factor is not None and worker.serving and worker.pace.is_outlier((one.pace for one in peers), factor=factor):
+            worker.eject(f"takes more than {factor:g} times as long as its peers")
+        else:
+            worker.worked()
 
     def is_quiet(self, worker: Worker, *, beside: DraftStream | None = None) -> bool:
         """Whether no request of this controller has a session on a worker or its machine, one session not counted."""
@@ -335,9 +392,13 @@ class Roster:
         try:
             while True:
                 await self._examine(worker)
-                await worker.rest(self.timeouts.health_interval_s)
+                await worker.rest(self.timeouts.health_interval_s, lambda: self._longest_backoff_s(worker))
         finally:
             await worker.client.close()
+
+    def _longest_backoff_s(self, worker: Worker) -> float:
+        alone = not any(other.serving and other.role is Role.VERIFY for other in self.workers if other is not worker)
+        return LONGEST_ALONE_S if worker.role is Role.VERIFY and alone else LONGEST_BACKOFF_S
 
     async def _examine(self, worker: Worker) -> None:
         """Look whether a worker answers; one that did not before says anew what it is."""

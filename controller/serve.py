@@ -24,6 +24,7 @@ from controller.access import Access
 from controller.call_counts import CallCounts
 from controller.call_identity import CallIdentity
 from controller.chronicle import Chronicle, NoLog
+from controller.concurrency import ConcurrencyLimit
 from controller.configuration import Configuration
 from controller.embedded_redis import SCHEME, embedded_redis
 from controller.event_log import EventLog
@@ -32,6 +33,7 @@ from controller.learner_process import LearnerProcess, Lessons
 from controller.meter import Meter
 from controller.metrics import METRICS, ControllerFacts
 from controller.quotas import Quotas
+from controller.reception import Reception
 from controller.records import Author, uuid7
 from controller.registry import Registry
 from controller.roster import FleetTimeouts, TokenizerIdentity
@@ -189,12 +191,15 @@ async def running(
         scorer = Scorer(fleet, steering, chronicle.author, log, Random())
         spawn(scorer.run())
         quotas = Quotas()
+        reception = Reception(ConcurrencyLimit(settings.limits.concurrent_requests, slots=lambda: fleet.verify_slots))
+        spawn(reception.follow(fleet.changed))
         generation = GenerationService(
             tokenizer=tokenizer,
             fleet=fleet,
             steering=steering,
             chronicle=chronicle,
             limits=_limits(settings),
+            reception=reception,
             scorer=scorer,
             access=access,
             quotas=quotas,
@@ -204,6 +209,9 @@ async def running(
         def obey(now: Settings) -> None:
             steering.apply(now.router.orders(now.content_hash))
             generation.obey(_limits(now))
+            reception.obey(
+                now.admission.precedence, most=now.limits.concurrent_requests, adaptive=now.admission.adaptive
+            )
             quotas.obey(tuple(entry.quota for entry in now.quotas))
             chronicle.tokens_of = now.privacy.log_tokens_of
             fleet.timeouts = _fleet_timeouts(now)
@@ -225,7 +233,7 @@ async def running(
         calls = CallCounts()
         facts = ControllerFacts(
             meter=generation.meter,
-            reception=generation.reception,
+            reception=reception,
             calls=calls,
             fleet=fleet,
             steering=steering,
@@ -308,6 +316,7 @@ def _fleet_timeouts(settings: Settings) -> FleetTimeouts:
     return FleetTimeouts(
         draft_timeout_s=timeouts.draft_timeout_s,
         verify_wait_s=timeouts.verify_wait_s,
+        slow_factor=timeouts.slow_factor,
         health_interval_s=timeouts.health_interval_s,
         health_timeout_s=timeouts.health_timeout_s,
     )
@@ -319,9 +328,9 @@ def _workers(settings: Settings) -> list[tuple[str, Role]]:
 
 def _limits(settings: Settings) -> Limits:
     return Limits(
-        concurrent_requests=settings.limits.concurrent_requests,
         default_max_new_tokens=settings.limits.default_max_new_tokens,
         longest_request_s=settings.timeouts.longest_request_s,
+        slow_reader_s=settings.timeouts.slow_reader_s,
     )
 
 
@@ -438,8 +447,8 @@ async def _show_health(state: HealthState, *, serves: bool) -> None:
 
 async def _drain(server: grpc.aio.Server, state: HealthState, generation: GenerationService, grace_s: float) -> None:
     """Say so, take nothing new, let running requests finish, stop."""
-    generation.reception.draining = True
     await state.enter_graceful_shutdown()
+    generation.reception.close()
     try:
         async with asyncio.timeout(grace_s):
             await generation.reception.drained()

@@ -16,22 +16,16 @@ from controller.chronicle import Chronicle, RequestChronicle
 from controller.generation import Fleet, FleetSession, Round, generate
 from controller.meter import Meter, RequestMeter
 from controller.quotas import Quotas, Visit
+from controller.reception import Reception, Ticket
 from controller.records import Outcome, summary, uuid7
 from controller.request import GenerationRequest, Pins
 from controller.scorer import Answer, Scorer
 from controller.sequence import Sequence as TokenSequence
 from controller.span_attributes import tell_answer, tell_request, tell_round
 from controller.steering import SteeredPolicy, Steering
-from controller.tasks import Signal
 from controller.text import AnswerText, Tokenizer
 from speculation.correlation import correlation
-from speculation.errors import (
-    CapacityError,
-    DrainingError,
-    InvalidRequestError,
-    PromptTooLongError,
-    UnknownNameError,
-)
+from speculation.errors import InvalidRequestError, PromptTooLongError, UnknownNameError
 from speculation.rpc import errors_to_status
 from speculation.sampling import MAX_TOP_LOGPROBS
 from speculation.tracing import span, spent
@@ -57,17 +51,17 @@ Write = Callable[[generation_pb2.GenerateResponse], Awaitable[None]]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
-    """What one controller takes on.
+    """What one controller takes on of each request.
 
     Attributes:
-        concurrent_requests: Most requests at once; more get CapacityError.
         default_max_new_tokens: Tokens of an answer where the request names no number.
         longest_request_s: Deadline of a request that brings none.
+        slow_reader_s: Longest that a caller may leave unread what is written to it: it has a place meanwhile.
     """
 
-    concurrent_requests: int = 256
     default_max_new_tokens: int = 256
     longest_request_s: float = 600.0
+    slow_reader_s: float = 30.0
 
 
 class RequestReader:
@@ -82,8 +76,10 @@ class RequestReader:
         self._fleet = fleet
         self.limits = limits
 
-    async def read(self, message: generation_pb2.GenerateRequest, *, tenant: str) -> GenerationRequest:
-        """The request of a message, on behalf of a tenant.
+    async def read(
+        self, message: generation_pb2.GenerateRequest, *, tenant: str, latency_class: str
+    ) -> GenerationRequest:
+        """The request of a message, on behalf of a tenant and in that class.
 
         Raises:
             InvalidRequestError: A field is wrong; the message names it.
@@ -107,6 +103,7 @@ class RequestReader:
             logprobs=message.logprobs if message.HasField("logprobs") else None,
             task=message.task,
             tenant=tenant,
+            latency_class=latency_class,
             pins=pins,
             explain=message.explain,
             trace_id=correlation().trace_id,
@@ -151,7 +148,8 @@ class RequestReader:
 
 
 def _check_lengths(message: generation_pb2.GenerateRequest) -> None:
-    for field, longest in (("request_id", LONGEST_REQUEST_ID), ("task", LONGEST_LABEL), ("tenant", LONGEST_LABEL)):
+    labels = (("task", LONGEST_LABEL), ("tenant", LONGEST_LABEL), ("latency_class", LONGEST_LABEL))
+    for field, longest in (("request_id", LONGEST_REQUEST_ID), *labels):
         if len(getattr(message, field)) > longest:
             raise InvalidRequestError(field, f"has more than {longest} characters")
     if len(message.stop) > MOST_STOPS:
@@ -171,46 +169,6 @@ def _turns(chat: generation_pb2.ChatMessages) -> Sequence[generation_pb2.ChatMes
     return chat.messages
 
 
-class Reception:
-    """Counts the requests inside, and closes the door when it is time to go.
-
-    Attributes:
-        inside: Requests now.
-        capacity: Most requests.
-        draining: Whether the door is closed.
-    """
-
-    def __init__(self, capacity: int) -> None:
-        self.inside = 0
-        self.draining = False
-        self.capacity = capacity
-        self._left = Signal()
-
-    @contextmanager
-    def place(self) -> Iterator[None]:
-        """A place for one request.
-
-        Raises:
-            DrainingError: The controller shuts down.
-            CapacityError: All places are taken.
-        """
-        if self.draining:
-            raise DrainingError("this controller shuts down; call another one with the same seed for the same text")
-        if self.inside >= self.capacity:
-            raise CapacityError(f"all {self.capacity} places are taken; call again after a pause")
-        self.inside += 1
-        try:
-            yield
-        finally:
-            self.inside -= 1
-            self._left.fire()
-
-    async def drained(self) -> None:
-        """Wait until everybody has left."""
-        while self.inside:
-            await self._left.wait()
-
-
 class GenerationService(generation_pb2_grpc.GenerationServiceServicer):
     """What backend services call.
 
@@ -227,12 +185,13 @@ class GenerationService(generation_pb2_grpc.GenerationServiceServicer):
         steering: Steering,
         chronicle: Chronicle,
         limits: Limits,
+        reception: Reception,
         scorer: Scorer,
         access: Access,
         quotas: Quotas,
         meter: Meter,
     ) -> None:
-        self.reception = Reception(limits.concurrent_requests)
+        self.reception = reception
         self.meter = meter
         self._tokenizer = tokenizer
         self._fleet = fleet
@@ -249,35 +208,44 @@ class GenerationService(generation_pb2_grpc.GenerationServiceServicer):
 
     def obey(self, limits: Limits) -> None:
         """Other limits, for requests to come."""
-        self.reception.capacity = limits.concurrent_requests
         self._reader.limits = limits
 
     async def Generate(  # noqa: N802
         self, request: generation_pb2.GenerateRequest, context: CallContext
     ) -> None:
         """One answer. It is written, not yielded: a generator that nobody reads is not closed at once."""
-        async with errors_to_status(context), _deadline(context, self._reader.limits.longest_request_s) as deadline:
-            with self.meter.admitting() as admission, self._admitted(context, request) as (tenant, visit):
-                spent("admission")
-                asked = await self._reader.read(request, tenant=tenant)
-                visit.reserve(len(asked.prompt) + asked.max_new_tokens)
+        account, limits = Account(), self._reader.limits
+        async with (
+            errors_to_status(context),
+            _deadline(context, limits.longest_request_s) as deadline,
+            _unread_to_status(context, limits.slow_reader_s),
+        ):
+            with self.meter.admitting() as admission, self._received(context, request, deadline) as inside:
+                asked = await self._reader.read(request, tenant=inside.tenant, latency_class=inside.latency_class)
                 policy = self._steering.for_request(asked.pins, task=asked.task, tenant=asked.tenant)
-                account = Account()
-                admission.granted = True
                 tell_request(asked, policy)
-                try:
-                    await self._answer(asked, policy, account, deadline=deadline, write=context.write)
-                finally:
-                    visit.used(len(asked.prompt) + account.completion_tokens)
+                with inside.spending(asked, account):
+                    await inside.ticket.turn(tokens=len(asked.prompt) + asked.max_new_tokens)
+                    account.begin()
+                    admission.granted = True
+                    spent("admission")
+                    write = _impatient(context.write, limits.slow_reader_s)
+                    await self._answer(asked, policy, account, inside.ticket, deadline=deadline, write=write)
 
     @contextmanager
-    def _admitted(self, context: CallContext, request: generation_pb2.GenerateRequest) -> Iterator[tuple[str, Visit]]:
-        """A place for a call, and on whose behalf it is."""
+    def _received(
+        self, context: CallContext, request: generation_pb2.GenerateRequest, deadline: float
+    ) -> Iterator["_Inside"]:
+        """Let a call in, and say on whose behalf it is. It has no place yet."""
         _check_lengths(request)
         with self._access.refusals.noted(GENERATE, context.peer()):
             tenant = self._access.tenant(context, request.tenant)
-            with self._quotas.visit(tenant) as visit, self.reception.place():
-                yield tenant, visit
+            latency_class = self.reception.precedence.of(request.latency_class, tenant)
+            with (
+                self.reception.ticket(latency_class, tenant, deadline=deadline) as ticket,
+                self._quotas.visit(tenant) as visit,
+            ):
+                yield _Inside(tenant, ticket, visit)
 
     async def ListModels(  # noqa: N802
         self, request: generation_pb2.ListModelsRequest, context: CallContext
@@ -288,7 +256,14 @@ class GenerationService(generation_pb2_grpc.GenerationServiceServicer):
         return generation_pb2.ListModelsResponse(models=served)
 
     async def _answer(
-        self, request: GenerationRequest, policy: SteeredPolicy, account: Account, *, deadline: float, write: Write
+        self,
+        request: GenerationRequest,
+        policy: SteeredPolicy,
+        account: Account,
+        ticket: Ticket,
+        *,
+        deadline: float,
+        write: Write,
     ) -> None:
         text = AnswerText(self._tokenizer, prompt=request.prompt, stops=request.stop)
         sequence = TokenSequence(
@@ -307,6 +282,7 @@ class GenerationService(generation_pb2_grpc.GenerationServiceServicer):
                             account.add(done)
                             chronicle.add(done)
                             meter.add(done)
+                        ticket.note(done)
                         await write(self._delta(request, done, text.take(finished=sequence.finished)))
                         if request.explain:
                             await write(generation_pb2.GenerateResponse(round=chronicle.report(self._tokenizer.decode)))
@@ -353,6 +329,31 @@ class GenerationService(generation_pb2_grpc.GenerationServiceServicer):
         )
 
 
+@dataclass(frozen=True, slots=True)
+class _Inside:
+    """A call that was let in: on whose behalf, and what it has of places and quotas."""
+
+    tenant: str
+    ticket: Ticket
+    visit: Visit
+
+    @property
+    def latency_class(self) -> str:
+        """Name of its class."""
+        return self.ticket.latency_class.name
+
+    @contextmanager
+    def spending(self, request: GenerationRequest, account: Account) -> Iterator[None]:
+        """Set aside the tokens that a request can use at most; what it has not used comes back."""
+        self.visit.reserve(len(request.prompt) + request.max_new_tokens)
+        try:
+            yield
+        finally:
+            used = len(request.prompt) + account.completion_tokens if account.begun else 0
+            self.visit.used(used)
+            self.ticket.used(used)
+
+
 @asynccontextmanager
 async def _deadline(context: CallContext, longest_s: float) -> AsyncIterator[float]:
     """The caller's deadline, or ours if there is none, in seconds of the event loop's clock."""
@@ -363,6 +364,47 @@ async def _deadline(context: CallContext, longest_s: float) -> AsyncIterator[flo
             yield asyncio.get_running_loop().time() + allowed_s
     except TimeoutError:
         await context.abort(grpc.StatusCode.DEADLINE_EXCEEDED, "the deadline passed; what was sent before is valid")
+
+
+class _UnreadError(Exception):
+    """A caller does not read its answer.
+
+    Attributes:
+        writing: The message that it left; nothing can be sent behind it, no status either.
+    """
+
+    def __init__(self, writing: "asyncio.Future[None]") -> None:
+        super().__init__()
+        self.writing = writing
+
+
+def _impatient(write: Write, within_s: float) -> Write:
+    """The same, for callers that read. What one does not read fills the connection's window, and no memory here."""
+
+    async def written(message: generation_pb2.GenerateResponse) -> None:
+        writing = asyncio.ensure_future(write(message))
+        try:
+            async with asyncio.timeout(within_s):
+                await asyncio.shield(writing)
+        except TimeoutError:
+            raise _UnreadError(writing) from None
+        except asyncio.CancelledError:
+            writing.cancel()
+            raise
+
+    return written
+
+
+@asynccontextmanager
+async def _unread_to_status(context: CallContext, within_s: float) -> AsyncIterator[None]:
+    """Cut a caller off that does not read. Its place is somebody else's by now; it is told once it reads again."""
+    try:
+        yield
+    except _UnreadError as unread:
+        logger.warning("caller cut off: it does not read its answer", extra={"peer": context.peer()})
+        await unread.writing
+        problem = f"the answer was not read for {within_s:g} s; what was sent before is valid"
+        await context.abort(grpc.StatusCode.DEADLINE_EXCEEDED, problem)
 
 
 @contextmanager
@@ -380,7 +422,7 @@ def _ending(
     try:
         yield
         outcome = Outcome.OK
-    except (TimeoutError, asyncio.CancelledError):
+    except (TimeoutError, asyncio.CancelledError, _UnreadError):
         late = asyncio.get_running_loop().time() >= deadline
         outcome = Outcome.DEADLINE if late else Outcome.CANCELLED
         raise

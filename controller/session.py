@@ -37,6 +37,8 @@ MOST_MOVES_A_STEP = 6
 FIRST_BUSY_PAUSE_S = 0.01
 LONGEST_BUSY_PAUSE_S = 0.2
 
+NS_PER_S = 1e9
+
 READ_GRACE_S = 0.05
 """What drafters get for the prompt when the target has read it."""
 
@@ -148,7 +150,12 @@ class RequestSession:
 
     def offer(self, sequence: Sequence) -> tuple[str, ...]:
         """Drafters that can be asked now: serving, long enough for the sequence, and not still at an older round."""
-        return tuple(name for name in self._roster.drafters_for(len(sequence)) if self._is_free(name))
+        on_offer = set(self._roster.drafters_for(len(sequence))) | {
+            name
+            for name, drafter in self._drafters.items()
+            if drafter.worker is not None and drafter.worker.serving and drafter.worker.can_hold(len(sequence))
+        }
+        return tuple(name for name in self._roster.drafter_names if name in on_offer and self._is_free(name))
 
     def _is_free(self, name: str) -> bool:
         drafter = self._drafters.get(name)
@@ -178,8 +185,8 @@ class RequestSession:
             await asyncio.wait(asked.values(), timeout=self._roster.timeouts.draft_timeout_s)
         answers = {name: task.result() for name, task in asked.items() if task.done()}
         in_time = {name: answer for name, answer in answers.items() if answer is not None}
-        for name in in_time:
-            self._praise(self._drafters[name])
+        for name, answer in in_time.items():
+            self._praise(self._drafters[name], answer.at_ns - started_ns)
         for name in asked.keys() - answers.keys():
             self._set_aside(self._drafters[name], sequence)
         self.failovers += len(asked) - len(in_time)
@@ -325,10 +332,9 @@ class RequestSession:
             drafter.worker.eject(str(error))
         self._drop(drafter)
 
-    @staticmethod
-    def _praise(drafter: _Drafter) -> None:
+    def _praise(self, drafter: _Drafter, took_ns: int) -> None:
         if drafter.worker is not None:
-            drafter.worker.worked()
+            self._roster.worked(drafter.worker, took_ns / NS_PER_S)
 
     def _set_aside(self, drafter: _Drafter, sequence: Sequence) -> None:
         """A late drafter is not asked again before it has answered, nor by others before it has been examined."""
@@ -343,9 +349,10 @@ class RequestSession:
     async def verify(self, tree: TokenTree, sequence: Sequence) -> Verdict:
         """The target's verdict, from the worker that has the session or from any other."""
         self._round += 1
-        moves = _Moves(patience_s=self._roster.timeouts.verify_wait_s)
+        moves = _Moves(self._roster)
         while True:
             target = await self._reach_target(sequence)
+            asked_ns = perf_counter_ns()
             try:
                 with span("verify", {"server.address": target.worker.address}):
                     verdict = await target.stream.verify(sequence, tree, round_number=self._round)
@@ -355,7 +362,7 @@ class RequestSession:
                 self._leave(target, error)
                 await moves.make(error)
                 continue
-            target.worker.worked()
+            self._roster.worked(target.worker, (perf_counter_ns() - asked_ns) / NS_PER_S)
             self.verify_address = target.worker.address
             return verdict
 
@@ -367,7 +374,7 @@ class RequestSession:
 
     async def _open_target(self, sequence: Sequence) -> _Target:
         """Open a session and have all but the last token read: that one belongs to the first verdict."""
-        moves = _Moves(patience_s=self._roster.timeouts.verify_wait_s)
+        moves = _Moves(self._roster)
         while True:
             worker = await self._roster.verifier(self._revision)
             target = _Target(worker, worker.open_verify(self._opening, timeout_s=self._remaining_s()))
@@ -403,10 +410,12 @@ class RequestSession:
 
 
 class _Moves:
-    """How often, and how long, one step tries its luck with other workers."""
+    """How often, and how long, one step tries its luck with other workers. It is safe to: a round that is asked for
+    twice at the same length has the same answer."""
 
-    def __init__(self, *, patience_s: float) -> None:
-        self._ends_at = asyncio.get_running_loop().time() + patience_s
+    def __init__(self, roster: Roster) -> None:
+        self._ends_at = asyncio.get_running_loop().time() + roster.timeouts.verify_wait_s
+        self._retries = roster.retries
         self._pause_s = FIRST_BUSY_PAUSE_S
         self._lost = 0
 
@@ -414,7 +423,7 @@ class _Moves:
         """Count a move, and pause if everybody is busy; raises the error when enough were made."""
         if not isinstance(error, CapacityError):
             self._lost += 1
-            if self._lost >= MOST_MOVES_A_STEP:
+            if self._lost >= MOST_MOVES_A_STEP or (self._lost > 1 and not self._retries.allows()):
                 raise error
             return
         if asyncio.get_running_loop().time() >= self._ends_at:

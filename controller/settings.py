@@ -2,13 +2,14 @@
 
 import hashlib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 from pydantic.fields import FieldInfo
 
+from controller.latency_classes import BATCH, INTERACTIVE, STANDARD, LatencyClass, Precedence
 from controller.quotas import Quota
 from controller.settings_file import content_of, parsed
 from controller.terms import DraftPin, Mode, Orders, Rule, Terms
@@ -282,9 +283,68 @@ class LimitSettings(Section):
     """What one controller takes on."""
 
     concurrent_requests: Count = 256
-    """Most requests at once; more are turned away."""
+    """Most requests at once, and never more than the targets have slots; more wait for a place (`admission`)."""
     default_max_new_tokens: Count = 256
     """Most tokens of an answer where the request names no number."""
+
+
+class LatencyClassSettings(Section):
+    """Requests that are in the same hurry."""
+
+    name: Annotated[str, Field(pattern=r"^[\w.-]{1,64}$")]
+    """What requests call it: `latency_class`, or `service_tier` over HTTP."""
+    most_wait_s: Seconds = STANDARD.most_wait_s
+    """Longest wait for a place. Who would have to wait longer is turned away at once, and told when to call again."""
+    most_share: Annotated[float, Field(gt=0, le=1)] = STANDARD.most_share
+    """Of the places, what this class and those below it may take together: the rest is kept for those above."""
+    token_objective_ms: Milliseconds | None = None
+    """Milliseconds a token that its answers should take at most: while they take more, fewer requests run at once.
+    Absent: it does not matter."""
+    tenants: tuple[str, ...] = ()
+    """Patterns of the tenants that may name it: * stands for anything. Empty: all."""
+
+
+def _as_settings(latency_class: LatencyClass) -> LatencyClassSettings:
+    return LatencyClassSettings(**asdict(latency_class))
+
+
+class AdmissionSettings(Section):
+    """Who gets a place when more requests come than can be served (docs/overload.md)."""
+
+    classes: Annotated[tuple[LatencyClassSettings, ...], Field(min_length=1, max_length=16)] = (
+        _as_settings(INTERACTIVE),
+        _as_settings(STANDARD),
+        _as_settings(BATCH),
+    )
+    """The highest first: none waits behind a lower one. Those that are there by default: docs/overload.md."""
+    default_class: str = STANDARD.name
+    """Of requests that name none; everybody may use it."""
+    most_waiting: Annotated[int, Field(ge=0)] = 256
+    """Requests that wait for a place, of all classes together; beyond that the lowest class makes way. 0: none may."""
+    adaptive: bool = True
+    """Whether fewer requests run at once than there are slots while the targets are strained."""
+
+    @field_validator("classes")
+    @classmethod
+    def _named_once(cls, classes: tuple[LatencyClassSettings, ...]) -> tuple[LatencyClassSettings, ...]:
+        names = [one.name for one in classes]
+        if doubles := {name for name in names if names.count(name) > 1}:
+            raise ValueError(f"{', '.join(sorted(doubles))} is named more than once")
+        return classes
+
+    @field_validator("default_class")
+    @classmethod
+    def _exists(cls, name: str, info: ValidationInfo) -> str:
+        names = [one.name for one in info.data.get("classes", ())]
+        if names and name not in names:
+            raise ValueError(f"no class is called {name!r}; known: {', '.join(names)}")
+        return name
+
+    @property
+    def precedence(self) -> Precedence:
+        """As a value."""
+        classes = tuple(LatencyClass(**one.model_dump()) for one in self.classes)
+        return Precedence(classes=classes, default=self.default_class, most_waiting=self.most_waiting)
 
 
 class TimeoutSettings(Section):
@@ -294,12 +354,17 @@ class TimeoutSettings(Section):
     """A drafter that keeps a ready target waiting longer is late."""
     verify_wait_s: Seconds = 10.0
     """How long a request waits for a verify worker to return or to have room."""
+    slow_factor: Annotated[float, Field(gt=1, allow_inf_nan=False)] | None = 4.0
+    """A worker that takes this many times as long as the others of its name is asked nothing for a while, and then a
+    little at first. null: none is."""
     health_interval_s: Seconds = 1.0
     """Between two health checks of a worker."""
     health_timeout_s: Seconds = 2.0
     """A worker that does not answer a check within this is lost."""
     longest_request_s: Seconds = 600.0
     """Deadline of a request that brings none."""
+    slow_reader_s: Seconds = 30.0
+    """A caller that leaves unread what is written to it for so long is cut off: its request has a place meanwhile."""
     drain_grace_s: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 30.0
     """How long running requests may go on after SIGTERM."""
 
@@ -404,6 +469,8 @@ class Settings(Section):
     """Who chooses drafters and trees, and what may be chosen."""
     limits: LimitSettings = LimitSettings()
     """What one controller takes on."""
+    admission: AdmissionSettings = AdmissionSettings()
+    """Who gets a place when more requests come than can be served."""
     timeouts: TimeoutSettings = TimeoutSettings()
     """How long it waits."""
     metrics: MetricsSettings = MetricsSettings()

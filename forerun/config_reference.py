@@ -56,6 +56,8 @@ def _default(field: Schema) -> str:
     default = field.get("default")
     if default is None or default == [] or isinstance(default, dict):
         return ""
+    if isinstance(default, list) and isinstance(default[0], dict):
+        return ", ".join(f"`{one['name']}`" for one in default)
     return f"`{json.dumps(default)}`"
 
 

@@ -24,6 +24,11 @@ async def shown_fleet(settings: FleetSettings, folder: Path) -> AsyncIterator[Lo
             status.update(f"starting {total} processes, {len(ready)} ready: {', '.join(sorted(ready))}")
         if process.state is ProcessState.RESTARTING:
             PEOPLE.print(f"[yellow]{process.name} died and is restarted[/yellow]; its log is {process.log}")
+        elif process.state is ProcessState.GIVEN_UP:
+            PEOPLE.print(
+                f"[bold red]{process.name} dies again and again, and is not started any more[/bold red]; "
+                f"the others go on; its log is {process.log}"
+            )
         elif process.state is ProcessState.RUNNING and process.restarts:
             PEOPLE.print(f"{process.name} runs again (process {process.pid})")
 

@@ -3,6 +3,8 @@
 import asyncio
 import json
 import os
+import random
+import shutil
 import signal
 import sys
 import time
@@ -18,6 +20,8 @@ from speculation.errors import ForerunError
 
 LISTEN = "{listen}"
 """Stands in a command for the address to listen on: a free port at first, and the same one again after a restart."""
+
+LOOK_AT_LOGS_S = 10.0
 
 _TETHER = Path(__file__).with_name("tether.py")
 
@@ -61,16 +65,28 @@ class ProcessSpec:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Backoff:
-    """Pauses before restarts: longer and longer while a process keeps dying, short again once it has run a while."""
+    """Pauses before restarts: longer and longer while a process keeps dying, short again once it has run a while.
+
+    Attributes:
+        first_s: After the first death.
+        factor: By which every further pause is longer.
+        most_s: No pause is longer, chance apart.
+        jitter: Share by which chance makes pauses longer or shorter: what died together is not started together.
+        steady_after_s: A process that ran so long begins anew when it dies.
+        give_up_after: Deaths in a row after which a process is not started again.
+    """
 
     first_s: float = 0.2
     factor: float = 2.0
     most_s: float = 15.0
+    jitter: float = 0.2
     steady_after_s: float = 30.0
+    give_up_after: int = 10
 
-    def pause_s(self, deaths_in_a_row: int) -> float:
-        """Before the restart that follows that many deaths."""
-        return min(self.most_s, self.first_s * self.factor ** (deaths_in_a_row - 1))
+    def pause_s(self, deaths_in_a_row: int, *, chance: float = 0.5) -> float:
+        """Before the restart that follows that many deaths; `chance` is from 0 to 1."""
+        pause_s = min(self.most_s, self.first_s * self.factor ** (deaths_in_a_row - 1))
+        return pause_s * (1 + self.jitter * (2 * chance - 1))
 
 
 class ProcessState(Enum):
@@ -79,6 +95,7 @@ class ProcessState(Enum):
     STARTING = "starting"
     RUNNING = "running"
     RESTARTING = "restarting"
+    GIVEN_UP = "given up"
     STOPPED = "stopped"
 
 
@@ -164,6 +181,14 @@ class _Kept:
         status = await process.wait()
         raise ProcessStartError(self.spec.name, f"ended with status {status} before it was ready", self.log)
 
+    def shorten_log(self, most_bytes: int) -> None:
+        """Keep what a long log says in a file beside it, in place of what was kept before, and begin it anew."""
+        with suppress(OSError):  # a disk that is full is no reason to stop a fleet
+            if self.log.stat().st_size > most_bytes:
+                # Copied and cut, not renamed: the process goes on writing to the file that it has open, at its end.
+                shutil.copyfile(self.log, self.log.with_name(f"{self.log.name}.1"))
+                os.truncate(self.log, 0)
+
     async def drain_output(self, process: asyncio.subprocess.Process) -> None:
         """Move what it prints later into its log, so that it never blocks on a full pipe."""
         assert process.stdout is not None
@@ -186,6 +211,8 @@ class _Kept:
 class Supervisor:
     """Keeps processes running until it is left, and then drains them: the stage started last goes first.
 
+    A process that keeps dying is given up in the end, which its listener is told; the others go on.
+
     Example:
         >>> async def main(workers: Sequence[ProcessSpec], controller: ProcessSpec) -> None:
         ...     async with Supervisor(Path("logs")) as supervisor:
@@ -197,6 +224,7 @@ class Supervisor:
         log_folder: Where each process gets a log file; made if missing.
         backoff: Pauses before restarts.
         drain_s: How long processes may take to end on SIGTERM before they are killed.
+        most_log_bytes: Of each process's log; what is older is kept in one more file of that size, and then lost.
         listener: Told about every change of state.
     """
 
@@ -206,11 +234,13 @@ class Supervisor:
         *,
         backoff: Backoff = Backoff(),
         drain_s: float = 15.0,
+        most_log_bytes: int = 64 << 20,
         listener: Listener = lambda status: None,
     ) -> None:
         self._log_folder = log_folder
         self._backoff = backoff
         self._drain_s = drain_s
+        self._most_log_bytes = most_log_bytes
         self._listener = listener
         self._stages: list[list[_Kept]] = []
         self._keepers: list[asyncio.Task[None]] = []
@@ -219,6 +249,7 @@ class Supervisor:
     async def __aenter__(self) -> Self:
         self._log_folder.mkdir(parents=True, exist_ok=True)
         await self._tasks.__aenter__()
+        self._keepers.append(self._tasks.create_task(self._watch_logs()))
         return self
 
     async def __aexit__(
@@ -253,10 +284,17 @@ class Supervisor:
         self._keepers += [self._tasks.create_task(self._keep(kept)) for kept in stage]
         return tuple(kept.status for kept in stage)
 
-    async def _keep(self, kept: _Kept) -> None:
-        """Restart the process whenever it dies."""
-        deaths_in_a_row = 0
+    async def _watch_logs(self) -> None:
         while True:
+            await asyncio.sleep(LOOK_AT_LOGS_S)
+            for stage in self._stages:
+                for kept in stage:
+                    await asyncio.to_thread(kept.shorten_log, self._most_log_bytes)
+
+    async def _keep(self, kept: _Kept) -> None:
+        """Restart the process whenever it dies, until it is given up."""
+        deaths_in_a_row = 0
+        while kept.status.state is not ProcessState.GIVEN_UP:
             assert kept.process is not None
             started = time.monotonic()
             async with asyncio.TaskGroup() as group:
@@ -268,11 +306,14 @@ class Supervisor:
             deaths_in_a_row = await self._restart(kept, deaths_in_a_row)
 
     async def _restart(self, kept: _Kept, deaths_in_a_row: int) -> int:
-        """Try until it runs again; the number of deaths in a row by then."""
+        """Try until it runs again, or is given up; the number of deaths in a row by then."""
         while True:
             deaths_in_a_row += 1
+            if deaths_in_a_row >= self._backoff.give_up_after:
+                kept.enter(ProcessState.GIVEN_UP)
+                return deaths_in_a_row
             kept.enter(ProcessState.RESTARTING)
-            await asyncio.sleep(self._backoff.pause_s(deaths_in_a_row))
+            await asyncio.sleep(self._backoff.pause_s(deaths_in_a_row, chance=random.random()))
             kept.restarts += 1
             try:
                 await kept.launch()

@@ -104,6 +104,7 @@ class TopView:
         in_flight: Requests inside, now.
         waiting: Of these, without a first round.
         capacity: Most requests at once.
+        in_line: Requests that wait for a place, by class, where any does.
         first_token_s: Mean time to the first round's end; None: there was none.
         policy: In charge.
         mode: How much say it has.
@@ -125,6 +126,7 @@ class TopView:
     in_flight: int
     waiting: int
     capacity: int
+    in_line: Mapping[str, int]
     first_token_s: float | None
     policy: str
     mode: str
@@ -190,6 +192,7 @@ def compared(before: Reading, now: Reading) -> TopView:
         in_flight=int(now.sum("forerun_requests_in_flight")),
         waiting=int(now.sum("forerun_requests_waiting")),
         capacity=int(now.sum("forerun_requests_capacity")),
+        in_line=_in_line(now),
         first_token_s=first / firsts if firsts else None,
         policy=now.named("forerun_policy", "policy"),
         mode=now.named("forerun_mode", "mode"),
@@ -201,6 +204,11 @@ def compared(before: Reading, now: Reading) -> TopView:
         by_policy=_drafting(before, now, interval_s, "policy"),
         workers=_workers(now),
     )
+
+
+def _in_line(now: Reading) -> Mapping[str, int]:
+    waiting = now.by("forerun_admission_waiting", "latency_class")
+    return {name: int(number) for (name,), number in waiting.items() if number}
 
 
 def _drafting(before: Reading, now: Reading, interval_s: float, label: str) -> tuple[Drafting, ...]:

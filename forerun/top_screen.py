@@ -56,6 +56,8 @@ def _traffic(view: TopView) -> Text:
     )
     if view.waiting:
         line.append(f", {view.waiting} waiting", WARNING)
+    if view.in_line:
+        line.append(f"   in line {', '.join(f'{number} {name}' for name, number in view.in_line.items())}", WARNING)
     if view.refused_per_second:
         line.append(f"   refused {view.refused_per_second:.1f}/s", BAD)
     if view.failed_per_second:

@@ -41,12 +41,14 @@ class Head(BaseModel):
         created: Unix time in seconds.
         model: Whose answer it is.
         seed: Give it again, with the same request, to get the same text again.
+        service_tier: The latency class in which it was served; of whole answers.
     """
 
     id: str
     created: int
     model: str
     seed: int
+    service_tier: str | None = None
 
 
 class Form(Protocol):
@@ -83,6 +85,11 @@ def usage_of(answer: Generation) -> Usage:
     )
 
 
+def tier_of(answer: Generation) -> dict[str, str]:
+    """The latency class in which it was served, if that is known."""
+    return {"service_tier": answer.latency_class} if answer.latency_class else {}
+
+
 def finish_reason_of(answer: Generation) -> Literal["stop", "length"]:
     """ "stop" or "length"."""
     return "length" if answer.finish_reason is FinishReason.LENGTH else "stop"
@@ -111,4 +118,4 @@ def written(answer: BaseModel) -> str:
 
 def headed(head: Head, **fields: Any) -> dict[str, Any]:
     """The fields of an answer that begins with this head."""
-    return {**head.model_dump(), **fields}
+    return {**head.model_dump(exclude_unset=True), **fields}

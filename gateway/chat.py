@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, Field
 
 from forerun.client import Delta, GenerateOptions, Generation, TokenLogprob
-from gateway.answers import Head, Usage, finish_reason_of, headed, is_whole, label, spelled, usage_of
+from gateway.answers import Head, Usage, finish_reason_of, headed, is_whole, label, spelled, tier_of, usage_of
 from gateway.errors import HTTPProblem
 from gateway.fields import Body, Fields
 
@@ -82,8 +82,6 @@ class ChatRequest(Fields):
     """Nothing is stored."""
     metadata: dict[str, str] | None = None
     """Without effect: nothing is stored."""
-    service_tier: Literal["auto", "default"] | None = None
-    """There is one."""
     safety_identifier: str | None = None
     """Without effect, and not passed on."""
     prompt_cache_key: str | None = None
@@ -199,7 +197,7 @@ class ChatForm:
             finish_reason=finish_reason_of(answer),
         )
         fields = headed(self._head, object="chat.completion", choices=[choice], usage=usage_of(answer))
-        return ChatCompletion(**fields)
+        return ChatCompletion(**fields | tier_of(answer))
 
     def opening(self) -> Iterable[ChatChunk]:
         """See Form."""

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, Field
 
 from forerun.client import Delta, GenerateOptions, Generation
-from gateway.answers import Head, Usage, finish_reason_of, headed, label, spelled, usage_of
+from gateway.answers import Head, Usage, finish_reason_of, headed, label, spelled, tier_of, usage_of
 from gateway.errors import HTTPProblem
 from gateway.fields import Fields
 
@@ -105,7 +105,7 @@ class CompletionForm:
         """See Form."""
         reason = finish_reason_of(answer)
         choice = self._choice(text=answer.text, logprobs=self._logprobs(answer), finish_reason=reason)
-        return self._completion([choice], usage=usage_of(answer))
+        return self._completion([choice], usage=usage_of(answer), **tier_of(answer))
 
     def opening(self) -> Iterable[Completion]:
         """See Form."""
@@ -129,8 +129,8 @@ class CompletionForm:
     def _choice(self, **fields: Any) -> CompletionChoice:
         return CompletionChoice(index=0, **fields)
 
-    def _completion(self, choices: list[CompletionChoice], **usage: Any) -> Completion:
-        return Completion(**headed(self._head, object="text_completion", choices=choices, **usage))
+    def _completion(self, choices: list[CompletionChoice], **more: Any) -> Completion:
+        return Completion(**headed(self._head, object="text_completion", choices=choices, **more))
 
     def _logprobs(self, new: Delta | Generation) -> CompletionLogprobs | None:
         if not self._with_logprobs:

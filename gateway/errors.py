@@ -45,6 +45,7 @@ _PARAM_OF = {
     "max_new_tokens": "max_tokens",
     "task": "speculation.task",
     "tenant": "speculation.tenant",
+    "latency_class": "service_tier",
     "policy": "speculation.policy",
     "drafter": "speculation.drafters",
     "drafters": "speculation.drafters",

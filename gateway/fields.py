@@ -103,6 +103,9 @@ class Fields(Body):
     """Only with `stream`."""
     n: Literal[1] | None = None
     """One answer a request."""
+    service_tier: Annotated[str, Field(pattern=r"^[\w.-]{1,64}$")] | None = None
+    """How long the request may be kept waiting when there are too many: a class by the name that the operator gave it.
+    "auto", "default" and absent: his default."""
     user: str | None = None
     """Without effect, and not passed on."""
     top_k: Annotated[int, Field(ge=-1, lt=2**32)] | None = None
@@ -138,6 +141,8 @@ class Fields(Body):
         given["seed"] %= 2**64
         if self.max_tokens is not None:
             given["max_new_tokens"] = self.max_tokens
+        if self.service_tier not in _OPERATORS_DEFAULT:
+            given["latency_class"] = self.service_tier
         if self.top_k is not None:
             given["top_k"] = max(0, self.top_k)
         if self.logit_bias:
@@ -147,6 +152,8 @@ class Fields(Body):
         spoken = self.speculation.options() if self.speculation is not None else GenerateOptions()
         return cast(GenerateOptions, {**given, **spoken})
 
+
+_OPERATORS_DEFAULT = (None, "auto", "default")
 
 _AS_THEY_ARE = (
     "temperature",

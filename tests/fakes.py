@@ -369,6 +369,7 @@ def description(
     max_length: int = 4096,
     model: str = "acme/letters",
     profile: common_pb2.ForwardProfile | None = None,
+    slots: int = 8,
 ) -> common_pb2.DescribeResponse:
     """What a fake worker says it is."""
     roles = {"draft": common_pb2.WORKER_ROLE_DRAFT, "verify": common_pb2.WORKER_ROLE_VERIFY}
@@ -380,7 +381,7 @@ def description(
         tokenizer_fingerprint=fingerprint,
         vocab_size=vocab_size,
         max_length=max_length,
-        slots=8,
+        slots=slots,
         most_outcomes=MOST_OUTCOMES if role == "draft" else 0,
         forward_profile=profile,
     )

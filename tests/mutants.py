@@ -35,6 +35,34 @@ class Mutant:
 
 MUTANTS = (
     Mutant(
+        name="a lower class goes first",
+        file="controller/reception.py",
+        right="        for name in self._by_rank():",
+        wrong="        for name in reversed(self._by_rank()):",
+        tests="tests/controller/test_reception.py",
+    ),
+    Mutant(
+        name="who leaves the line as its turn comes keeps the place",
+        file="controller/reception.py",
+        right="            if one.granted.done() and one.granted.exception() is None:",
+        wrong="            if False:",
+        tests="tests/controller/test_reception.py",
+    ),
+    Mutant(
+        name="the last target is ejected for being slow",
+        file="controller/outliers.py",
+        right="        if self.mean_s is None or not known:",
+        wrong="        known = known or [0.0]\n        if self.mean_s is None:",
+        tests="tests/controller/test_outliers.py",
+    ),
+    Mutant(
+        name="a worker on probation is given as many sessions as any",
+        file="controller/roster.py",
+        right="return self.serving and not (self.on_probation and self._streams)",
+        wrong="return self.serving",
+        tests="tests/controller/test_outliers.py",
+    ),
+    Mutant(
         name="a caller speaks for any tenant",
         file="controller/tokens.py",
         right='if claimed not in ("", principal.tenant):',

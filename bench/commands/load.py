@@ -76,6 +76,43 @@ def _memory(requests: int) -> Measure:
     return partial(measure_memory, requests=requests)
 
 
+def overload(
+    prompts: Prompts = None,
+    tokens: Tokens = None,
+    turns: Annotated[int, typer.Option(min=1, help="Visits of each multiple of the load.")] = 3,
+    profile: Cost = "deep",
+    quick: Quick = False,
+    seed: Seed = DEFAULT_SEED,
+    as_json: AsJson = False,
+    output: Output = None,
+) -> None:
+    """Measure what becomes of more requests than can be served: goodput, the highest class, refusals.
+
+    First streams that wait for their answers find the load that the fleet sustains. Then requests of three classes and
+    four tenants come by themselves, once, twice and four times as many. The exit status is 1 if an answer was lost.
+
+    [cyan]forerun bench overload --json[/cyan]
+    """
+    from dataclasses import replace
+    from functools import partial
+
+    from bench.load.overload import ADMISSION, FULL, QUICK, measure_overload
+
+    figures = report_fleet(
+        partial(measure_overload, extent=QUICK if quick else replace(FULL, turns=turns)),
+        work=tasks(PROMPT_SETS, prompts or (1 if quick else 20), skip=HELD_FOR_TUNING),
+        tokens=tokens or (8 if quick else 24),
+        profile=profile,
+        drafters={"mixed": "zoo:mixed"},
+        seed=seed,
+        as_json=as_json,
+        output=output,
+        fleet={"admission": ADMISSION},
+    )
+    if any(figure.value for figure in figures if figure.name == "overload.dropped"):
+        raise typer.Exit(FAILURE)
+
+
 def scale(
     turns: Annotated[int | None, typer.Option(min=1, help="Visits of each point.", show_default=False)] = None,
     tokens: Tokens = None,

@@ -46,6 +46,7 @@ class Asked:
         arrivals: What came of it, in order.
         ended_s: When nothing more could come.
         problem: Why it was refused or dropped.
+        refusal: What the controller said when it refused it.
     """
 
     fate: Fate
@@ -53,6 +54,7 @@ class Asked:
     arrivals: tuple[Arrival, ...]
     ended_s: float
     problem: str = ""
+    refusal: CapacityError | None = None
 
     @property
     def tokens(self) -> int:
@@ -103,7 +105,7 @@ async def ask_once(client: AsyncClient, prompt: str, *, max_new_tokens: int, **o
     """Send a request and note what comes of it; a service's error is a fate and not an exception."""
     asked_s = time.perf_counter()
     arrivals: list[Arrival] = []
-    fate, problem = Fate.ANSWERED, ""
+    fate, problem, refusal = Fate.ANSWERED, "", None
     try:
         async with client.stream(prompt, max_new_tokens=max_new_tokens, **options) as deltas:
             async for delta in deltas:
@@ -112,10 +114,18 @@ async def ask_once(client: AsyncClient, prompt: str, *, max_new_tokens: int, **o
         problem = _missing(deltas.generation, arrivals, max_new_tokens)
     except ForerunError as error:
         problem = f"{error.reason}: {error}"
-        fate = Fate.REFUSED if isinstance(error, CapacityError) and not arrivals else Fate.DROPPED
+        refusal = error if isinstance(error, CapacityError) and not arrivals else None
+        fate = Fate.DROPPED if refusal is None else Fate.REFUSED
     else:
         fate = Fate.DROPPED if problem else Fate.ANSWERED
-    return Asked(fate=fate, asked_s=asked_s, arrivals=tuple(arrivals), ended_s=time.perf_counter(), problem=problem)
+    return Asked(
+        fate=fate,
+        asked_s=asked_s,
+        arrivals=tuple(arrivals),
+        ended_s=time.perf_counter(),
+        problem=problem,
+        refusal=refusal,
+    )
 
 
 def _missing(answer: Generation, arrivals: Sequence[Arrival], max_new_tokens: int) -> str:

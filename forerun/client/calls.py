@@ -15,6 +15,7 @@ from forerun.client.connection import Connection
 from forerun.client.generation import Delta, Generation, RoundReport, ServedModel
 from forerun.client.messages import Answer, GenerateOptions, models_of, request_of
 from speculation.errors import ForerunError, WorkerUnavailableError
+from speculation.retry_budget import RetryBudget
 from speculation.rpc import error_of, retry_after_s, status_to_errors
 from speculation.v1 import generation_pb2, generation_pb2_grpc
 
@@ -53,19 +54,28 @@ class Retry:
 
     Only UNAVAILABLE, and refusals that say when to call again, are retried, and only before the first delta: afterwards
     the caller has seen text of an unknown seed. A pause is never shorter than what the refusal asked for; if that is
-    later than the deadline, the refusal is raised at once.
+    later than the deadline, the refusal is raised at once. All calls of a client share a budget, so that where most of
+    them fail, hardly any is repeated.
 
     Attributes:
         attempts: Most calls in all.
         first_pause_s: Before the second call, in seconds.
         factor: By which every further pause is longer.
         refusals: Whether refusals are waited out at all; without it they are raised for the caller to wait.
+        share: Most repetitions, as a share of the client's calls.
+        reserve: Repetitions that are allowed beyond that, until calls go well again.
     """
 
     attempts: int = 4
     first_pause_s: float = 0.1
     factor: float = 3.0
     refusals: bool = True
+    share: float = 0.1
+    reserve: int = 10
+
+    def budget(self) -> RetryBudget:
+        """That of one client."""
+        return RetryBudget(share=self.share, reserve=self.reserve)
 
     def pauses(self) -> Iterator[float]:
         """Seconds before each repetition."""
@@ -77,7 +87,13 @@ class _Call:
     """One request in progress: what both kinds of stream know and decide alike."""
 
     def __init__(
-        self, connection: Connection, prompt: str | None, options: GenerateOptions, timeout_s: float, retry: Retry
+        self,
+        connection: Connection,
+        prompt: str | None,
+        options: GenerateOptions,
+        timeout_s: float,
+        retry: Retry,
+        budget: RetryBudget,
     ) -> None:
         self.request = request_of(prompt, options)
         self.answer = Answer()
@@ -86,6 +102,8 @@ class _Call:
         self.metadata = (*connection.metadata, *options.get("metadata", {}).items())
         self._ends = time.monotonic() + self.timeout_s
         self._pauses, self._waits_out_refusals = retry.pauses(), retry.refusals
+        self._budget = budget
+        budget.called()
 
     @property
     def remaining_s(self) -> float:
@@ -100,7 +118,8 @@ class _Call:
         asked_for_s = retry_after_s(error) if self._waits_out_refusals else None
         if not self.answer.deltas and (code is grpc.StatusCode.UNAVAILABLE or asked_for_s is not None):
             pause = next(self._pauses, None)
-            if pause is not None and (pause := max(pause, asked_for_s or 0.0)) < self.remaining_s:
+            in_time = pause is not None and (pause := max(pause, asked_for_s or 0.0)) < self.remaining_s
+            if pause is not None and in_time and self._budget.allows():
                 return pause
         raise error_of(error, self.address) from error
 
@@ -213,11 +232,12 @@ class AsyncStream(_StreamBase, AsyncIterator[Delta]):
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Settings:
     connection: Connection
-    timeout_s: float = DEFAULT_TIMEOUT_S
-    retry: Retry = Retry()
+    timeout_s: float
+    retry: Retry
+    budget: RetryBudget
 
     def call(self, prompt: str | None, options: GenerateOptions) -> _Call:
-        return _Call(self.connection, prompt, options, self.timeout_s, self.retry)
+        return _Call(self.connection, prompt, options, self.timeout_s, self.retry, self.budget)
 
     def metadata(self, more: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
         return (*self.connection.metadata, *more.items())
@@ -259,7 +279,7 @@ class Client:
         credentials: grpc.ChannelCredentials | None = None,
     ) -> None:
         connection = Connection.to(address, token=token, ca=ca, credentials=credentials)
-        self._settings = _Settings(connection=connection, timeout_s=timeout_s, retry=retry)
+        self._settings = _Settings(connection=connection, timeout_s=timeout_s, retry=retry, budget=retry.budget())
         self._channel = connection.channel(CHANNEL_OPTIONS)
         self._stub = generation_pb2_grpc.GenerationServiceStub(self._channel)  # type: ignore[no-untyped-call]
 
@@ -340,7 +360,7 @@ class AsyncClient:
         credentials: grpc.ChannelCredentials | None = None,
     ) -> None:
         connection = Connection.to(address, token=token, ca=ca, credentials=credentials)
-        self._settings = _Settings(connection=connection, timeout_s=timeout_s, retry=retry)
+        self._settings = _Settings(connection=connection, timeout_s=timeout_s, retry=retry, budget=retry.budget())
         self._channel = connection.aio_channel(CHANNEL_OPTIONS)
         self._stub = generation_pb2_grpc.GenerationServiceStub(self._channel)  # type: ignore[no-untyped-call]
         self._health = health_pb2_grpc.HealthStub(self._channel)

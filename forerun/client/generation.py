@@ -151,11 +151,13 @@ class AcceptanceRecord:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RequestTimings:
-    """Where the request spent its time, in nanoseconds, as the controller saw it; `rounds` holds sums over rounds."""
+    """Where the request spent its time, in nanoseconds, as the controller saw it; `rounds` holds sums over rounds,
+    `queue_ns` is what passed before it had a place."""
 
     time_to_first_token_ns: int
     total_ns: int
     rounds: RoundTimings
+    queue_ns: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -174,6 +176,7 @@ class Generation:
         near_ties: Emitted tokens whose two best scores lay so close that rounding could have swapped them.
         failovers: Times a worker was lost and its session moved, or a drafter was given up for a round.
         prompt_surprisal: Nats per token of the end of the prompt, by drafter that reported it.
+        latency_class: The class in which it was served.
     """
 
     request_id: str
@@ -192,6 +195,7 @@ class Generation:
     near_ties: int = 0
     failovers: int = 0
     prompt_surprisal: Mapping[str, float] = field(default_factory=lambda: MappingProxyType({}))
+    latency_class: str = ""
 
     @property
     def tokens_per_second(self) -> float:

@@ -40,6 +40,7 @@ _AS_THEY_ARE = frozenset(
         "logprobs",
         "task",
         "tenant",
+        "latency_class",
         "explain",
     }
 )
@@ -53,7 +54,8 @@ class GenerateOptions(TypedDict, total=False):
     `temperature`, `top_k`, `top_p`, `min_p`, `repetition_penalty`, `presence_penalty`, `frequency_penalty`,
     `logit_bias` and `seed` shape the answer. `speculation=False` forbids speculating; `policy`, `drafters`, `shape`,
     `uncoupled` and `in_turn` say how to. None of these six changes the text. `logprobs=n` reports the n likeliest
-    alternatives of each token, `explain=True` every round. `timeout_s` is the deadline of the whole call. `metadata`
+    alternatives of each token, `explain=True` every round. `latency_class` says how long it may
+    wait when there are too many requests. `timeout_s` is the deadline of the whole call. `metadata`
     travels beside the request, for example the caller's authorization.
     """
 
@@ -75,6 +77,7 @@ class GenerateOptions(TypedDict, total=False):
     logprobs: int
     task: str
     tenant: str
+    latency_class: str
     request_id: str
     speculation: bool
     policy: str
@@ -196,6 +199,7 @@ class Answer:
             timings=RequestTimings(
                 time_to_first_token_ns=summary.timings.time_to_first_token_ns,
                 total_ns=summary.timings.total_ns,
+                queue_ns=summary.timings.queue_ns,
                 rounds=_round_timings(summary.timings.rounds),
             ),
             logprobs=tuple(entry for delta in self.deltas for entry in delta.logprobs),
@@ -204,6 +208,7 @@ class Answer:
             near_ties=summary.near_ties,
             failovers=summary.failovers,
             prompt_surprisal=dict(summary.prompt_surprisal),
+            latency_class=summary.latency_class,
         )
 
 

@@ -103,7 +103,8 @@ def up(
 ) -> None:
     """Run the whole fleet on this machine until Ctrl-C: target, drafters, Redis and controller.
 
-    Nothing listens beyond the loopback unless --listen says so. A process that dies is restarted.
+    Nothing listens beyond the loopback unless --listen says so. A process that dies is restarted, later
+    each time, and given up after ten deaths in a row; the others go on.
 
     [cyan]forerun up[/cyan]
 

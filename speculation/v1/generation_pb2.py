@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from speculation.v1 import common_pb2 as speculation_dot_v1_dot_common__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1fspeculation/v1/generation.proto\x12\x0especulation.v1\x1a\x1bspeculation/v1/common.proto\"\x13\n\x11ListModelsRequest\"A\n\x12ListModelsResponse\x12+\n\x06models\x18\x01 \x03(\x0b\x32\x1b.speculation.v1.ServedModel\"A\n\x0bServedModel\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x10\n\x08revision\x18\x02 \x01(\t\x12\x12\n\nmax_length\x18\x03 \x01(\r\"\xa6\x03\n\x0fGenerateRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0e\n\x04text\x18\x02 \x01(\tH\x00\x12,\n\x04\x63hat\x18\x03 \x01(\x0b\x32\x1c.speculation.v1.ChatMessagesH\x00\x12*\n\x06tokens\x18\x04 \x01(\x0b\x32\x18.speculation.v1.TokenIdsH\x00\x12\x16\n\x0emax_new_tokens\x18\x05 \x01(\r\x12\x0c\n\x04stop\x18\x06 \x03(\t\x12\x16\n\x0estop_token_ids\x18\x07 \x03(\r\x12\x12\n\nignore_eos\x18\x08 \x01(\x08\x12\x34\n\x08sampling\x18\t \x01(\x0b\x32\".speculation.v1.SamplingParameters\x12\x15\n\x08logprobs\x18\n \x01(\rH\x01\x88\x01\x01\x12\x0c\n\x04task\x18\x0b \x01(\t\x12\x0e\n\x06tenant\x18\x0c \x01(\t\x12\x30\n\x0bspeculation\x18\r \x01(\x0b\x32\x1b.speculation.v1.Speculation\x12\x0f\n\x07\x65xplain\x18\x0e \x01(\x08\x42\x08\n\x06promptB\x0b\n\t_logprobs\"=\n\x0c\x43hatMessages\x12-\n\x08messages\x18\x01 \x03(\x0b\x32\x1b.speculation.v1.ChatMessage\",\n\x0b\x43hatMessage\x12\x0c\n\x04role\x18\x01 \x01(\t\x12\x0f\n\x07\x63ontent\x18\x02 \x01(\t\"\x17\n\x08TokenIds\x12\x0b\n\x03ids\x18\x01 \x03(\r\"\x8a\x01\n\x0bSpeculation\x12\x0b\n\x03off\x18\x01 \x01(\x08\x12\x0e\n\x06policy\x18\x02 \x01(\t\x12\x10\n\x08\x64rafters\x18\x03 \x03(\t\x12(\n\x05shape\x18\x04 \x01(\x0b\x32\x19.speculation.v1.TreeShape\x12\x11\n\tuncoupled\x18\x05 \x01(\x08\x12\x0f\n\x07in_turn\x18\x06 \x01(\x08\"\x9f\x01\n\x10GenerateResponse\x12&\n\x05\x64\x65lta\x18\x01 \x01(\x0b\x32\x15.speculation.v1.DeltaH\x00\x12,\n\x05round\x18\x02 \x01(\x0b\x32\x1b.speculation.v1.RoundReportH\x00\x12*\n\x07summary\x18\x03 \x01(\x0b\x32\x17.speculation.v1.SummaryH\x00\x42\t\n\x07message\"Y\n\x05\x44\x65lta\x12\x0c\n\x04text\x18\x01 \x01(\t\x12\x11\n\ttoken_ids\x18\x02 \x03(\r\x12/\n\x08logprobs\x18\x03 \x03(\x0b\x32\x1d.speculation.v1.TokenLogprobs\"Y\n\rTokenLogprobs\x12\x0f\n\x07logprob\x18\x01 \x01(\x02\x12)\n\x03top\x18\x02 \x03(\x0b\x32\x1c.speculation.v1.TokenLogprob\x12\x0c\n\x04text\x18\x03 \x01(\t\"?\n\x0cTokenLogprob\x12\x10\n\x08token_id\x18\x01 \x01(\r\x12\x0f\n\x07logprob\x18\x02 \x01(\x02\x12\x0c\n\x04text\x18\x03 \x01(\t\"\xa8\x02\n\x0bRoundReport\x12\r\n\x05round\x18\x01 \x01(\r\x12*\n\x08\x64\x65\x63ision\x18\x02 \x01(\x0b\x32\x18.speculation.v1.Decision\x12\'\n\x04tree\x18\x03 \x01(\x0b\x32\x19.speculation.v1.TokenTree\x12\x10\n\x08\x61\x63\x63\x65pted\x18\x04 \x03(\r\x12\x12\n\nnode_texts\x18\x05 \x03(\t\x12\x12\n\nextra_text\x18\x06 \x01(\t\x12-\n\x07timings\x18\x07 \x01(\x0b\x32\x1c.speculation.v1.RoundTimings\x12\x18\n\x10missing_drafters\x18\x08 \x03(\t\x12\x19\n\x11\x66oreseen_drafters\x18\t \x03(\t\x12\x17\n\x0fsilent_drafters\x18\n \x03(\t\"\xc1\x02\n\x08\x44\x65\x63ision\x12\x0e\n\x06policy\x18\x01 \x01(\t\x12\x15\n\rmodel_version\x18\x02 \x01(\t\x12\x10\n\x08\x64rafters\x18\x03 \x03(\t\x12(\n\x05shape\x18\x04 \x01(\x0b\x32\x19.speculation.v1.TreeShape\x12\x15\n\rverify_budget\x18\x05 \x01(\r\x12\x12\n\npropensity\x18\x06 \x01(\x02\x12\x13\n\x0b\x65xplanation\x18\x07 \x01(\t\x12@\n\x0c\x63\x61librations\x18\x08 \x03(\x0b\x32*.speculation.v1.Decision.CalibrationsEntry\x1aP\n\x11\x43\x61librationsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12*\n\x05value\x18\x02 \x01(\x0b\x32\x1b.speculation.v1.Calibration:\x02\x38\x01\"x\n\x0cRoundTimings\x12\x10\n\x08\x64raft_ns\x18\x01 \x01(\x04\x12\x11\n\tverify_ns\x18\x02 \x01(\x04\x12\x10\n\x08round_ns\x18\x03 \x01(\x04\x12\x17\n\x0f\x64raft_worker_ns\x18\x04 \x01(\x04\x12\x18\n\x10verify_worker_ns\x18\x05 \x01(\x04\"\xd2\x04\n\x07Summary\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x33\n\rfinish_reason\x18\x02 \x01(\x0e\x32\x1c.speculation.v1.FinishReason\x12\x14\n\x0cmatched_stop\x18\x03 \x01(\t\x12$\n\x05usage\x18\x04 \x01(\x0b\x32\x15.speculation.v1.Usage\x12\x0c\n\x04seed\x18\x05 \x01(\x04\x12\x34\n\nacceptance\x18\x06 \x01(\x0b\x32 .speculation.v1.AcceptanceRecord\x12*\n\x08\x64\x65\x63ision\x18\x07 \x01(\x0b\x32\x18.speculation.v1.Decision\x12/\n\x07timings\x18\x08 \x01(\x0b\x32\x1e.speculation.v1.RequestTimings\x12\x44\n\x0fmodel_revisions\x18\t \x03(\x0b\x32+.speculation.v1.Summary.ModelRevisionsEntry\x12\x11\n\tnear_ties\x18\n \x01(\r\x12\x11\n\tfailovers\x18\x0b \x01(\r\x12\x46\n\x10prompt_surprisal\x18\x0c \x03(\x0b\x32,.speculation.v1.Summary.PromptSurprisalEntry\x1a\x35\n\x13ModelRevisionsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x1a\x36\n\x14PromptSurprisalEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x02:\x02\x38\x01\"9\n\x05Usage\x12\x15\n\rprompt_tokens\x18\x01 \x01(\r\x12\x19\n\x11\x63ompletion_tokens\x18\x02 \x01(\r\"\x9c\x01\n\x10\x41\x63\x63\x65ptanceRecord\x12\x16\n\x0enum_spec_steps\x18\x01 \x01(\r\x12\x18\n\x10num_draft_tokens\x18\x02 \x01(\r\x12!\n\x19num_accepted_draft_tokens\x18\x03 \x01(\r\x12\x18\n\x10per_step_drafted\x18\x04 \x03(\r\x12\x19\n\x11per_step_accepted\x18\x05 \x03(\r\"p\n\x0eRequestTimings\x12\x1e\n\x16time_to_first_token_ns\x18\x01 \x01(\x04\x12\x10\n\x08total_ns\x18\x02 \x01(\x04\x12,\n\x06rounds\x18\x03 \x01(\x0b\x32\x1c.speculation.v1.RoundTimings*_\n\x0c\x46inishReason\x12\x1d\n\x19\x46INISH_REASON_UNSPECIFIED\x10\x00\x12\x16\n\x12\x46INISH_REASON_STOP\x10\x01\x12\x18\n\x14\x46INISH_REASON_LENGTH\x10\x02\x32\xb9\x01\n\x11GenerationService\x12O\n\x08Generate\x12\x1f.speculation.v1.GenerateRequest\x1a .speculation.v1.GenerateResponse0\x01\x12S\n\nListModels\x12!.speculation.v1.ListModelsRequest\x1a\".speculation.v1.ListModelsResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1fspeculation/v1/generation.proto\x12\x0especulation.v1\x1a\x1bspeculation/v1/common.proto\"\x13\n\x11ListModelsRequest\"A\n\x12ListModelsResponse\x12+\n\x06models\x18\x01 \x03(\x0b\x32\x1b.speculation.v1.ServedModel\"A\n\x0bServedModel\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x10\n\x08revision\x18\x02 \x01(\t\x12\x12\n\nmax_length\x18\x03 \x01(\r\"\xbd\x03\n\x0fGenerateRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0e\n\x04text\x18\x02 \x01(\tH\x00\x12,\n\x04\x63hat\x18\x03 \x01(\x0b\x32\x1c.speculation.v1.ChatMessagesH\x00\x12*\n\x06tokens\x18\x04 \x01(\x0b\x32\x18.speculation.v1.TokenIdsH\x00\x12\x16\n\x0emax_new_tokens\x18\x05 \x01(\r\x12\x0c\n\x04stop\x18\x06 \x03(\t\x12\x16\n\x0estop_token_ids\x18\x07 \x03(\r\x12\x12\n\nignore_eos\x18\x08 \x01(\x08\x12\x34\n\x08sampling\x18\t \x01(\x0b\x32\".speculation.v1.SamplingParameters\x12\x15\n\x08logprobs\x18\n \x01(\rH\x01\x88\x01\x01\x12\x0c\n\x04task\x18\x0b \x01(\t\x12\x0e\n\x06tenant\x18\x0c \x01(\t\x12\x30\n\x0bspeculation\x18\r \x01(\x0b\x32\x1b.speculation.v1.Speculation\x12\x0f\n\x07\x65xplain\x18\x0e \x01(\x08\x12\x15\n\rlatency_class\x18\x0f \x01(\tB\x08\n\x06promptB\x0b\n\t_logprobs\"=\n\x0c\x43hatMessages\x12-\n\x08messages\x18\x01 \x03(\x0b\x32\x1b.speculation.v1.ChatMessage\",\n\x0b\x43hatMessage\x12\x0c\n\x04role\x18\x01 \x01(\t\x12\x0f\n\x07\x63ontent\x18\x02 \x01(\t\"\x17\n\x08TokenIds\x12\x0b\n\x03ids\x18\x01 \x03(\r\"\x8a\x01\n\x0bSpeculation\x12\x0b\n\x03off\x18\x01 \x01(\x08\x12\x0e\n\x06policy\x18\x02 \x01(\t\x12\x10\n\x08\x64rafters\x18\x03 \x03(\t\x12(\n\x05shape\x18\x04 \x01(\x0b\x32\x19.speculation.v1.TreeShape\x12\x11\n\tuncoupled\x18\x05 \x01(\x08\x12\x0f\n\x07in_turn\x18\x06 \x01(\x08\"\x9f\x01\n\x10GenerateResponse\x12&\n\x05\x64\x65lta\x18\x01 \x01(\x0b\x32\x15.speculation.v1.DeltaH\x00\x12,\n\x05round\x18\x02 \x01(\x0b\x32\x1b.speculation.v1.RoundReportH\x00\x12*\n\x07summary\x18\x03 \x01(\x0b\x32\x17.speculation.v1.SummaryH\x00\x42\t\n\x07message\"Y\n\x05\x44\x65lta\x12\x0c\n\x04text\x18\x01 \x01(\t\x12\x11\n\ttoken_ids\x18\x02 \x03(\r\x12/\n\x08logprobs\x18\x03 \x03(\x0b\x32\x1d.speculation.v1.TokenLogprobs\"Y\n\rTokenLogprobs\x12\x0f\n\x07logprob\x18\x01 \x01(\x02\x12)\n\x03top\x18\x02 \x03(\x0b\x32\x1c.speculation.v1.TokenLogprob\x12\x0c\n\x04text\x18\x03 \x01(\t\"?\n\x0cTokenLogprob\x12\x10\n\x08token_id\x18\x01 \x01(\r\x12\x0f\n\x07logprob\x18\x02 \x01(\x02\x12\x0c\n\x04text\x18\x03 \x01(\t\"\xa8\x02\n\x0bRoundReport\x12\r\n\x05round\x18\x01 \x01(\r\x12*\n\x08\x64\x65\x63ision\x18\x02 \x01(\x0b\x32\x18.speculation.v1.Decision\x12\'\n\x04tree\x18\x03 \x01(\x0b\x32\x19.speculation.v1.TokenTree\x12\x10\n\x08\x61\x63\x63\x65pted\x18\x04 \x03(\r\x12\x12\n\nnode_texts\x18\x05 \x03(\t\x12\x12\n\nextra_text\x18\x06 \x01(\t\x12-\n\x07timings\x18\x07 \x01(\x0b\x32\x1c.speculation.v1.RoundTimings\x12\x18\n\x10missing_drafters\x18\x08 \x03(\t\x12\x19\n\x11\x66oreseen_drafters\x18\t \x03(\t\x12\x17\n\x0fsilent_drafters\x18\n \x03(\t\"\xc1\x02\n\x08\x44\x65\x63ision\x12\x0e\n\x06policy\x18\x01 \x01(\t\x12\x15\n\rmodel_version\x18\x02 \x01(\t\x12\x10\n\x08\x64rafters\x18\x03 \x03(\t\x12(\n\x05shape\x18\x04 \x01(\x0b\x32\x19.speculation.v1.TreeShape\x12\x15\n\rverify_budget\x18\x05 \x01(\r\x12\x12\n\npropensity\x18\x06 \x01(\x02\x12\x13\n\x0b\x65xplanation\x18\x07 \x01(\t\x12@\n\x0c\x63\x61librations\x18\x08 \x03(\x0b\x32*.speculation.v1.Decision.CalibrationsEntry\x1aP\n\x11\x43\x61librationsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12*\n\x05value\x18\x02 \x01(\x0b\x32\x1b.speculation.v1.Calibration:\x02\x38\x01\"x\n\x0cRoundTimings\x12\x10\n\x08\x64raft_ns\x18\x01 \x01(\x04\x12\x11\n\tverify_ns\x18\x02 \x01(\x04\x12\x10\n\x08round_ns\x18\x03 \x01(\x04\x12\x17\n\x0f\x64raft_worker_ns\x18\x04 \x01(\x04\x12\x18\n\x10verify_worker_ns\x18\x05 \x01(\x04\"\xe9\x04\n\x07Summary\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x33\n\rfinish_reason\x18\x02 \x01(\x0e\x32\x1c.speculation.v1.FinishReason\x12\x14\n\x0cmatched_stop\x18\x03 \x01(\t\x12$\n\x05usage\x18\x04 \x01(\x0b\x32\x15.speculation.v1.Usage\x12\x0c\n\x04seed\x18\x05 \x01(\x04\x12\x34\n\nacceptance\x18\x06 \x01(\x0b\x32 .speculation.v1.AcceptanceRecord\x12*\n\x08\x64\x65\x63ision\x18\x07 \x01(\x0b\x32\x18.speculation.v1.Decision\x12/\n\x07timings\x18\x08 \x01(\x0b\x32\x1e.speculation.v1.RequestTimings\x12\x44\n\x0fmodel_revisions\x18\t \x03(\x0b\x32+.speculation.v1.Summary.ModelRevisionsEntry\x12\x11\n\tnear_ties\x18\n \x01(\r\x12\x11\n\tfailovers\x18\x0b \x01(\r\x12\x46\n\x10prompt_surprisal\x18\x0c \x03(\x0b\x32,.speculation.v1.Summary.PromptSurprisalEntry\x12\x15\n\rlatency_class\x18\r \x01(\t\x1a\x35\n\x13ModelRevisionsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x1a\x36\n\x14PromptSurprisalEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x02:\x02\x38\x01\"9\n\x05Usage\x12\x15\n\rprompt_tokens\x18\x01 \x01(\r\x12\x19\n\x11\x63ompletion_tokens\x18\x02 \x01(\r\"\x9c\x01\n\x10\x41\x63\x63\x65ptanceRecord\x12\x16\n\x0enum_spec_steps\x18\x01 \x01(\r\x12\x18\n\x10num_draft_tokens\x18\x02 \x01(\r\x12!\n\x19num_accepted_draft_tokens\x18\x03 \x01(\r\x12\x18\n\x10per_step_drafted\x18\x04 \x03(\r\x12\x19\n\x11per_step_accepted\x18\x05 \x03(\r\"\x82\x01\n\x0eRequestTimings\x12\x1e\n\x16time_to_first_token_ns\x18\x01 \x01(\x04\x12\x10\n\x08total_ns\x18\x02 \x01(\x04\x12,\n\x06rounds\x18\x03 \x01(\x0b\x32\x1c.speculation.v1.RoundTimings\x12\x10\n\x08queue_ns\x18\x04 \x01(\x04*_\n\x0c\x46inishReason\x12\x1d\n\x19\x46INISH_REASON_UNSPECIFIED\x10\x00\x12\x16\n\x12\x46INISH_REASON_STOP\x10\x01\x12\x18\n\x14\x46INISH_REASON_LENGTH\x10\x02\x32\xb9\x01\n\x11GenerationService\x12O\n\x08Generate\x12\x1f.speculation.v1.GenerateRequest\x1a .speculation.v1.GenerateResponse0\x01\x12S\n\nListModels\x12!.speculation.v1.ListModelsRequest\x1a\".speculation.v1.ListModelsResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -38,8 +38,8 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_SUMMARY_MODELREVISIONSENTRY']._serialized_options = b'8\001'
   _globals['_SUMMARY_PROMPTSURPRISALENTRY']._loaded_options = None
   _globals['_SUMMARY_PROMPTSURPRISALENTRY']._serialized_options = b'8\001'
-  _globals['_FINISHREASON']._serialized_start=3018
-  _globals['_FINISHREASON']._serialized_end=3113
+  _globals['_FINISHREASON']._serialized_start=3083
+  _globals['_FINISHREASON']._serialized_end=3178
   _globals['_LISTMODELSREQUEST']._serialized_start=80
   _globals['_LISTMODELSREQUEST']._serialized_end=99
   _globals['_LISTMODELSRESPONSE']._serialized_start=101
@@ -47,43 +47,43 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_SERVEDMODEL']._serialized_start=168
   _globals['_SERVEDMODEL']._serialized_end=233
   _globals['_GENERATEREQUEST']._serialized_start=236
-  _globals['_GENERATEREQUEST']._serialized_end=658
-  _globals['_CHATMESSAGES']._serialized_start=660
-  _globals['_CHATMESSAGES']._serialized_end=721
-  _globals['_CHATMESSAGE']._serialized_start=723
-  _globals['_CHATMESSAGE']._serialized_end=767
-  _globals['_TOKENIDS']._serialized_start=769
-  _globals['_TOKENIDS']._serialized_end=792
-  _globals['_SPECULATION']._serialized_start=795
-  _globals['_SPECULATION']._serialized_end=933
-  _globals['_GENERATERESPONSE']._serialized_start=936
-  _globals['_GENERATERESPONSE']._serialized_end=1095
-  _globals['_DELTA']._serialized_start=1097
-  _globals['_DELTA']._serialized_end=1186
-  _globals['_TOKENLOGPROBS']._serialized_start=1188
-  _globals['_TOKENLOGPROBS']._serialized_end=1277
-  _globals['_TOKENLOGPROB']._serialized_start=1279
-  _globals['_TOKENLOGPROB']._serialized_end=1342
-  _globals['_ROUNDREPORT']._serialized_start=1345
-  _globals['_ROUNDREPORT']._serialized_end=1641
-  _globals['_DECISION']._serialized_start=1644
-  _globals['_DECISION']._serialized_end=1965
-  _globals['_DECISION_CALIBRATIONSENTRY']._serialized_start=1885
-  _globals['_DECISION_CALIBRATIONSENTRY']._serialized_end=1965
-  _globals['_ROUNDTIMINGS']._serialized_start=1967
-  _globals['_ROUNDTIMINGS']._serialized_end=2087
-  _globals['_SUMMARY']._serialized_start=2090
-  _globals['_SUMMARY']._serialized_end=2684
-  _globals['_SUMMARY_MODELREVISIONSENTRY']._serialized_start=2575
-  _globals['_SUMMARY_MODELREVISIONSENTRY']._serialized_end=2628
-  _globals['_SUMMARY_PROMPTSURPRISALENTRY']._serialized_start=2630
-  _globals['_SUMMARY_PROMPTSURPRISALENTRY']._serialized_end=2684
-  _globals['_USAGE']._serialized_start=2686
-  _globals['_USAGE']._serialized_end=2743
-  _globals['_ACCEPTANCERECORD']._serialized_start=2746
-  _globals['_ACCEPTANCERECORD']._serialized_end=2902
-  _globals['_REQUESTTIMINGS']._serialized_start=2904
-  _globals['_REQUESTTIMINGS']._serialized_end=3016
-  _globals['_GENERATIONSERVICE']._serialized_start=3116
-  _globals['_GENERATIONSERVICE']._serialized_end=3301
+  _globals['_GENERATEREQUEST']._serialized_end=681
+  _globals['_CHATMESSAGES']._serialized_start=683
+  _globals['_CHATMESSAGES']._serialized_end=744
+  _globals['_CHATMESSAGE']._serialized_start=746
+  _globals['_CHATMESSAGE']._serialized_end=790
+  _globals['_TOKENIDS']._serialized_start=792
+  _globals['_TOKENIDS']._serialized_end=815
+  _globals['_SPECULATION']._serialized_start=818
+  _globals['_SPECULATION']._serialized_end=956
+  _globals['_GENERATERESPONSE']._serialized_start=959
+  _globals['_GENERATERESPONSE']._serialized_end=1118
+  _globals['_DELTA']._serialized_start=1120
+  _globals['_DELTA']._serialized_end=1209
+  _globals['_TOKENLOGPROBS']._serialized_start=1211
+  _globals['_TOKENLOGPROBS']._serialized_end=1300
+  _globals['_TOKENLOGPROB']._serialized_start=1302
+  _globals['_TOKENLOGPROB']._serialized_end=1365
+  _globals['_ROUNDREPORT']._serialized_start=1368
+  _globals['_ROUNDREPORT']._serialized_end=1664
+  _globals['_DECISION']._serialized_start=1667
+  _globals['_DECISION']._serialized_end=1988
+  _globals['_DECISION_CALIBRATIONSENTRY']._serialized_start=1908
+  _globals['_DECISION_CALIBRATIONSENTRY']._serialized_end=1988
+  _globals['_ROUNDTIMINGS']._serialized_start=1990
+  _globals['_ROUNDTIMINGS']._serialized_end=2110
+  _globals['_SUMMARY']._serialized_start=2113
+  _globals['_SUMMARY']._serialized_end=2730
+  _globals['_SUMMARY_MODELREVISIONSENTRY']._serialized_start=2621
+  _globals['_SUMMARY_MODELREVISIONSENTRY']._serialized_end=2674
+  _globals['_SUMMARY_PROMPTSURPRISALENTRY']._serialized_start=2676
+  _globals['_SUMMARY_PROMPTSURPRISALENTRY']._serialized_end=2730
+  _globals['_USAGE']._serialized_start=2732
+  _globals['_USAGE']._serialized_end=2789
+  _globals['_ACCEPTANCERECORD']._serialized_start=2792
+  _globals['_ACCEPTANCERECORD']._serialized_end=2948
+  _globals['_REQUESTTIMINGS']._serialized_start=2951
+  _globals['_REQUESTTIMINGS']._serialized_end=3081
+  _globals['_GENERATIONSERVICE']._serialized_start=3181
+  _globals['_GENERATIONSERVICE']._serialized_end=3366
 # @@protoc_insertion_point(module_scope)

@@ -38,7 +38,7 @@ class ServedModel(_message.Message):
     def __init__(self, name: _Optional[str] = ..., revision: _Optional[str] = ..., max_length: _Optional[int] = ...) -> None: ...
 
 class GenerateRequest(_message.Message):
-    __slots__ = ("request_id", "text", "chat", "tokens", "max_new_tokens", "stop", "stop_token_ids", "ignore_eos", "sampling", "logprobs", "task", "tenant", "speculation", "explain")
+    __slots__ = ("request_id", "text", "chat", "tokens", "max_new_tokens", "stop", "stop_token_ids", "ignore_eos", "sampling", "logprobs", "task", "tenant", "speculation", "explain", "latency_class")
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     TEXT_FIELD_NUMBER: _ClassVar[int]
     CHAT_FIELD_NUMBER: _ClassVar[int]
@@ -53,6 +53,7 @@ class GenerateRequest(_message.Message):
     TENANT_FIELD_NUMBER: _ClassVar[int]
     SPECULATION_FIELD_NUMBER: _ClassVar[int]
     EXPLAIN_FIELD_NUMBER: _ClassVar[int]
+    LATENCY_CLASS_FIELD_NUMBER: _ClassVar[int]
     request_id: str
     text: str
     chat: ChatMessages
@@ -67,7 +68,8 @@ class GenerateRequest(_message.Message):
     tenant: str
     speculation: Speculation
     explain: bool
-    def __init__(self, request_id: _Optional[str] = ..., text: _Optional[str] = ..., chat: _Optional[_Union[ChatMessages, _Mapping]] = ..., tokens: _Optional[_Union[TokenIds, _Mapping]] = ..., max_new_tokens: _Optional[int] = ..., stop: _Optional[_Iterable[str]] = ..., stop_token_ids: _Optional[_Iterable[int]] = ..., ignore_eos: _Optional[bool] = ..., sampling: _Optional[_Union[_common_pb2.SamplingParameters, _Mapping]] = ..., logprobs: _Optional[int] = ..., task: _Optional[str] = ..., tenant: _Optional[str] = ..., speculation: _Optional[_Union[Speculation, _Mapping]] = ..., explain: _Optional[bool] = ...) -> None: ...
+    latency_class: str
+    def __init__(self, request_id: _Optional[str] = ..., text: _Optional[str] = ..., chat: _Optional[_Union[ChatMessages, _Mapping]] = ..., tokens: _Optional[_Union[TokenIds, _Mapping]] = ..., max_new_tokens: _Optional[int] = ..., stop: _Optional[_Iterable[str]] = ..., stop_token_ids: _Optional[_Iterable[int]] = ..., ignore_eos: _Optional[bool] = ..., sampling: _Optional[_Union[_common_pb2.SamplingParameters, _Mapping]] = ..., logprobs: _Optional[int] = ..., task: _Optional[str] = ..., tenant: _Optional[str] = ..., speculation: _Optional[_Union[Speculation, _Mapping]] = ..., explain: _Optional[bool] = ..., latency_class: _Optional[str] = ...) -> None: ...
 
 class ChatMessages(_message.Message):
     __slots__ = ("messages",)
@@ -211,7 +213,7 @@ class RoundTimings(_message.Message):
     def __init__(self, draft_ns: _Optional[int] = ..., verify_ns: _Optional[int] = ..., round_ns: _Optional[int] = ..., draft_worker_ns: _Optional[int] = ..., verify_worker_ns: _Optional[int] = ...) -> None: ...
 
 class Summary(_message.Message):
-    __slots__ = ("request_id", "finish_reason", "matched_stop", "usage", "seed", "acceptance", "decision", "timings", "model_revisions", "near_ties", "failovers", "prompt_surprisal")
+    __slots__ = ("request_id", "finish_reason", "matched_stop", "usage", "seed", "acceptance", "decision", "timings", "model_revisions", "near_ties", "failovers", "prompt_surprisal", "latency_class")
     class ModelRevisionsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -238,6 +240,7 @@ class Summary(_message.Message):
     NEAR_TIES_FIELD_NUMBER: _ClassVar[int]
     FAILOVERS_FIELD_NUMBER: _ClassVar[int]
     PROMPT_SURPRISAL_FIELD_NUMBER: _ClassVar[int]
+    LATENCY_CLASS_FIELD_NUMBER: _ClassVar[int]
     request_id: str
     finish_reason: FinishReason
     matched_stop: str
@@ -250,7 +253,8 @@ class Summary(_message.Message):
     near_ties: int
     failovers: int
     prompt_surprisal: _containers.ScalarMap[str, float]
-    def __init__(self, request_id: _Optional[str] = ..., finish_reason: _Optional[_Union[FinishReason, str]] = ..., matched_stop: _Optional[str] = ..., usage: _Optional[_Union[Usage, _Mapping]] = ..., seed: _Optional[int] = ..., acceptance: _Optional[_Union[AcceptanceRecord, _Mapping]] = ..., decision: _Optional[_Union[Decision, _Mapping]] = ..., timings: _Optional[_Union[RequestTimings, _Mapping]] = ..., model_revisions: _Optional[_Mapping[str, str]] = ..., near_ties: _Optional[int] = ..., failovers: _Optional[int] = ..., prompt_surprisal: _Optional[_Mapping[str, float]] = ...) -> None: ...
+    latency_class: str
+    def __init__(self, request_id: _Optional[str] = ..., finish_reason: _Optional[_Union[FinishReason, str]] = ..., matched_stop: _Optional[str] = ..., usage: _Optional[_Union[Usage, _Mapping]] = ..., seed: _Optional[int] = ..., acceptance: _Optional[_Union[AcceptanceRecord, _Mapping]] = ..., decision: _Optional[_Union[Decision, _Mapping]] = ..., timings: _Optional[_Union[RequestTimings, _Mapping]] = ..., model_revisions: _Optional[_Mapping[str, str]] = ..., near_ties: _Optional[int] = ..., failovers: _Optional[int] = ..., prompt_surprisal: _Optional[_Mapping[str, float]] = ..., latency_class: _Optional[str] = ...) -> None: ...
 
 class Usage(_message.Message):
     __slots__ = ("prompt_tokens", "completion_tokens")
@@ -275,11 +279,13 @@ class AcceptanceRecord(_message.Message):
     def __init__(self, num_spec_steps: _Optional[int] = ..., num_draft_tokens: _Optional[int] = ..., num_accepted_draft_tokens: _Optional[int] = ..., per_step_drafted: _Optional[_Iterable[int]] = ..., per_step_accepted: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class RequestTimings(_message.Message):
-    __slots__ = ("time_to_first_token_ns", "total_ns", "rounds")
+    __slots__ = ("time_to_first_token_ns", "total_ns", "rounds", "queue_ns")
     TIME_TO_FIRST_TOKEN_NS_FIELD_NUMBER: _ClassVar[int]
     TOTAL_NS_FIELD_NUMBER: _ClassVar[int]
     ROUNDS_FIELD_NUMBER: _ClassVar[int]
+    QUEUE_NS_FIELD_NUMBER: _ClassVar[int]
     time_to_first_token_ns: int
     total_ns: int
     rounds: RoundTimings
-    def __init__(self, time_to_first_token_ns: _Optional[int] = ..., total_ns: _Optional[int] = ..., rounds: _Optional[_Union[RoundTimings, _Mapping]] = ...) -> None: ...
+    queue_ns: int
+    def __init__(self, time_to_first_token_ns: _Optional[int] = ..., total_ns: _Optional[int] = ..., rounds: _Optional[_Union[RoundTimings, _Mapping]] = ..., queue_ns: _Optional[int] = ...) -> None: ...

@@ -59,8 +59,9 @@ class GenerationServiceServicer:
         INVALID_ARGUMENT: a field is wrong; ErrorInfo.metadata["field"] names it. NOT_FOUND: no such policy or drafter.
         UNAUTHENTICATED: the controller asks for a token (metadata `authorization: Bearer TOKEN`), and this is none that is
         valid now. PERMISSION_DENIED: the token does not speak for that tenant, or the operator does not allow a field.
-        RESOURCE_EXHAUSTED: too many requests at once, or over the tenant's quota; call again after a pause, which RetryInfo
-        gives in seconds if it is known. UNAVAILABLE: no target worker answers, or
+        RESOURCE_EXHAUSTED: more requests than can be served, or over the tenant's quota; call again after the pause that
+        RetryInfo gives. ErrorInfo.reason tells CAPACITY from QUOTA, and metadata["cause"] of the first whether the lines were
+        full, waiting would have been hopeless or was, or a request of a higher class took the place. UNAVAILABLE: no target worker answers, or
         the controller is shutting down; call again, perhaps elsewhere, with the same seed for the same text.
         DEADLINE_EXCEEDED: your deadline passed; the deltas until then are valid. Always set a deadline; cancelling the call
         frees everything it used.

@@ -261,7 +261,7 @@ class DraftedTree(_message.Message):
     def __init__(self, drafter: _Optional[str] = ..., tree: _Optional[_Union[_common_pb2.TokenTree, _Mapping]] = ...) -> None: ...
 
 class OutcomeRecord(_message.Message):
-    __slots__ = ("schema_version", "event_id", "request_id", "ts_ms", "status", "finish_reason", "usage", "acceptance", "timings", "failovers", "near_ties", "seed", "sampling", "prompt_token_ids", "token_ids", "veiled")
+    __slots__ = ("schema_version", "event_id", "request_id", "ts_ms", "status", "finish_reason", "usage", "acceptance", "timings", "failovers", "near_ties", "seed", "sampling", "prompt_token_ids", "token_ids", "veiled", "latency_class")
     SCHEMA_VERSION_FIELD_NUMBER: _ClassVar[int]
     EVENT_ID_FIELD_NUMBER: _ClassVar[int]
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
@@ -278,6 +278,7 @@ class OutcomeRecord(_message.Message):
     PROMPT_TOKEN_IDS_FIELD_NUMBER: _ClassVar[int]
     TOKEN_IDS_FIELD_NUMBER: _ClassVar[int]
     VEILED_FIELD_NUMBER: _ClassVar[int]
+    LATENCY_CLASS_FIELD_NUMBER: _ClassVar[int]
     schema_version: int
     event_id: str
     request_id: str
@@ -294,7 +295,8 @@ class OutcomeRecord(_message.Message):
     prompt_token_ids: _containers.RepeatedScalarFieldContainer[int]
     token_ids: _containers.RepeatedScalarFieldContainer[int]
     veiled: bool
-    def __init__(self, schema_version: _Optional[int] = ..., event_id: _Optional[str] = ..., request_id: _Optional[str] = ..., ts_ms: _Optional[int] = ..., status: _Optional[_Union[OutcomeStatus, str]] = ..., finish_reason: _Optional[_Union[_generation_pb2.FinishReason, str]] = ..., usage: _Optional[_Union[_generation_pb2.Usage, _Mapping]] = ..., acceptance: _Optional[_Union[_generation_pb2.AcceptanceRecord, _Mapping]] = ..., timings: _Optional[_Union[_generation_pb2.RequestTimings, _Mapping]] = ..., failovers: _Optional[int] = ..., near_ties: _Optional[int] = ..., seed: _Optional[int] = ..., sampling: _Optional[_Union[_common_pb2.SamplingParameters, _Mapping]] = ..., prompt_token_ids: _Optional[_Iterable[int]] = ..., token_ids: _Optional[_Iterable[int]] = ..., veiled: _Optional[bool] = ...) -> None: ...
+    latency_class: str
+    def __init__(self, schema_version: _Optional[int] = ..., event_id: _Optional[str] = ..., request_id: _Optional[str] = ..., ts_ms: _Optional[int] = ..., status: _Optional[_Union[OutcomeStatus, str]] = ..., finish_reason: _Optional[_Union[_generation_pb2.FinishReason, str]] = ..., usage: _Optional[_Union[_generation_pb2.Usage, _Mapping]] = ..., acceptance: _Optional[_Union[_generation_pb2.AcceptanceRecord, _Mapping]] = ..., timings: _Optional[_Union[_generation_pb2.RequestTimings, _Mapping]] = ..., failovers: _Optional[int] = ..., near_ties: _Optional[int] = ..., seed: _Optional[int] = ..., sampling: _Optional[_Union[_common_pb2.SamplingParameters, _Mapping]] = ..., prompt_token_ids: _Optional[_Iterable[int]] = ..., token_ids: _Optional[_Iterable[int]] = ..., veiled: _Optional[bool] = ..., latency_class: _Optional[str] = ...) -> None: ...
 
 class ScoreRecord(_message.Message):
     __slots__ = ("schema_version", "event_id", "request_id", "ts_ms", "controller_id", "drafter", "model_revision", "context", "ranks", "confidences", "frozen", "rounds")

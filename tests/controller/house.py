@@ -14,6 +14,7 @@ from controller.fleet import WorkerFleet
 from controller.roster import FleetTimeouts, TokenizerIdentity
 from controller.serve import Controller, running
 from controller.settings import (
+    AdmissionSettings,
     LimitSettings,
     MetricsSettings,
     RedisSettings,
@@ -36,6 +37,8 @@ QUICK = TimeoutSettings(
 )
 QUICK_FLEET = FleetTimeouts(draft_timeout_s=0.3, verify_wait_s=2.0, health_interval_s=0.1, health_timeout_s=0.4)
 IDENTITY = TokenizerIdentity(fingerprint=FINGERPRINT, vocab_size=VOCAB_SIZE)
+ONE_PLACE = LimitSettings(concurrent_requests=1)
+NOBODY_WAITS = {"admission": AdmissionSettings(most_waiting=0)}
 PROMPT = tuple(range(5, 17))
 END_TOKEN = 96
 

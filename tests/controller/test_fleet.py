@@ -9,6 +9,7 @@ from redis.asyncio import Redis
 
 from controller.embedded_redis import embedded_redis
 from controller.fleet import WorkerFleet
+from controller.outliers import EXCHANGES
 from controller.registry import Registry
 from controller.roster import Health
 from controller.sequence import Sequence
@@ -128,8 +129,10 @@ def test_a_failed_worker_is_tried_again_and_later_each_time() -> None:
             assert pauses[0] >= 0.2
             assert pauses[1] >= 0.4
             assert pauses[2] >= 0.8
-            worker.worked()
-            assert worker.failures == 0
+            for _ in range(EXCHANGES):
+                assert worker.failures == 3
+                fleet.worked(worker, 0.01)
+            assert worker.failures == worker.on_probation == 0
 
     run(scenario())
 

@@ -17,7 +17,7 @@ from controller.meter import MOST_ARMS, MOST_TENANTS, Meter, shape_class
 from controller.metrics import METRICS
 from controller.records import Outcome
 from controller.request import GenerationRequest
-from controller.settings import LimitSettings, MetricsSettings, RedisSettings
+from controller.settings import MetricsSettings, RedisSettings
 from controller.steering import Steering
 from router_models.catalogue import all_policies
 from router_models.plan import Plan, no_speculation
@@ -28,6 +28,8 @@ from speculation.v1 import generation_pb2, router_pb2
 from tests.controller.house import (
     DRAFT,
     DRAFT_TOO,
+    NOBODY_WAITS,
+    ONE_PLACE,
     PROMPT,
     QUICK,
     VERIFY,
@@ -93,7 +95,7 @@ def test_counters_add_up_to_what_the_answers_said() -> None:
 
 def test_what_was_refused_or_broken_off_is_counted_by_its_reason() -> None:
     async def scenario() -> None:
-        async with house(metrics=SERVED, limits=LimitSettings(concurrent_requests=1)) as home:
+        async with house(metrics=SERVED, limits=ONE_PLACE, more=NOBODY_WAITS) as home:
             home.workers[0].worker.faults.delay_s = 0.05
             running = home.generation.Generate(request(max_new_tokens=2000))
             await anext(aiter(running))

@@ -14,6 +14,8 @@ from tests import fakes
 from tests.controller.house import (
     DRAFT,
     END_TOKEN,
+    NOBODY_WAITS,
+    ONE_PLACE,
     PROMPT,
     QUICK,
     VERIFY,
@@ -290,7 +292,7 @@ def test_a_request_without_a_deadline_gets_one() -> None:
 
 def test_more_requests_than_places_are_sent_away_at_once() -> None:
     async def scenario() -> None:
-        async with house(limits=LimitSettings(concurrent_requests=1)) as home:
+        async with house(limits=ONE_PLACE, more=NOBODY_WAITS) as home:
             home.workers[0].worker.faults.delay_s = 0.05
             first = home.generation.Generate(request(max_new_tokens=2000), timeout=20)
             await first.read()

@@ -7,11 +7,13 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
 import pytest
 
+from forerun import supervisor as supervisor_module
 from forerun.supervisor import LISTEN, Backoff, ProcessSpec, ProcessStartError, ProcessState, ProcessStatus, Supervisor
 
 QUICK = Backoff(first_s=0.01, most_s=0.05)
@@ -76,6 +78,55 @@ def test_a_process_that_keeps_dying_is_tried_again_and_again_ever_more_slowly(tm
     pauses = [Backoff().pause_s(deaths) for deaths in range(1, 12)]
     assert pauses == sorted(pauses)
     assert pauses[-1] == Backoff().most_s
+
+
+def test_a_process_that_dies_too_often_is_given_up_and_the_others_go_on(tmp_path: Path) -> None:
+    states: list[tuple[str, ProcessState]] = []
+    impatient = replace(QUICK, give_up_after=3)
+
+    async def main() -> None:
+        listener = lambda status: states.append((status.name, status.state))  # noqa: E731
+        async with Supervisor(tmp_path, backoff=impatient, listener=listener) as supervisor:
+            await supervisor.start([dummy("good"), dummy("bad", then="sys.exit(3)")])
+            await until(lambda: supervisor.processes[1].state is ProcessState.GIVEN_UP)
+
+            assert supervisor.processes[1].restarts == 2
+            assert supervisor.processes[1].pid is None
+            assert supervisor.processes[0].state is ProcessState.RUNNING
+            # It is still kept, though its neighbour is not.
+            os.kill(supervisor.processes[0].pid or 0, signal.SIGKILL)
+            await until(lambda: supervisor.processes[0].restarts == 1)
+            await until(lambda: supervisor.processes[0].state is ProcessState.RUNNING)
+
+    asyncio.run(main())
+    assert states.count(("bad", ProcessState.GIVEN_UP)) == 1
+    assert none_left()
+
+
+def test_what_died_together_is_not_started_together() -> None:
+    backoff = Backoff(first_s=1.0, jitter=0.2)
+
+    assert backoff.pause_s(3, chance=0.0) == pytest.approx(3.2)
+    assert backoff.pause_s(3) == pytest.approx(4.0)
+    assert backoff.pause_s(3, chance=1.0) == pytest.approx(4.8)
+
+
+def test_a_log_does_not_grow_for_ever(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(supervisor_module, "LOOK_AT_LOGS_S", 0.02)
+    log, older = tmp_path / "chatty.log", tmp_path / "chatty.log.1"
+    chatty = "import sys\nwhile True: print('x' * 999, file=sys.stderr, flush=True); time.sleep(0.001)"
+
+    async def main() -> None:
+        async with Supervisor(tmp_path, most_log_bytes=50_000) as supervisor:
+            await supervisor.start([dummy("chatty", then=chatty)])
+            await until(older.exists)
+            first = older.stat().st_mtime_ns
+            await until(lambda: older.stat().st_mtime_ns > first)
+
+            assert log.stat().st_size < 1_000_000
+            assert set(older.read_text()) == {"x", "\n"}
+
+    asyncio.run(main())
 
 
 def test_a_process_that_cannot_start_is_reported_with_its_last_words_and_its_log(tmp_path: Path) -> None:

@@ -83,7 +83,7 @@ def test_the_screen_says_it_in_words() -> None:
                 "target",
                 "serving",
                 "KILL SWITCH ON",
-                "0 of 256 in",
+                "0 of 8 in",
             ):
                 assert words in shown
             with TopScreen("here") as screen:

@@ -8,7 +8,7 @@ import httpx2
 import openai
 import pytest
 
-from controller.settings import LimitSettings, QuotaSettings
+from controller.settings import AdmissionSettings, LatencyClassSettings, QuotaSettings
 from speculation.errors import (
     CapacityError,
     DrainingError,
@@ -17,7 +17,7 @@ from speculation.errors import (
     PromptTooLongError,
     UnknownNameError,
 )
-from tests.controller.house import QUICK, eventually, run
+from tests.controller.house import NOBODY_WAITS, ONE_PLACE, QUICK, eventually, run
 from tests.forerun.fake_service import WORDS, FakeGenerationService, serving
 from tests.gateway.front import CONVERSATION, MODEL, PROMPT, front, front_of
 
@@ -267,13 +267,51 @@ def test_no_target_is_503_whatever_the_model_is_called() -> None:
 
 def test_a_full_controller_is_429() -> None:
     async def scenario() -> None:
-        async with front(limits=LimitSettings(concurrent_requests=1)) as (gateway, home):
+        async with front(limits=ONE_PLACE, more=NOBODY_WAITS) as (gateway, home):
             home.workers[0].worker.faults.delay_s = 0.05
             first = asyncio.ensure_future(gateway.post(max_tokens=200, ignore_eos=True))
             await eventually(lambda: home.controller.generation.reception.inside == 1)
             with pytest.raises(openai.RateLimitError):
                 await gateway.completion()
 
+            assert (await first).status_code == 200
+
+    run(scenario())
+
+
+def test_the_service_tier_is_the_latency_class() -> None:
+    async def scenario() -> None:
+        async with front() as (gateway, home):
+            tiers = {None: "standard", "auto": "standard", "batch": "batch"}
+            for tier, served in tiers.items():
+                said = {} if tier is None else {"service_tier": tier}
+                assert (await gateway.post(**said)).json()["service_tier"] == served
+                assert (await gateway.http.post(CHAT, json=TALK | said)).json()["service_tier"] == served
+
+            unknown = await gateway.post(service_tier="flex")
+            assert unknown.status_code == 404
+            assert unknown.json()["error"]["param"] == "service_tier"
+            assert (await gateway.post(service_tier="no tier")).status_code == 400
+
+            home.workers[0].worker.faults.delay_s = 0.05
+            streamed = [chunk async for chunk in await gateway.chat(stream=True, service_tier="batch")]
+            assert streamed[-1].choices[0].finish_reason == "length"
+
+    run(scenario())
+
+
+def test_under_overload_a_caller_is_told_when_to_come_back() -> None:
+    async def scenario() -> None:
+        classes = (LatencyClassSettings(name="standard", most_wait_s=0.2),)
+        async with front(limits=ONE_PLACE, more={"admission": AdmissionSettings(classes=classes)}) as (gateway, home):
+            home.workers[0].worker.faults.delay_s = 0.05
+            first = asyncio.ensure_future(gateway.post(max_tokens=200, ignore_eos=True))
+            await eventually(lambda: home.controller.generation.reception.inside == 1)
+            refused = await gateway.post()
+
+            assert refused.status_code == 429
+            assert refused.json()["error"]["code"] == "capacity"
+            assert refused.headers["retry-after"] == "1"
             assert (await first).status_code == 200
 
     run(scenario())

@@ -70,7 +70,7 @@ class EventLog:
             may_make_room: Whether the older half of the log goes when Redis is full. Not where somebody else may have
                 filled it: the log would vanish, and Redis be full all the same.
         """
-        self.url = _without_password(url)
+        self.url = without_password(url)
         self.connected = False
         self.written = 0
         self.dropped = 0
@@ -192,6 +192,7 @@ def redis_client(url: str) -> Redis:
     )
 
 
-def _without_password(url: str) -> str:
+def without_password(url: str) -> str:
+    """Where a Redis is, for people to read."""
     parts = urlsplit(url)
     return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))

@@ -11,7 +11,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from gateway.errors import HTTPProblem, response_of
-from gateway.settings import GatewaySettings
+from gateway.settings import HTTPSettings
 
 logger = logging.getLogger(__name__)
 
@@ -35,7 +35,7 @@ class Door:
     An ASGI application around another one.
     """
 
-    def __init__(self, app: ASGIApp, settings: GatewaySettings) -> None:
+    def __init__(self, app: ASGIApp, settings: HTTPSettings) -> None:
         self._app = app
         self._settings = settings
 

@@ -9,8 +9,8 @@ Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1)]
 
 
-class GatewaySettings(BaseModel):
-    """One gateway."""
+class HTTPSettings(BaseModel):
+    """What stands before a controller and speaks HTTP."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
@@ -20,8 +20,6 @@ class GatewaySettings(BaseModel):
     """host:port; loopback unless you name another host; port 0 takes a free one"""
     insecure: bool = False
     """true to serve other machines in plain text; better is a proxy before it that speaks TLS"""
-    model_name: Annotated[str, Field(min_length=1, max_length=256)] | None = None
-    """what callers call the target's model (default: its hub id, or the name of its folder)"""
     longest_body_bytes: Count = 4 << 20
     """bytes of a request's body; the controller takes messages of up to 16 MiB"""
     most_header_bytes: Count = 32 << 10
@@ -38,3 +36,10 @@ class GatewaySettings(BaseModel):
     """connections at once; requests on more are answered 503"""
     drain_grace_s: Count = 30
     """seconds that running requests may go on after SIGTERM"""
+
+
+class GatewaySettings(HTTPSettings):
+    """One gateway."""
+
+    model_name: Annotated[str, Field(min_length=1, max_length=256)] | None = None
+    """what callers call the target's model (default: its hub id, or the name of its folder)"""

@@ -4,7 +4,6 @@ import asyncio
 import logging
 from collections import deque
 from typing import Any
-from urllib.parse import urlsplit, urlunsplit
 
 from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
@@ -193,6 +192,7 @@ def redis_client(url: str) -> Redis:
 
 
 def without_password(url: str) -> str:
-    """Where a Redis is, for people to read."""
-    parts = urlsplit(url)
-    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
+    """Where a Redis is, for people to read: who calls it by which name and password, and with which options, is not."""
+    scheme, separator, place = url.partition("?")[0].partition("://")
+    host, slash, path = place.partition("/")
+    return f"{scheme}{separator}{host.rpartition('@')[2]}{slash}{path}"

@@ -38,7 +38,7 @@ const house = {
     } catch (error) {
       if (!(error instanceof Refused)) throw error;
       house.tell(`Refused: ${error.message}`);
-      if (error.status === 401) askForToken(error.message);
+      if (isClosed(error)) askForToken(error.message);
     }
     await beat({ even: true });
   },
@@ -48,11 +48,24 @@ let view = null;
 let paused = false;
 let beating = Promise.resolve();
 
+/** Whether nobody is let in without another token. */
+function isClosed(error) {
+  return error.status === 401 || error.status === 403;
+}
+
 /** The view that the address names: "#requests/ID" is one request. */
 function opened() {
-  const [name, ...rest] = decodeURIComponent(location.hash.slice(1)).split("/");
-  if (name === "requests" && rest.length) return new RequestView(house, rest.join("/"));
+  const [name, id] = location.hash.slice(1).split("/");
+  if (name === "requests" && id) return new RequestView(house, decoded(id));
   return new (VIEWS[name] ?? FleetView)(house);
+}
+
+function decoded(part) {
+  try {
+    return decodeURIComponent(part);
+  } catch {
+    return part;
+  }
 }
 
 function show() {
@@ -69,6 +82,12 @@ function show() {
   return beat({ even: true });
 }
 
+/** The same for those who have just gone there: their keyboard goes with them. */
+async function showFromItsTop() {
+  await show();
+  if (view) element("main").querySelector("h2").focus();
+}
+
 /** Bring everything up to date. Beats never overtake each other; `even`: also while the page is paused. */
 function beat({ even = false } = {}) {
   beating = beating.then(async () => {
@@ -80,8 +99,8 @@ function beat({ even = false } = {}) {
       problem("");
     } catch (error) {
       if (!(error instanceof Refused)) throw error;
-      if (error.status === 401) askForToken(hasToken() ? error.message : "");
-      else problem(error.message);
+      if (isClosed(error)) askForToken(hasToken() ? error.message : "");
+      else problem(error.status === 404 ? error.message : `${error.message}. What you see may be old.`);
     }
   });
   return beating;
@@ -89,7 +108,7 @@ function beat({ even = false } = {}) {
 
 function problem(text) {
   const told = element("problem");
-  say(told, text && `${text}. What you see may be old.`);
+  say(told, text);
   told.hidden = !text;
 }
 
@@ -132,7 +151,7 @@ function askForToken(why) {
       onsubmit: (event) => {
         event.preventDefault();
         remember(given.value.trim());
-        show();
+        showFromItsTop();
       },
     },
     h("h2", {}, "Who are you?"),
@@ -159,7 +178,7 @@ element("skip").addEventListener("click", (event) => {
   element("main").focus();
 });
 window.addEventListener("hashchange", () => {
-  if (view) show().then(() => element("main").querySelector("h2")?.focus());
+  if (view) showFromItsTop();
 });
 
 await show();

@@ -2,7 +2,7 @@
 
 import { call } from "./api.js";
 import { confirmed } from "./confirm.js";
-import { choice, Facts, h, labelled } from "./dom.js";
+import { Facts, h, labelled } from "./dom.js";
 import { Table } from "./table.js";
 import { enumInWords, moment, number, percent, plural } from "./words.js";
 
@@ -22,7 +22,7 @@ export class FleetView {
         { title: "Address", text: (state) => state.address },
         { title: "State", text: health, update: marked },
         { title: "Sessions", number: true, text: (state) => `${state.open_sessions} of ${state.worker?.slots ?? "?"}` },
-        { title: "Model", text: (state) => state.worker?.model ?? "" },
+        { title: "Model", text: (state) => lastPart(state.worker?.model ?? "") },
         { title: "Numbers", text: (state) => `${state.worker?.dtype ?? "?"} on ${state.worker?.device ?? "?"}` },
       ],
     });
@@ -59,7 +59,8 @@ export class FleetView {
     });
     this.learning.show({ "Decision log": log(shown.log), Learning: learning(shown.learning), Scoring: scoring(shown.scoring) });
     if (!this.policy.children.length) {
-      this.policy.replaceChildren(...choice(shown.known_policies, shown.policy, () => {}).children);
+      this.policy.append(...shown.known_policies.map((name) => h("option", {}, name)));
+      this.policy.value = shown.policy;
     }
   }
 
@@ -74,6 +75,11 @@ export class FleetView {
       this.house.tell(`${policy} decides from now on, in place of ${before}.`);
     });
   }
+}
+
+/** Of a folder on the worker's machine its name; a hub id stays whole. */
+function lastPart(model) {
+  return model.replace(/^(suffix:)?\/.*\//, "$1");
 }
 
 function health(state) {

@@ -20,9 +20,9 @@ export class LearningView {
       columns: [
         { title: "Requests until", head: true, number: true, text: (row) => number(row.until) },
         { title: "Ended", text: (row) => moment(row.until_ms) },
-        { title: "Tokens/s with drafts", number: true, text: (row) => number(row.drafting) },
-        { title: "Tokens/s plain", number: true, text: (row) => number(row.plain) },
-        { title: "Over plain so far", number: true, text: (row) => times(row.drafting / row.plainSoFar) },
+        { title: "Tokens/s", number: true, text: (row) => number(row.speed) },
+        { title: "Plain decoding so far", number: true, text: (row) => number(row.plainSoFar) },
+        { title: "Over plain", number: true, text: (row) => times(row.speed / row.plainSoFar) },
         { title: "Tokens a round", number: true, text: (row) => number(row.length) },
         { title: "Records learnt", number: true, text: (row) => number(Number(row.learnt_records)) },
         { title: "Version", number: true, text: (row) => (Number(row.base_version) ? row.base_version : "–") },
@@ -34,12 +34,14 @@ export class LearningView {
       h("h2", { tabindex: -1 }, "Learning"),
       this.facts.element,
       h("div", { class: "plots" }, this.speed.element, this.length.element),
-      this.table.element,
+      h("details", {}, h("summary", {}, "As a table"), this.table.element),
       h(
         "p",
         { class: "note" },
-        "All requests since this controller began, whatever they asked for: a curve also moves where the traffic changes. ",
-        "`forerun router retrain` draws one that does not, from the log.",
+        "All requests since this controller began, whatever they asked for, against the plain rounds among them: a curve ",
+        "also moves where the traffic changes. ",
+        h("code", {}, "forerun router retrain"),
+        " draws one that does not, from the log.",
       ),
     );
   }
@@ -58,7 +60,7 @@ export class LearningView {
     });
     const places = rows.map((row) => row.until);
     this.speed.show(places, {
-      "with drafts": rows.map((row) => row.drafting),
+      requests: rows.map((row) => row.speed),
       "plain decoding": rows.map((row) => row.plainSoFar),
     });
     this.length.show(places, { "tokens a round": rows.map((row) => row.length) });
@@ -83,14 +85,9 @@ function rowsOf(points) {
     return {
       ...point,
       until,
-      drafting: speed(point.drafting),
-      plain: speed(point.plain),
+      speed: emitted / (point.drafting.rounds_s + point.plain.rounds_s) || null,
       plainSoFar: plain.seconds ? plain.emitted / plain.seconds : null,
       length: rounds ? emitted / rounds : null,
     };
   });
-}
-
-function speed(sum) {
-  return sum.rounds_s ? Number(sum.emitted_tokens) / sum.rounds_s : null;
 }

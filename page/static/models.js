@@ -18,7 +18,7 @@ export class ModelsView {
     this.rollback = h("button", { type: "button", class: "danger", onclick: () => this.#rollback() }, "Roll back");
     this.versions = new Table({
       caption: "Versions, the newest first",
-      empty: "No versions yet: the router goes on from what it learns online. `forerun router retrain` makes one.",
+      empty: ["No versions yet: the router goes on from what it learns online. ", h("code", {}, "forerun router retrain"), " makes one."],
       columns: [
         { title: "Version", head: true, number: true, text: (one) => one.version },
         { title: "In charge", text: (one) => this.#place(one) },
@@ -31,7 +31,8 @@ export class ModelsView {
       ],
     });
     this.pair = h("p", { class: "line" });
-    this.comparison = h("div", { role: "group", "aria-label": "Comparison" });
+    this.difference = h("div");
+    this.comparison = h("div", { hidden: true }, h("h3", {}, "Compare"), this.pair, this.difference);
     this.element = h(
       "section",
       {},
@@ -39,8 +40,6 @@ export class ModelsView {
       this.note,
       this.versions.element,
       h("p", { class: "line" }, this.rollback),
-      h("h3", {}, "Compare"),
-      this.pair,
       this.comparison,
     );
   }
@@ -108,7 +107,8 @@ export class ModelsView {
     const now = choice(options, options[0][0], () => {});
     const button = h("button", { type: "button", onclick: () => this.#compare(old.value, now.value) }, "Compare");
     this.pair.replaceChildren(labelled("From", old), labelled("to", now), button);
-    this.comparison.replaceChildren();
+    this.difference.replaceChildren();
+    this.comparison.hidden = !versions.length;
   }
 
   async #compare(old, now) {
@@ -119,7 +119,7 @@ export class ModelsView {
         new_version: now,
       });
       const about = (version) => this.history.versions.find((one) => one.version === version);
-      this.comparison.replaceChildren(...difference(told, about(old), about(now)));
+      this.difference.replaceChildren(...difference(told, about(old), about(now)));
     });
   }
 }

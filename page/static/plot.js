@@ -50,13 +50,14 @@ export class Plot {
       return;
     }
     const ink = css("--ink");
+    const places = this.time ? { values: (_, at) => at.map(clock) } : {};
     const axis = { stroke: ink, grid: { stroke: css("--line"), width: 1 }, ticks: { stroke: css("--line") } };
     const options = {
       ...this.#size(),
       legend: { show: false },
       cursor: { drag: { x: false, y: false } },
       scales: { x: { time: this.time }, y: { range: (_, __, most) => [0, Math.max(most * 1.1, 1)] } },
-      axes: [axis, { ...axis, size: 55 }],
+      axes: [{ ...axis, ...places }, { ...axis, size: 55 }],
       series: [{}, ...this.lines.map((name, place) => this.#series(name, place))],
     };
     this.plot = new uPlot(options, this.data, this.drawing);
@@ -94,6 +95,10 @@ export class Plot {
     const said = last.filter(Boolean).join(", ") || "nothing yet";
     this.drawing.setAttribute("aria-label", `${this.title}. At the end: ${said} ${this.unit}. The table has the figures.`);
   }
+}
+
+function clock(seconds) {
+  return new Date(1000 * seconds).toLocaleTimeString("en-GB");
 }
 
 function css(name) {

@@ -4,9 +4,12 @@ import { h, svg } from "./dom.js";
 import { Table } from "./table.js";
 import { milliseconds, number, percent, shapeInWords } from "./words.js";
 
-const LEVEL = 110;
+const LEVEL = 165;
 const ROW = 30;
-const NODE = { width: 92, height: 22 };
+const ROOT = 20;
+const GAP = 30;
+const BOX = { width: LEVEL - GAP, height: 22 };
+const MOST_LETTERS = 10;
 
 /** A round that can be opened; it is drawn when it is. */
 export function roundCard(round, { open }) {
@@ -22,7 +25,8 @@ export function roundCard(round, { open }) {
 function headline(round) {
   const { drafters, shape } = round.decision;
   const plan = drafters.length ? `${drafters.join(" + ")}, ${shapeInWords(shape)}` : "plain decoding";
-  const kept = round.tree ? `, kept ${round.accepted.length} of ${parents(round).length}` : "";
+  const drafted = parents(round).length;
+  const kept = drafted ? `, kept ${round.accepted.length} of ${drafted}` : "";
   return `Round ${round.round + 1}: ${plan}${kept}, ${milliseconds(round.timings?.round_ns ?? 0)}`;
 }
 
@@ -115,7 +119,7 @@ function place(nodes) {
 function drawing(round, nodes) {
   const end = nodes[round.accepted.at(-1)];
   const added = { depth: (end?.depth ?? 0) + 1, row: Math.max(...nodes.map((node) => node.row)) + 1 };
-  const width = Math.max(added.depth, ...nodes.map((node) => node.depth)) * LEVEL + NODE.width;
+  const width = right({ depth: Math.max(added.depth, ...nodes.map((node) => node.depth)) });
   const picture = svg(
     "svg",
     {
@@ -128,7 +132,7 @@ function drawing(round, nodes) {
     },
     nodes.map((node) => edge(nodes[node.parent], node, node.kept ? "kept" : "refused")),
     edge(end, added, "extra"),
-    box({ depth: 0, row: 0 }, "root", "•", "the last emitted token"),
+    box({ depth: 0, row: 0 }, "root", "•", "the last token before"),
     nodes.map((node) => box(node, node.kept ? "kept" : "refused", name(node), title(node))),
     box(added, "extra", `+ ${extra(round)}`, "the target's own token"),
   );
@@ -136,23 +140,29 @@ function drawing(round, nodes) {
 }
 
 function edge(from, to, kind) {
-  const x = (from?.depth ?? 0) * LEVEL + (from ? NODE.width : 20);
-  const y = middle(from ?? { row: 0 });
-  const [toX, toY] = [to.depth * LEVEL - 40, middle(to)];
-  const half = (x + toX) / 2;
-  return svg("path", { class: `edge ${kind}`, d: `M${x},${y} C${half},${y} ${half},${toY} ${toX},${toY}` });
+  const start = from ?? { depth: 0, row: 0 };
+  const half = (right(start) + left(to)) / 2;
+  const path = `M${right(start)},${middle(start)} C${half},${middle(start)} ${half},${middle(to)} ${left(to)},${middle(to)}`;
+  return svg("path", { class: `edge ${kind}`, d: path });
 }
 
 function box(node, kind, text, said) {
-  const x = node.depth ? node.depth * LEVEL - 40 : 0;
-  const width = node.depth ? NODE.width + 40 : 20;
+  const [x, y, width] = [left(node), middle(node) - BOX.height / 2, right(node) - left(node)];
   return svg(
     "g",
     { class: `node ${kind}` },
     svg("title", {}, said),
-    svg("rect", { x, y: middle(node) - NODE.height / 2, width: Math.min(width, LEVEL - 20), height: NODE.height, rx: 4 }),
-    svg("text", { x: x + 6, y: middle(node) + 4 }, clipped(text)),
+    svg("rect", { x: x + 1, y, width: width - 2, height: BOX.height, rx: 4 }),
+    svg("text", { x: x + 6, y: middle(node) + 4 }, text),
   );
+}
+
+function left(node) {
+  return node.depth ? ROOT + GAP + (node.depth - 1) * LEVEL : 0;
+}
+
+function right(node) {
+  return left(node) + (node.depth ? BOX.width : ROOT);
 }
 
 function middle(node) {
@@ -162,7 +172,7 @@ function middle(node) {
 /** What a node is called: its text where it may be shown, else its rank. */
 function name(node) {
   const mark = node.kept ? "✓ " : "";
-  return `${mark}${node.text === undefined ? `rank ${node.rank}` : visible(node.text)} ${node.confidence.toFixed(2)}`;
+  return `${mark}${node.text === undefined ? `rank ${node.rank}` : clipped(visible(node.text))} ${node.confidence.toFixed(2)}`;
 }
 
 function title(node) {
@@ -170,7 +180,7 @@ function title(node) {
 }
 
 function extra(round) {
-  return round.extra_text ? visible(round.extra_text) : "its own";
+  return round.extra_text ? clipped(visible(round.extra_text)) : "its own";
 }
 
 /** White space that can be seen. */
@@ -179,7 +189,7 @@ function visible(text) {
 }
 
 function clipped(text) {
-  return text.length > 13 ? `${text.slice(0, 12)}…` : text;
+  return text.length > MOST_LETTERS ? `${text.slice(0, MOST_LETTERS - 1)}…` : text;
 }
 
 function asTable(nodes) {

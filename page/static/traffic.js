@@ -10,8 +10,10 @@ const PLAIN = "none";
 const MOST_READINGS = 600;
 const FIELDS = ["rounds", "drafted_tokens", "accepted_tokens", "emitted_tokens", "rounds_s"];
 
-/** Kept from view to view, so that who looks elsewhere for a moment comes back to the whole line. */
+/** Kept from view to view, so that who looks elsewhere for a moment comes back to the whole line. A span is what
+ * happened in the window before a reading. */
 const readings = [];
+const spans = [];
 const settings = { group: "drafters", window: "10" };
 
 export class TrafficView {
@@ -40,6 +42,7 @@ export class TrafficView {
     });
     const again = (name) => (value) => {
       settings[name] = value;
+      spans.splice(0, Infinity, ...readings.map((_, place) => spanOf(place)));
       this.draw();
     };
     const groups = [["drafters", "drafters"], ["task", "task"], ["policy", "policy"]];
@@ -70,9 +73,13 @@ export class TrafficView {
   async update() {
     const traffic = await call("RouterService/ShowTraffic");
     const last = readings.at(-1);
-    if (last && last.since_ms !== traffic.since_ms) readings.length = 0;
+    if (last && last.since_ms !== traffic.since_ms) readings.length = spans.length = 0;
     readings.push(traffic);
-    if (readings.length > MOST_READINGS) readings.shift();
+    spans.push(spanOf(readings.length - 1));
+    if (readings.length > MOST_READINGS) {
+      readings.shift();
+      spans.shift();
+    }
     this.draw();
   }
 
@@ -84,7 +91,7 @@ export class TrafficView {
   draw() {
     if (!readings.length) return;
     const now = readings.at(-1);
-    const span = between(windowBefore(readings.length - 1), now);
+    const span = spans.at(-1);
     this.now.show({
       "Tokens per second, all requests together": number(span.total.emitted_tokens / span.seconds),
       "Requests inside": `${now.in_flight} of ${now.capacity}, ${now.waiting} waiting for a first token`,
@@ -97,7 +104,6 @@ export class TrafficView {
   }
 
   #drawPlots() {
-    const spans = readings.slice(1).map((reading, place) => between(windowBefore(place + 1), reading));
     const names = [...new Set(spans.flatMap((span) => [...span.groups.keys()]))].sort();
     const line = (value) => (name) => spans.map((span) => value(span.groups.get(name)));
     const speeds = Object.fromEntries(names.filter(drafts).map((name) => [name, line((sums) => figures(sums).speed)(name)]));
@@ -128,10 +134,12 @@ function drafts(name) {
   return settings.group !== "drafters" || name !== PLAIN;
 }
 
-/** The reading at the beginning of the window that ends with another one. */
-function windowBefore(place) {
+/** What happened in the window that ends with a reading, as far back as there are readings. */
+function spanOf(place) {
   const from = Number(readings[place].now_ms) - 1000 * Number(settings.window);
-  return readings.slice(0, place).find((reading) => Number(reading.now_ms) >= from) ?? readings[Math.max(place - 1, 0)];
+  let first = Math.max(place - 1, 0);
+  while (first > 0 && Number(readings[first - 1].now_ms) >= from) first -= 1;
+  return between(readings[first], readings[place]);
 }
 
 /** What happened between two readings; from the controller's beginning where there is no first one. */

@@ -3,10 +3,12 @@
 import json
 from pathlib import Path
 
+import pytest
 import yaml
 
 from controller import curve
 from controller.curve import LearningCurve, RoundsSum
+from controller.event_log import without_password
 from controller.settings import PrivacySettings, RedisSettings, Settings
 from speculation.v1 import log_pb2, router_pb2
 from tests.controller.house import DRAFT, DRAFT_TOO, VERIFY, house, run, write_settings
@@ -107,16 +109,29 @@ def test_configurations_are_remembered_with_what_they_changed(tmp_path: Path) ->
     run(scenario())
 
 
-def test_no_password_is_shown() -> None:
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        pytest.param("redis://:sesame@127.0.0.1:1/0", "redis://127.0.0.1:1/0", id="before the host"),
+        pytest.param("rediss://me:sesame@[::1]:1", "rediss://[::1]:1", id="with a name"),
+        pytest.param("redis://127.0.0.1:1/0?password=sesame", "redis://127.0.0.1:1/0", id="among the options"),
+    ],
+)
+def test_no_password_is_shown(url: str, shown: str) -> None:
     async def scenario() -> None:
-        redis = RedisSettings(url="redis://:sesame@127.0.0.1:1/0")
-        async with house(redis=redis) as home:
-            shown = await home.router.ShowConfig(router_pb2.ShowConfigRequest())
+        async with house(redis=RedisSettings(url=url), settle=False) as home:
+            config = await home.router.ShowConfig(router_pb2.ShowConfigRequest())
+            state = await home.router.Show(router_pb2.ShowRequest())
 
-            assert "sesame" not in str(shown)
-            assert yaml.safe_load(shown.in_force)["redis"]["url"] == "redis://127.0.0.1:1/0"
+            assert "sesame" not in str(config) + str(state)
+            assert yaml.safe_load(config.in_force)["redis"]["url"] == state.log.url == shown
 
     run(scenario())
+
+
+@pytest.mark.parametrize("url", ["unix:///run/redis.sock", "embedded:///var/lib/redis"])
+def test_a_redis_on_a_socket_is_shown_as_it_was_written(url: str) -> None:
+    assert without_password(url) == url
 
 
 def test_acts_are_remembered_and_told_to_the_log() -> None:

@@ -33,7 +33,8 @@ def application(calls: Calls, settings: PageSettings) -> Door:
         return Response(answer, media_type="application/json")
 
     app.mount("/", StaticFiles(directory=STATIC, html=True))
-    return Door(Guard(app, _hosts(settings)), settings)
+    # A page asks once a second; what operators do is in the controller's log.
+    return Door(Guard(app, _hosts(settings)), settings, quiet=True)
 
 
 def _hosts(settings: PageSettings) -> set[str]:

@@ -88,14 +88,15 @@ async function showFromItsTop() {
   if (view) element("main").querySelector("h2").focus();
 }
 
-/** Bring everything up to date. Beats never overtake each other; `even`: also while the page is paused. */
+/** Bring everything up to date. Beats never overtake each other; `even`: also while the page is paused. Nobody is asked
+ * anything while a token is waited for. */
 function beat({ even = false } = {}) {
   beating = beating.then(async () => {
-    if ((paused || document.hidden) && !even) return;
+    if (!view || ((paused || document.hidden) && !even)) return;
     try {
       house.shown = await call("RouterService/Show");
       showState(house.shown);
-      await view?.update();
+      await view.update();
       problem("");
     } catch (error) {
       if (!(error instanceof Refused)) throw error;

@@ -6,6 +6,9 @@ import { Plot } from "./plot.js";
 import { Table } from "./table.js";
 import { moment, number, times } from "./words.js";
 
+/** Points that are also shown together: one request is fast or slow by what it asks for. */
+const TOGETHER = 8;
+
 export class LearningView {
   title = "Learning";
 
@@ -61,6 +64,7 @@ export class LearningView {
     const places = rows.map((row) => row.until);
     this.speed.show(places, {
       requests: rows.map((row) => row.speed),
+      [`the last ${TOGETHER} together`]: rows.map((row) => row.together),
       "plain decoding": rows.map((row) => row.plainSoFar),
     });
     this.length.show(places, { "tokens a round": rows.map((row) => row.length) });
@@ -76,18 +80,28 @@ export class LearningView {
 function rowsOf(points) {
   let until = 0;
   const plain = { emitted: 0, seconds: 0 };
+  const last = [];
   return points.map((point) => {
     until += point.requests;
     plain.emitted += Number(point.plain.emitted_tokens);
     plain.seconds += point.plain.rounds_s;
     const rounds = Number(point.drafting.rounds) + Number(point.plain.rounds);
     const emitted = Number(point.drafting.emitted_tokens) + Number(point.plain.emitted_tokens);
+    const seconds = point.drafting.rounds_s + point.plain.rounds_s;
+    last.push({ emitted, seconds });
+    if (last.length > TOGETHER) last.shift();
     return {
       ...point,
       until,
-      speed: emitted / (point.drafting.rounds_s + point.plain.rounds_s) || null,
+      speed: speed([{ emitted, seconds }]),
+      together: speed(last),
       plainSoFar: plain.seconds ? plain.emitted / plain.seconds : null,
       length: rounds ? emitted / rounds : null,
     };
   });
+}
+
+function speed(sums) {
+  const total = (field) => sums.reduce((sum, one) => sum + one[field], 0);
+  return total("seconds") ? total("emitted") / total("seconds") : null;
 }

@@ -1,5 +1,9 @@
 """The page's calls over real HTTP: operators' gRPC as JSON, with the caller's own token, and for the page alone."""
 
+import json
+import signal
+import subprocess
+import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -9,6 +13,7 @@ import httpx2
 import pytest
 
 from controller.tokens import Role, new_token
+from page.__main__ import main
 from page.serve import running
 from page.settings import PageSettings
 from speculation.errors import ConfigurationError
@@ -172,3 +177,26 @@ def test_a_page_that_would_be_unsafe_does_not_start(settings: dict[str, Any], wo
                 pass
 
     run(scenario())
+
+
+def test_a_page_of_its_own_says_where_it_is_and_ends_when_told() -> None:
+    command = [sys.executable, "-m", "forerun", "page", "--controller", "127.0.0.1:1", "--listen", "127.0.0.1:0"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as page:
+        assert page.stdout is not None
+        ready = json.loads(page.stdout.readline())
+        answer = httpx2.get(f"http://{ready['address']}/", trust_env=False)
+        page.send_signal(signal.SIGTERM)
+
+        assert page.wait(timeout=30) == 0
+    assert answer.status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("option", "value"), [("--listen", "here"), ("--host", "two names"), ("--ca", "/nowhere.pem"), ("--idle-s", "soon")]
+)
+def test_a_wrong_option_is_told_in_one_line(option: str, value: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([option, value]) == 1
+
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("page: ")
+    assert option.removeprefix("--") in line

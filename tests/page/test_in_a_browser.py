@@ -85,6 +85,12 @@ def test_nobody_sees_anything_without_the_role(browser: Browser, seen: Seen) -> 
     with visit(browser, seen) as page:
         expect(page.get_by_role("heading", name="Who are you?")).to_be_visible()
         expect(page.get_by_label("Token")).to_be_focused()
+        page.clock.install()
+        asked: list[str] = []
+        page.on("request", lambda request: asked.append(request.url))
+        page.clock.run_for(10_000)
+        assert not asked, "no refusals are counted while somebody looks for a token"
+        page.clock.resume()
         for token, why in (("forerun_wrong", "not known"), (seen.caller, "role is call"), (seen.operator, "")):
             expect(page.get_by_role("navigation")).to_be_hidden()
             expect(page.get_by_role("button", name="kill switch")).to_be_hidden()

@@ -5,14 +5,15 @@ STAMP = $(VENV)/.installed
 LLAMA = .forerun/llama.cpp
 LLAMA_SERVER_BUILT = $(LLAMA)/build/bin/llama-server
 
-.PHONY: setup check test test-slow test-gpu mutants demo up protos bench bench-gpu llama-server deploy-check locks
+.PHONY: setup check test test-slow test-gpu mutants demo up protos bench bench-gpu llama-server deploy-check locks \
+	chromium page-assets page-screenshots
 
 setup: $(STAMP)  ## install everything into .venv
 $(STAMP): pyproject.toml requirements.lock
 	$(PYTHON) -m venv $(VENV) && $(RUN)pip install --quiet --requirement requirements.lock && $(RUN)pip install --quiet --no-deps --editable . && touch $@
 check: setup  ## lint, types, dependency rules, generated code
 	$(RUN)ruff check && $(RUN)ruff format --check && $(RUN)mypy && $(RUN)lint-imports && $(RUN)pytest -q tests/test_generated_code.py
-test: setup  ## the suite
+test: setup chromium  ## the suite
 	$(RUN)pytest
 test-slow: setup  ## what takes minutes
 	$(RUN)pytest -m slow
@@ -44,3 +45,11 @@ deploy-check:  ## carry out the Dockerfile without Docker: root, debootstrap, bu
 		unshare --net sh -c 'ip link set lo up && $(PYTHON) deploy/docker/check.py run'
 locks: setup  ## the locks of the images, from requirements.lock
 	$(RUN)python deploy/docker/locks.py
+chromium: setup  ## a browser for the page's tests, where the machine has none: needs npm, no root
+	$(RUN)python tests/page/chromium.py
+page-assets:  ## what the page ships of others, as page/package-lock.json says; needs npm
+	npm ci --prefix page --ignore-scripts --no-audit --no-fund
+	cp page/node_modules/uplot/dist/uPlot.esm.js page/node_modules/uplot/dist/uPlot.min.css page/node_modules/uplot/LICENSE page/static/vendor/uplot/
+	rm -r page/node_modules
+page-screenshots: setup chromium  ## docs/page/*.png, of a real fleet
+	$(RUN)python tests/page/screenshots.py

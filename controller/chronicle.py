@@ -3,9 +3,12 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
+from itertools import islice
+from time import time_ns
 from typing import Protocol
 
 from controller.account import Account
+from controller.curve import LearningCurve, RoundsSum
 from controller.generation import FleetSession, Round
 from controller.records import Author, Outcome, RoundReport, decision_record, outcome_record, round_record
 from controller.records import round_report as report_of
@@ -45,12 +48,59 @@ class ArmTally:
     accepted_tokens: int = 0
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, kw_only=True)
 class RememberedRequest:
-    """Decisions and rounds of one request, serialised: a tenth of the memory of the objects."""
+    """What is remembered of one request.
 
+    Attributes:
+        request_id: Its own, like task and tenant.
+        policy: Who decides.
+        started_ms: Unix time.
+        prompt_tokens: How many.
+        veiled: Whether the decision log holds no tokens of it.
+        decisions: Serialised: a tenth of the memory of the objects.
+        rounds: Likewise, each with the place of its decision.
+        outcome: How it ended; None while it runs.
+        drafted_tokens: Nodes verified.
+        accepted_tokens: Of these, kept.
+        drafters: Whose trees were verified.
+        drafting: What rounds with something to verify came to.
+        plain: What the others did.
+    """
+
+    request_id: str
+    task: str
+    tenant: str
+    policy: str
+    started_ms: int
+    prompt_tokens: int
+    veiled: bool
     decisions: list[bytes] = field(default_factory=list)
     rounds: list[tuple[int, bytes]] = field(default_factory=list)
+    outcome: Outcome | None = None
+    drafted_tokens: int = 0
+    accepted_tokens: int = 0
+    drafters: set[str] = field(default_factory=set)
+    drafting: RoundsSum = field(default_factory=RoundsSum)
+    plain: RoundsSum = field(default_factory=RoundsSum)
+
+    @property
+    def emitted_tokens(self) -> int:
+        """Tokens of the answer."""
+        return self.drafting.emitted_tokens + self.plain.emitted_tokens
+
+    @property
+    def seconds(self) -> float:
+        """All rounds together."""
+        return self.drafting.seconds + self.plain.seconds
+
+    def add(self, done: Round) -> None:
+        """Count a round."""
+        tree, seconds = done.outcome.tree, done.outcome.timings.round_ns / 1e9
+        self.drafted_tokens += len(tree)
+        self.accepted_tokens += done.outcome.verdict.num_accepted
+        self.drafters |= done.outcome.drafts.keys()
+        (self.drafting if len(tree) else self.plain).add(len(done.emitted), seconds)
 
 
 Arm = tuple[tuple[str, ...], TreeShape | None]
@@ -62,31 +112,55 @@ class Chronicle:
     Attributes:
         arms: What came of each combination so far; of very many, those used last.
         tokens_of: Patterns of the tenants whose tokens are logged as they are (`fnmatch`, case matters).
+        curve: How fast requests were, one after another.
     """
 
     def __init__(self, author: Author, log: Log) -> None:
         self.author = author
         self.log = log
         self.tokens_of: Sequence[str] = ()
+        self.curve = LearningCurve()
         self.arms: Recent[Arm, ArmTally] = Recent(REMEMBERED_ARMS)
         self._requests: Recent[str, RememberedRequest] = Recent(REMEMBERED_REQUESTS)
 
     def open(self, request: GenerationRequest, policy: SteeredPolicy, session: FleetSession) -> "RequestChronicle":
         """The chronicle of one request; it pushes the oldest one out."""
-        remembered = self._requests.put(request.request_id, RememberedRequest())
-        open_book = any(fnmatchcase(request.tenant, pattern) for pattern in self.tokens_of)
-        return RequestChronicle(self, request, policy, session, remembered, veil=None if open_book else Veil())
+        veiled = not any(fnmatchcase(request.tenant, pattern) for pattern in self.tokens_of)
+        remembered = RememberedRequest(
+            request_id=request.request_id,
+            task=request.task,
+            tenant=request.tenant,
+            policy=policy.name,
+            started_ms=time_ns() // 1_000_000,
+            prompt_tokens=len(request.prompt),
+            veiled=veiled,
+        )
+        self._requests.put(request.request_id, remembered)
+        return RequestChronicle(self, request, policy, session, remembered, veil=Veil() if veiled else None)
 
-    def explain(self, request_id: str, text_of: Callable[[Sequence[int]], str]) -> list[RoundReport]:
-        """A report of each round of a recent request.
+    def recent(self, most: int) -> list[RememberedRequest]:
+        """The last requests that began, the newest first."""
+        return list(islice(reversed(self._requests.values()), most))
+
+    def remembered(self, request_id: str) -> RememberedRequest:
+        """A recent request.
 
         Raises:
             UnknownNameError: It is not remembered.
         """
-        remembered = self._requests.get(request_id)
-        if remembered is None:
+        found = self._requests.get(request_id)
+        if found is None:
             raise UnknownNameError("recent request", request_id, list(self._requests)[-3:])
-        return [report_of(record, remembered.decisions[choice], text_of) for choice, record in remembered.rounds]
+        return found
+
+    @staticmethod
+    def explain(
+        remembered: RememberedRequest, text_of: Callable[[Sequence[int]], str], *, veil: Veil | None = None
+    ) -> list[RoundReport]:
+        """A report of each round of a request; with a veil, without its texts and tokens."""
+        return [
+            report_of(record, remembered.decisions[choice], text_of, veil=veil) for choice, record in remembered.rounds
+        ]
 
     def count(self, done: Round) -> None:
         """Add a round to what is known of its arm."""
@@ -137,6 +211,7 @@ class RequestChronicle:
             written = record.SerializeToString()
         self._chronicle.log.append("rounds", written)
         self._chronicle.count(done)
+        self._remembered.add(done)
 
     def report(self, text_of: Callable[[Sequence[int]], str]) -> RoundReport:
         """The last round, with the text of every node, for people to read."""
@@ -149,6 +224,9 @@ class RequestChronicle:
         if self._veil is not None:
             self._veil.over_outcome(record)
         self._chronicle.log.append("outcomes", record.SerializeToString())
+        remembered = self._remembered
+        remembered.outcome = outcome
+        self._chronicle.curve.add(remembered.drafting, remembered.plain)
 
     def _decide(self, done: Round) -> None:
         record = decision_record(

@@ -2,9 +2,12 @@
 
 import asyncio
 import logging
+from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
+from time import time_ns
 
 from controller.settings import Settings, changes, without_restart
 from controller.settings_file import content_of
@@ -16,6 +19,18 @@ LOOK_INTERVAL_S = 0.25
 """A change acts after two looks: a file that is still being written differs from one to the next."""
 
 
+REMEMBERED_REPLACEMENTS = 50
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Replacement:
+    """One configuration took the place of another; `ts_ms` is Unix time."""
+
+    ts_ms: int
+    old: Settings
+    new: Settings
+
+
 class Configuration:
     """What is in force, and how it comes to follow its file.
 
@@ -25,17 +40,20 @@ class Configuration:
         address: Where the controller listens, once it does.
         problem: Why the file as it is now is not in force; empty if it is.
         waiting_for_restart: Fields that the file changes and that only a restart can.
+        wanted: What was read last without a mistake; in force but for what waits for a restart.
         reloads: How often it was replaced.
+        history: By what, and when, the oldest first; as far as it is remembered.
         refusals: How often it was not, because the file was wrong.
     """
 
     def __init__(self, settings: Settings, file: Path | None, *, apply: Callable[[Settings], None]) -> None:
-        self.settings = settings
+        self.settings = self.wanted = settings
         self.file = file
         self.address = settings.listen
         self.problem = ""
         self.waiting_for_restart: tuple[str, ...] = ()
         self.reloads = self.refusals = 0
+        self.history: deque[Replacement] = deque(maxlen=REMEMBERED_REPLACEMENTS)
         self._apply = apply
         self._seen: str | None = None
         self._reading = asyncio.Lock()
@@ -79,12 +97,14 @@ class Configuration:
         if wanted.listen == self.address:
             # The port that "port 0" has become.
             wanted = wanted.model_copy(update={"listen": self.settings.listen})
+        self.wanted = wanted
         differing = changes(self.settings, wanted)
         changed = tuple(change.field for change in differing if not change.needs_restart)
         was_wrong, self.problem = bool(self.problem), ""
         self.waiting_for_restart = tuple(change.field for change in differing if change.needs_restart)
         if changed:
-            self.settings = without_restart(self.settings, wanted)
+            before, self.settings = self.settings, without_restart(self.settings, wanted)
+            self.history.append(Replacement(ts_ms=time_ns() // 1_000_000, old=before, new=self.settings))
             self.reloads += 1
             self._apply(self.settings)
         if differing or was_wrong:

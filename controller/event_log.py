@@ -4,7 +4,6 @@ import asyncio
 import logging
 from collections import deque
 from typing import Any
-from urllib.parse import urlsplit, urlunsplit
 
 from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
@@ -70,7 +69,7 @@ class EventLog:
             may_make_room: Whether the older half of the log goes when Redis is full. Not where somebody else may have
                 filled it: the log would vanish, and Redis be full all the same.
         """
-        self.url = _without_password(url)
+        self.url = without_password(url)
         self.connected = False
         self.written = 0
         self.dropped = 0
@@ -192,6 +191,8 @@ def redis_client(url: str) -> Redis:
     )
 
 
-def _without_password(url: str) -> str:
-    parts = urlsplit(url)
-    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
+def without_password(url: str) -> str:
+    """Where a Redis is, for people to read: who calls it by which name and password, and with which options, is not."""
+    scheme, separator, place = url.partition("?")[0].partition("://")
+    host, slash, path = place.partition("/")
+    return f"{scheme}{separator}{host.rpartition('@')[2]}{slash}{path}"

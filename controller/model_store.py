@@ -97,12 +97,15 @@ class ModelStore:
         redis: Where they are.
         namespace: Whose.
         make_policy: Makes a policy like the one that serves: a version that it cannot take up is not promoted.
+
+    Attributes:
+        policy: Whose versions they are.
     """
 
     def __init__(self, redis: Redis, *, namespace: str, make_policy: Callable[[], LearningPolicy]) -> None:
         self._redis, self._make_policy = redis, make_policy
-        self._policy = make_policy().name
-        self._keys = Keys(namespace, self._policy)
+        self.policy = make_policy().name
+        self._keys = Keys(namespace, self.policy)
 
     async def publish(
         self, state: ModelState, *, origin: Origin, parent: int = 0, evaluation: Mapping[str, Any] | None = None
@@ -112,8 +115,8 @@ class ModelStore:
         Raises:
             InvalidModelStateError: It is of another policy.
         """
-        if state.policy != self._policy:
-            raise InvalidModelStateError(f"is of the policy {state.policy}, not {self._policy}")
+        if state.policy != self.policy:
+            raise InvalidModelStateError(f"is of the policy {state.policy}, not {self.policy}")
         made = await self._next_version(state.to_bytes(), origin=origin, parent=parent, evaluation=evaluation)
         async with self._redis.pipeline(transaction=True) as pipeline:
             self._add(pipeline, *made)
@@ -140,6 +143,15 @@ class ModelStore:
             InvalidModelStateError: It is damaged.
         """
         return ModelState.from_bytes((await self._read(version))[1])
+
+    async def learnt_until_now(self) -> ModelState:
+        """What serves now: the version in charge, and all that was learnt on top of it; an empty state at first.
+
+        Raises:
+            InvalidModelStateError: It is damaged.
+        """
+        snapshot = await read_snapshot(self._redis, self._keys)
+        return snapshot.model_state if snapshot is not None else ModelState(policy=self.policy)
 
     async def promote(self, version: int, *, replacing: int) -> None:
         """Put a version in charge.
@@ -180,9 +192,9 @@ class ModelStore:
     async def _read(self, version: int) -> tuple[ModelVersion, bytes]:
         fields = await read_hash(self._redis, self._keys.model(version))
         about = ModelVersion.from_json(fields[b"about"]) if b"about" in fields else None
-        if about is None or about.policy != self._policy:
+        if about is None or about.policy != self.policy:
             known = [str(number) for number in await self._numbers(self._keys.versions)]
-            raise UnknownNameError(f"version of {self._policy}", str(version), known)
+            raise UnknownNameError(f"version of {self.policy}", str(version), known)
         check_hash(fields[b"state"], about.sha256)
         return about, fields[b"state"]
 
@@ -246,7 +258,7 @@ class ModelStore:
     ) -> tuple[ModelVersion, bytes]:
         about = ModelVersion(
             version=await self._redis.incr(self._keys.last_version),
-            policy=self._policy,
+            policy=self.policy,
             created_ms=time_ns() // 1_000_000,
             origin=origin,
             parent=parent,

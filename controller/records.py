@@ -12,6 +12,7 @@ from controller.request import GenerationRequest
 from controller.sequence import FinishReason
 from controller.sequence import Sequence as TokenSequence
 from controller.steering import DecisionMode, SteeredPolicy
+from controller.veil import Veil
 from router_models.plan import Combination, Plan
 from router_models.policy import RoundContext, RoundOutcome, RoundTimings, TextScores
 from speculation.v1 import generation_pb2, log_pb2
@@ -319,16 +320,21 @@ def score_record(
     )
 
 
-def round_report(record_bytes: bytes, choice: bytes, text_of: Callable[[Sequence[int]], str]) -> RoundReport:
-    """What one round did, from its serialised record and decision, with the text of every node, for people to read."""
+def round_report(
+    record_bytes: bytes, choice: bytes, text_of: Callable[[Sequence[int]], str], *, veil: Veil | None = None
+) -> RoundReport:
+    """What one round did, from its serialised record and decision, with the text of every node, for people to read.
+    With a veil there are no texts, and no tokens."""
     record = log_pb2.RoundRecord.FromString(record_bytes)
+    if veil is not None:
+        veil.over_round(record)
     return generation_pb2.RoundReport(
         round=record.round,
         decision=generation_pb2.Decision.FromString(choice),
         tree=record.tree,
         accepted=record.accepted,
-        node_texts=[text_of((token,)) for token in record.tree.token_ids],
-        extra_text=text_of(record.token_ids[-1:]),
+        node_texts=[text_of((token,)) for token in record.tree.token_ids] if veil is None else (),
+        extra_text=text_of(record.token_ids[-1:]) if veil is None else "",
         timings=record.timings,
         missing_drafters=record.missing_drafters,
         foreseen_drafters=record.foreseen_drafters,

@@ -1,25 +1,41 @@
 """RouterService: what operators see and overrule."""
 
+from time import time_ns
 from typing import Any
 
 import grpc
 
+from controller.acts import Acts
 from controller.chronicle import Chronicle
 from controller.configuration import Configuration
 from controller.event_log import EventLog
 from controller.fleet import WorkerFleet
+from controller.meter import Meter
+from controller.operator_view import (
+    config,
+    config_state,
+    curve_point,
+    operator_act,
+    recent_request,
+    traffic,
+)
+from controller.reception import Reception
 from controller.roster import Health, Worker
 from controller.scorer import Scorer
 from controller.shared_learning import SharedLearning
 from controller.steering import Steering
 from controller.terms import Mode
 from controller.text import Tokenizer
+from controller.veil import Veil
 from controller.worker_client import description_to_proto
 from speculation.rpc import errors_to_status
 from speculation.v1 import router_pb2, router_pb2_grpc
 from speculation.wire import shape_to_proto
 
 SERVICE_NAME = router_pb2.DESCRIPTOR.services_by_name["RouterService"].full_name
+
+LISTED_REQUESTS = 100
+"""Where the caller does not say how many."""
 
 CallContext = grpc.aio.ServicerContext[Any, Any]
 
@@ -50,6 +66,9 @@ class RouterService(router_pb2_grpc.RouterServiceServicer):
         tokenizer: Tokenizer,
         configuration: Configuration,
         scorer: Scorer,
+        meter: Meter,
+        reception: Reception,
+        acts: Acts,
         learning: SharedLearning | None = None,
     ) -> None:
         self._fleet = fleet
@@ -60,6 +79,10 @@ class RouterService(router_pb2_grpc.RouterServiceServicer):
         self._configuration = configuration
         self._learning = learning
         self._scorer = scorer
+        self._meter = meter
+        self._reception = reception
+        self._acts = acts
+        self._since_ms = time_ns() // 1_000_000
 
     def add_to(self, server: grpc.aio.Server) -> None:
         """Offer the service."""
@@ -76,7 +99,7 @@ class RouterService(router_pb2_grpc.RouterServiceServicer):
             workers=[_worker_state(worker) for worker in self._fleet.workers],
             arms=self._arms(),
             log=_log_state(self._log),
-            config=_config_state(self._configuration),
+            config=config_state(self._configuration),
             mode=_MODES[self._steering.orders.default.mode],
             kill_switch_in_config=self._steering.orders.kill_switch,
             learning=_learning_state(self._learning),
@@ -88,21 +111,60 @@ class RouterService(router_pb2_grpc.RouterServiceServicer):
     ) -> router_pb2.ExplainResponse:
         """What was decided for one request, round by round."""
         async with errors_to_status(context):
-            rounds = self._chronicle.explain(request.request_id, self._tokenizer.decode)
-            return router_pb2.ExplainResponse(rounds=rounds)
+            remembered = self._chronicle.remembered(request.request_id)
+            withheld = request.respect_privacy and remembered.veiled
+            rounds = self._chronicle.explain(remembered, self._tokenizer.decode, veil=Veil() if withheld else None)
+            return router_pb2.ExplainResponse(
+                rounds=rounds, texts_withheld=withheld, request=recent_request(remembered)
+            )
+
+    async def ListRequests(  # noqa: N802
+        self, request: router_pb2.ListRequestsRequest, context: CallContext
+    ) -> router_pb2.ListRequestsResponse:
+        """The requests that can be explained."""
+        recent = self._chronicle.recent(request.limit or LISTED_REQUESTS)
+        return router_pb2.ListRequestsResponse(requests=[recent_request(remembered) for remembered in recent])
+
+    async def ShowTraffic(  # noqa: N802
+        self, request: router_pb2.ShowTrafficRequest, context: CallContext
+    ) -> router_pb2.ShowTrafficResponse:
+        """What requests have come to."""
+        return traffic(self._meter, self._reception, since_ms=self._since_ms)
+
+    async def ShowLearningCurve(  # noqa: N802
+        self, request: router_pb2.ShowLearningCurveRequest, context: CallContext
+    ) -> router_pb2.ShowLearningCurveResponse:
+        """How fast requests were, one after another."""
+        points = self._chronicle.curve.points
+        return router_pb2.ShowLearningCurveResponse(points=[curve_point(point) for point in points])
+
+    async def ShowConfig(  # noqa: N802
+        self, request: router_pb2.ShowConfigRequest, context: CallContext
+    ) -> router_pb2.ShowConfigResponse:
+        """The configuration in force, and those before it."""
+        return config(self._configuration)
+
+    async def ListActs(  # noqa: N802
+        self, request: router_pb2.ListActsRequest, context: CallContext
+    ) -> router_pb2.ListActsResponse:
+        """What operators did."""
+        return router_pb2.ListActsResponse(acts=[operator_act(act) for act in reversed(self._acts.done)])
 
     async def SetPolicy(  # noqa: N802
         self, request: router_pb2.SetPolicyRequest, context: CallContext
     ) -> router_pb2.SetPolicyResponse:
         """Put another policy in charge."""
         async with errors_to_status(context):
-            return router_pb2.SetPolicyResponse(previous_policy=self._steering.set_policy(request.policy))
+            previous = self._steering.set_policy(request.policy)
+            self._acts.note(context, "policy put in charge", f"{request.policy}, in place of {previous}")
+            return router_pb2.SetPolicyResponse(previous_policy=previous)
 
     async def SetKillSwitch(  # noqa: N802
         self, request: router_pb2.SetKillSwitchRequest, context: CallContext
     ) -> router_pb2.SetKillSwitchResponse:
         """Stop or allow all speculation."""
         was_engaged = self._steering.set_kill_switch(request.engaged)
+        self._acts.note(context, "kill switch engaged" if request.engaged else "kill switch released")
         return router_pb2.SetKillSwitchResponse(was_engaged=was_engaged, engaged=self._steering.kill_switch)
 
     async def ReloadConfig(  # noqa: N802
@@ -111,7 +173,7 @@ class RouterService(router_pb2_grpc.RouterServiceServicer):
         """Read the configuration file now."""
         async with errors_to_status(context):
             changed = await self._configuration.reload()
-            return router_pb2.ReloadConfigResponse(config=_config_state(self._configuration), changed=changed)
+            return router_pb2.ReloadConfigResponse(config=config_state(self._configuration), changed=changed)
 
     def _arms(self) -> list[router_pb2.ArmCount]:
         return [
@@ -141,16 +203,6 @@ def _log_state(log: EventLog | None) -> router_pb2.LogState:
         return router_pb2.LogState()
     return router_pb2.LogState(
         url=log.url, connected=log.connected, written=log.written, dropped=log.dropped, namespace=log.namespace
-    )
-
-
-def _config_state(configuration: Configuration) -> router_pb2.ConfigState:
-    return router_pb2.ConfigState(
-        file=str(configuration.file or ""),
-        hash=configuration.settings.content_hash,
-        problem=configuration.problem,
-        waiting_for_restart=configuration.waiting_for_restart,
-        reloads=configuration.reloads,
     )
 
 

@@ -19,19 +19,22 @@ from grpc_health.v1.health_pb2 import HealthCheckResponse
 from grpc_reflection.v1alpha import reflection
 from redis.asyncio import Redis
 
-from controller import router_service, service
+from controller import model_service, router_service, service
 from controller.access import Access
+from controller.acts import Acts
 from controller.call_counts import CallCounts
 from controller.call_identity import CallIdentity
 from controller.chronicle import Chronicle, NoLog
 from controller.concurrency import ConcurrencyLimit
 from controller.configuration import Configuration
 from controller.embedded_redis import SCHEME, embedded_redis
-from controller.event_log import EventLog
+from controller.event_log import EventLog, redis_client
 from controller.fleet import WorkerFleet
 from controller.learner_process import LearnerProcess, Lessons
 from controller.meter import Meter
 from controller.metrics import METRICS, ControllerFacts
+from controller.model_service import ModelService, StoreOf
+from controller.model_store import ModelStore
 from controller.quotas import Quotas
 from controller.reception import Reception
 from controller.records import Author, uuid7
@@ -41,7 +44,14 @@ from controller.router_service import RouterService
 from controller.scorer import Scorer
 from controller.service import GenerationService, Limits
 from controller.settings import Settings
-from controller.shared_learning import INTERVAL_S, LEASE_S, LearnsForAll, SharedLearning, policy_to_share
+from controller.shared_learning import (
+    INTERVAL_S,
+    LEASE_S,
+    LearnsForAll,
+    SharedLearning,
+    learner_named,
+    policy_to_share,
+)
 from controller.snapshot import Keys
 from controller.steering import Steering
 from controller.tasks import Spawn, owned_tasks
@@ -82,6 +92,7 @@ NEEDED_ROLES: Mapping[str, CallerRole | None] = {
     reflection.SERVICE_NAME: CallerRole.CALL,
     service.SERVICE_NAME: CallerRole.CALL,
     router_service.SERVICE_NAME: CallerRole.OPERATE,
+    model_service.SERVICE_NAME: CallerRole.OPERATE,
 }
 """Of the callers of each service, where there are tokens."""
 
@@ -188,6 +199,8 @@ async def running(
             steering.model_version = learning.model_version
             spawn(learning.run())
         chronicle = Chronicle(_author(), log or NoLog())
+        if learning is not None:
+            chronicle.curve.learnt = learning.learnt
         scorer = Scorer(fleet, steering, chronicle.author, log, Random())
         spawn(scorer.run())
         quotas = Quotas()
@@ -220,6 +233,8 @@ async def running(
 
         obey(settings)
         configuration = Configuration(settings, file, apply=obey)
+        acts = Acts()
+        models = ModelService(await _store_of(settings, url, steering, stack), acts)
         router = RouterService(
             fleet=fleet,
             steering=steering,
@@ -229,6 +244,9 @@ async def running(
             configuration=configuration,
             learning=learning,
             scorer=scorer,
+            meter=generation.meter,
+            reception=generation.reception,
+            acts=acts,
         )
         calls = CallCounts()
         facts = ControllerFacts(
@@ -249,7 +267,7 @@ async def running(
         naming = CallIdentity(tracing, model=lambda: fleet.model.name if fleet.model is not None else "")
         server = grpc.aio.server(options=SERVER_OPTIONS, interceptors=(naming, calls, *guards))
         address = f"{settings.listen.rpartition(':')[0]}:{add_port(server, settings.listen, certificates)}"
-        await stack.enter_async_context(_listening(server, configuration, generation, router, fleet))
+        await stack.enter_async_context(_listening(server, configuration, generation, (router, models), fleet))
         configuration.address = address
         spawn(configuration.run())
         yield Controller(
@@ -403,22 +421,40 @@ def _learner_of(settings: Settings, url: str, namespace: str) -> Callable[[Redis
     )
 
 
+async def _store_of(settings: Settings, url: str, steering: Steering, stack: AsyncExitStack) -> StoreOf | None:
+    """Finds the versions of a policy; None where nothing keeps them."""
+    if settings.redis is None:
+        return None
+    namespace, redis = settings.redis.namespace, redis_client(url)
+    stack.push_async_callback(redis.aclose)
+
+    def store_of(name: str) -> ModelStore:
+        shared = policy_to_share(steering.policies, steering.policy)
+        policy = name or (shared.name if shared is not None else "")
+        return ModelStore(redis, namespace=namespace, make_policy=lambda: learner_named(policy, _policies(settings)))
+
+    return store_of
+
+
 @asynccontextmanager
 async def _listening(
     server: grpc.aio.Server,
     configuration: Configuration,
     generation: GenerationService,
-    router: RouterService,
+    for_operators: tuple[RouterService, ModelService],
     fleet: WorkerFleet,
 ) -> AsyncIterator[None]:
     """The server takes calls while the body runs; afterwards it drains and stops."""
     generation.add_to(server)
-    router.add_to(server)
+    for offered in for_operators:
+        offered.add_to(server)
     state = health.aio.HealthServicer()  # type: ignore[attr-defined]
     health_pb2_grpc.add_HealthServicer_to_server(state, server)
-    names = (service.SERVICE_NAME, router_service.SERVICE_NAME, health.SERVICE_NAME, reflection.SERVICE_NAME)
+    operating = (router_service.SERVICE_NAME, model_service.SERVICE_NAME)
+    names = (service.SERVICE_NAME, *operating, health.SERVICE_NAME, reflection.SERVICE_NAME)
     reflection.enable_server_reflection(names, server)
-    await state.set(router_service.SERVICE_NAME, HealthCheckResponse.SERVING)
+    for name in operating:
+        await state.set(name, HealthCheckResponse.SERVING)
     await _show_health(state, serves=fleet.serves)
     await server.start()
     async with owned_tasks() as spawn:

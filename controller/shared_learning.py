@@ -123,6 +123,10 @@ class SharedLearning:
         base = self.snapshot.base if self.snapshot is not None and policy == self.policy.name else 0
         return str(base) if base else ""
 
+    def learnt(self) -> tuple[int, int]:
+        """Records in the snapshot we serve by, and the promoted version it went on from; 0 where there is none."""
+        return (self.snapshot.folded, self.snapshot.base) if self.snapshot is not None else (0, 0)
+
     async def unlearnt(self) -> int | None:
         """Records in the log that the snapshot we serve by knows nothing of yet; None if Redis does not say."""
         try:

@@ -28,6 +28,7 @@ LONGEST_TENANT = 64
 SCHEME = "bearer "
 PREFIX = "forerun_"
 """So that programs that look for leaked secrets can tell one."""
+FINGERPRINT_DIGITS = 12
 
 Metadata = Iterable[tuple[str, str | bytes]]
 
@@ -68,6 +69,14 @@ class TokenList(Section):
 def hash_of(token: str) -> str:
     """What the file holds of a token. Tokens are 256 bits of chance, so a fast hash cannot be searched."""
     return hashlib.sha256(token.encode()).hexdigest()
+
+
+def fingerprint_of(metadata: Metadata) -> str:
+    """The first digits of the hash of a call's token, by which its line in the file can be found; empty without one."""
+    try:
+        return hash_of(_bearer(metadata))[:FINGERPRINT_DIGITS]
+    except UnauthenticatedError:
+        return ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

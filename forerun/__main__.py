@@ -15,6 +15,7 @@ from forerun.commands import (
     gateway,
     generate,
     health,
+    page,
     router,
     router_models,
     router_retraining,
@@ -51,6 +52,7 @@ app.command("health")(health.health)
 app.command("worker", context_settings=worker.PASS_ON)(worker.worker)
 app.command("controller", context_settings=controller.PASS_ON_HELP)(controller.controller)
 app.command("gateway", context_settings=gateway.PASS_ON_HELP)(gateway.gateway)
+app.command("page", context_settings=page.PASS_ON_HELP)(page.page)
 app.command("bench", context_settings=bench.PASS_ON_HELP)(bench.bench)
 router_models.add_to(router.app)
 router_retraining.add_to(router.app)

@@ -38,7 +38,7 @@ ZOO_DRAFTERS: Mapping[str, str] = MappingProxyType(
 Role = Literal["draft", "verify"]
 Name = Annotated[str, Field(min_length=1)]
 ProcessName = Annotated[str, Field(pattern=r"^[\w.-]{1,64}$")]
-TARGET, CONTROLLER, GATEWAY = "target", "controller", "gateway"
+TARGET, CONTROLLER, GATEWAY, PAGE = "target", "controller", "gateway", "page"
 CONTROLLER_FILE = "controller.yaml"
 """The controller's configuration, in the fleet's folder: it follows changes of the file."""
 
@@ -75,6 +75,7 @@ class FleetSettings(Settings):
         slots: Sessions each worker holds at once.
         max_length: Most tokens of a session.
         http: Where a gateway for OpenAI's clients listens; None: there is none.
+        page: Where the operator's page listens, likewise.
         tokenizer: Not to be set: it is the target's.
     """
 
@@ -90,13 +91,14 @@ class FleetSettings(Settings):
     slots: Count = 16
     max_length: Count = 1024
     http: Address | None = None
+    page: Address | None = None
     tokenizer: Literal["the target's"] = "the target's"
     redis: RedisSettings | None = EMBEDDED_REDIS
 
     @field_validator("drafters")
     @classmethod
     def _not_taken(cls, drafters: Mapping[str, str]) -> Mapping[str, str]:
-        if taken := {TARGET, CONTROLLER, GATEWAY} & drafters.keys():
+        if taken := {TARGET, CONTROLLER, GATEWAY, PAGE} & drafters.keys():
             raise ValueError(f"{taken.pop()!r} is the name of another process")
         return drafters
 
@@ -142,18 +144,20 @@ class LocalFleet:
     Attributes:
         address: Where the controller can be called.
         http_address: Where the gateway can be called; None: there is none.
+        page_address: Where the operator's page can, likewise.
         target_folder: What the verify workers loaded.
         supervisor: Keeps its processes.
     """
 
     address: str
     http_address: str | None
+    page_address: str | None
     target_folder: str
     supervisor: Supervisor
 
     @property
     def processes(self) -> tuple[ProcessStatus, ...]:
-        """Every process, the controller last, or the gateway after it."""
+        """Every process, the controller last, or after it the gateway and the page."""
         return self.supervisor.processes
 
 
@@ -179,10 +183,9 @@ async def local_fleet(
         remedy="set tls in the file of --config, or say --insecure where the whole network is trusted",
     )
     require_free("listen", settings.listen)
-    if settings.http is not None:
-        if settings.tls is not None:
-            raise ConfigurationError("http", "the gateway speaks no TLS to a controller; leave one of the two out")
-        require_free("http", settings.http)
+    for field, listen in (("http", settings.http), ("page", settings.page)):
+        if listen is not None:
+            _require_front(field, listen, settings)
     if settings.metrics.listen is not None:
         require_free("metrics.listen", settings.metrics.listen)
     # Writing a cost-padded model takes a second or two of computing, once.
@@ -207,11 +210,17 @@ async def local_fleet(
         _write(file, for_controller.model_copy(update={"listen": controller.address}))
         if settings.tls is None and settings.tokens is None:
             await _introduced(controller.address)
-        gateways = [_gateway(controller.address, settings.http)] if settings.http is not None else []
-        started = await supervisor.start(gateways)
-        http_address = started[0].address if started else None
+        fronts = {GATEWAY: settings.http, PAGE: settings.page}
+        started = await supervisor.start(
+            [_front(name, controller.address, listen) for name, listen in fronts.items() if listen is not None]
+        )
+        addresses = {process.name: process.address for process in started}
         yield LocalFleet(
-            address=controller.address, http_address=http_address, target_folder=target, supervisor=supervisor
+            address=controller.address,
+            http_address=addresses.get(GATEWAY),
+            page_address=addresses.get(PAGE),
+            target_folder=target,
+            supervisor=supervisor,
         )
 
 
@@ -229,6 +238,14 @@ async def _introduced(address: str) -> None:
 
 async def _workers_known(router: RouterClient) -> Sequence[WorkerView]:
     return (await asyncio.to_thread(router.show)).workers
+
+
+def _require_front(field: str, listen: str, settings: FleetSettings) -> None:
+    """What speaks HTTP can call this controller, and listen."""
+    if settings.tls is not None:
+        problem = f"`up` knows no authority of the controller's certificate to tell its {field}"
+        raise ConfigurationError(field, f"{problem}; leave out {field}, or tls")
+    require_free(field, listen)
 
 
 def require_free(field: str, listen: str) -> None:
@@ -286,9 +303,10 @@ def _controller(file: Path) -> ProcessSpec:
     return ProcessSpec(name=CONTROLLER, command=_python("controller", {"config": str(file)}), environment=ONE_THREAD)
 
 
-def _gateway(controller: str, listen: str) -> ProcessSpec:
-    command = _python("gateway", {"controller": controller, "listen": LISTEN})
-    return ProcessSpec(name=GATEWAY, command=command, listen=listen, environment=ONE_THREAD)
+def _front(module: str, controller: str, listen: str) -> ProcessSpec:
+    """What speaks HTTP before the controller: the gateway, or the page."""
+    command = _python(module, {"controller": controller, "listen": LISTEN})
+    return ProcessSpec(name=module, command=command, listen=listen, environment=ONE_THREAD)
 
 
 def _python(module: str, options: Mapping[str, str]) -> tuple[str, ...]:

@@ -11,7 +11,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from gateway.errors import HTTPProblem, response_of
-from gateway.settings import GatewaySettings
+from gateway.settings import HTTPSettings
 from speculation.correlation import Correlation, correlated
 from speculation.tracing import context_of, trace_id_in
 
@@ -35,11 +35,17 @@ class Door:
     """Lets requests in one way, and out when their caller leaves: then all that was begun for them is cancelled.
 
     An ASGI application around another one.
+
+    Args:
+        app: What answers.
+        settings: Limits.
+        quiet: Whether only requests are logged that were not answered well.
     """
 
-    def __init__(self, app: ASGIApp, settings: GatewaySettings) -> None:
+    def __init__(self, app: ASGIApp, settings: HTTPSettings, *, quiet: bool = False) -> None:
         self._app = app
         self._settings = settings
+        self._quiet = quiet
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Be an ASGI application."""
@@ -59,7 +65,8 @@ class Door:
         except CallerLeft:
             return
         finally:
-            visit.log(scope)
+            if not (self._quiet and visit.well):
+                visit.log(scope)
 
     async def _body(self, headers: Headers, receive: Receive) -> bytes:
         most = self._settings.longest_body_bytes
@@ -152,6 +159,11 @@ class _Visit:
             MutableHeaders(scope=message)[REQUEST_ID] = self._request_id
         self._complete = message["type"] == "http.response.body" and not message.get("more_body", False)
         await self._send(message)
+
+    @property
+    def well(self) -> bool:
+        """Whether it was answered, and well."""
+        return self._complete and self._status is not None and self._status < 400
 
     def log(self, scope: Scope) -> None:
         """Say how it ended; nothing of what it said."""

@@ -5,14 +5,15 @@ import json
 import signal
 import socket
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 
 import uvicorn
+from starlette.types import ASGIApp
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from forerun.client import AsyncClient, Retry
 from gateway.app import application
-from gateway.settings import GatewaySettings
+from gateway.settings import GatewaySettings, HTTPSettings
 from speculation.errors import ConfigurationError
 from speculation.exposure import require_protection
 
@@ -23,10 +24,15 @@ async def serve(settings: GatewaySettings) -> None:
     Raises:
         ConfigurationError: It cannot listen where it should.
     """
+    await until_stopped(running(settings))
+
+
+async def until_stopped(running: AbstractAsyncContextManager[str]) -> None:
+    """Tell the address of what runs, and let it run until SIGTERM or SIGINT comes."""
     stop, loop = asyncio.Event(), asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    async with running(settings) as address:
+    async with running as address:
         print(json.dumps({"event": "ready", "address": address}), flush=True)
         await stop.wait()
 
@@ -34,6 +40,22 @@ async def serve(settings: GatewaySettings) -> None:
 @asynccontextmanager
 async def running(settings: GatewaySettings) -> AsyncIterator[str]:
     """The address of a gateway that can be called while the body runs, and drains after it."""
+    # Who is refused is told at once when to come back: its own client waits, and no connection is held meanwhile.
+    retry = Retry(refusals=False)
+    async with (
+        AsyncClient(settings.controller, timeout_s=settings.longest_request_s, retry=retry) as client,
+        serving(application(client, settings), settings) as address,
+    ):
+        yield address
+
+
+@asynccontextmanager
+async def serving(app: ASGIApp, settings: HTTPSettings) -> AsyncIterator[str]:
+    """The address of an application that can be called while the body runs, and drains after it.
+
+    Raises:
+        ConfigurationError: It cannot listen where it should.
+    """
     require_protection(
         settings.listen,
         protected=False,
@@ -42,16 +64,13 @@ async def running(settings: GatewaySettings) -> AsyncIterator[str]:
     )
     listening = _listening(settings.listen)
     address = f"{settings.listen.rpartition(':')[0]}:{listening.getsockname()[1]}"
-    # Who is refused is told at once when to come back: its own client waits, and no connection is held meanwhile.
-    retry = Retry(refusals=False)
-    async with AsyncClient(settings.controller, timeout_s=settings.longest_request_s, retry=retry) as client:
-        server = _Server(_config(client, settings))
-        serving = asyncio.create_task(server.serve(sockets=[listening]))
-        try:
-            yield address
-        finally:
-            server.should_exit = True
-            await serving
+    server = _Server(_config(app, settings))
+    answering = asyncio.create_task(server.serve(sockets=[listening]))
+    try:
+        yield address
+    finally:
+        server.should_exit = True
+        await answering
 
 
 class _Server(uvicorn.Server):
@@ -62,9 +81,9 @@ class _Server(uvicorn.Server):
         yield
 
 
-def _config(client: AsyncClient, settings: GatewaySettings) -> uvicorn.Config:
+def _config(app: ASGIApp, settings: HTTPSettings) -> uvicorn.Config:
     return uvicorn.Config(
-        application(client, settings),
+        app,
         http=_protocol(settings.headers_within_s),
         ws="none",
         lifespan="off",

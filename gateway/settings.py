@@ -11,8 +11,8 @@ Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1)]
 
 
-class GatewaySettings(BaseModel):
-    """One gateway."""
+class HTTPSettings(BaseModel):
+    """What stands before a controller and speaks HTTP."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
@@ -22,8 +22,6 @@ class GatewaySettings(BaseModel):
     """host:port; loopback unless you name another host; port 0 takes a free one"""
     insecure: bool = False
     """true to serve other machines in plain text; better is a proxy before it that speaks TLS"""
-    model_name: Annotated[str, Field(min_length=1, max_length=256)] | None = None
-    """what callers call the target's model (default: its hub id, or the name of its folder)"""
     longest_body_bytes: Count = 4 << 20
     """bytes of a request's body; the controller takes messages of up to 16 MiB"""
     most_header_bytes: Count = 32 << 10
@@ -42,3 +40,10 @@ class GatewaySettings(BaseModel):
     """seconds that running requests may go on after SIGTERM"""
     log_format: LogFormat | None = None
     """of the log on stderr: json, or text for people (default: json)"""
+
+
+class GatewaySettings(HTTPSettings):
+    """One gateway."""
+
+    model_name: Annotated[str, Field(min_length=1, max_length=256)] | None = None
+    """what callers call the target's model (default: its hub id, or the name of its folder)"""

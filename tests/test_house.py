@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 ROOT_FOLDER = Path(__file__).parent.parent
-PACKAGES = ("speculation", "router_models", "controller", "worker", "zoo", "forerun", "gateway", "bench")
+PACKAGES = ("speculation", "router_models", "controller", "worker", "zoo", "forerun", "gateway", "page", "bench")
 
 
 def sources() -> list[Path]:

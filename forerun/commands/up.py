@@ -52,6 +52,10 @@ def up(
         str | None,
         typer.Option(help="Also OpenAI-compatible HTTP, listening here, such as 127.0.0.1:8000.", show_default="none"),
     ] = None,
+    page: Annotated[
+        str | None,
+        typer.Option(help="Also the operator's page, listening here, such as 127.0.0.1:8080.", show_default="none"),
+    ] = None,
     insecure: Annotated[
         bool | None,
         typer.Option("--insecure", help="Listen in plain text where other machines can reach the controller, too."),
@@ -121,6 +125,7 @@ def up(
         "target_threads": target_threads,
         "listen": listen,
         "http": http,
+        "page": page,
         "insecure": insecure,
         "device": device,
         "dtype": dtype,
@@ -166,6 +171,7 @@ def _show(fleet: "LocalFleet", *, as_json: bool) -> None:
                 "event": "ready",
                 "address": fleet.address,
                 "http": fleet.http_address,
+                "page": fleet.page_address,
                 "target": fleet.target_folder,
                 "processes": fleet.processes,
             }
@@ -178,4 +184,6 @@ def _show(fleet: "LocalFleet", *, as_json: bool) -> None:
     RESULT.print(f'  forerun generate "def area(radius):" --task code --explain --target {fleet.address}\n')
     if fleet.http_address is not None:
         RESULT.print(f"  curl http://{fleet.http_address}/v1/models\n")
+    if fleet.page_address is not None:
+        RESULT.print(f"  the operator's page: http://{fleet.page_address}\n")
     PEOPLE.print("[dim]all on one machine: for trying out, not for production[/dim]")

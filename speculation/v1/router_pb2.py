@@ -24,51 +24,88 @@ _sym_db = _symbol_database.Default()
 
 from speculation.v1 import common_pb2 as speculation_dot_v1_dot_common__pb2
 from speculation.v1 import generation_pb2 as speculation_dot_v1_dot_generation__pb2
+from speculation.v1 import log_pb2 as speculation_dot_v1_dot_log__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1bspeculation/v1/router.proto\x12\x0especulation.v1\x1a\x1bspeculation/v1/common.proto\x1a\x1fspeculation/v1/generation.proto\"\r\n\x0bShowRequest\"\x9e\x03\n\x0cShowResponse\x12\x0e\n\x06policy\x18\x01 \x01(\t\x12\x16\n\x0eknown_policies\x18\x02 \x03(\t\x12\x13\n\x0bkill_switch\x18\x03 \x01(\x08\x12,\n\x07workers\x18\x04 \x03(\x0b\x32\x1b.speculation.v1.WorkerState\x12&\n\x04\x61rms\x18\x05 \x03(\x0b\x32\x18.speculation.v1.ArmCount\x12%\n\x03log\x18\x06 \x01(\x0b\x32\x18.speculation.v1.LogState\x12+\n\x06\x63onfig\x18\x07 \x01(\x0b\x32\x1b.speculation.v1.ConfigState\x12(\n\x04mode\x18\x08 \x01(\x0e\x32\x1a.speculation.v1.RouterMode\x12\x1d\n\x15kill_switch_in_config\x18\t \x01(\x08\x12/\n\x08learning\x18\x14 \x01(\x0b\x32\x1d.speculation.v1.LearningState\x12-\n\x07scoring\x18\x1e \x01(\x0b\x32\x1c.speculation.v1.ScoringState\"h\n\x0b\x43onfigState\x12\x0c\n\x04\x66ile\x18\x01 \x01(\t\x12\x0c\n\x04hash\x18\x02 \x01(\t\x12\x0f\n\x07problem\x18\x03 \x01(\t\x12\x1b\n\x13waiting_for_restart\x18\x04 \x03(\t\x12\x0f\n\x07reloads\x18\x05 \x01(\r\"\xa6\x01\n\x0bWorkerState\x12\x0f\n\x07\x61\x64\x64ress\x18\x01 \x01(\t\x12\x30\n\x06worker\x18\x02 \x01(\x0b\x32 .speculation.v1.DescribeResponse\x12,\n\x06health\x18\x03 \x01(\x0e\x32\x1c.speculation.v1.WorkerHealth\x12\x0f\n\x07problem\x18\x04 \x01(\t\x12\x15\n\ropen_sessions\x18\x05 \x01(\r\"\x87\x01\n\x08\x41rmCount\x12\x10\n\x08\x64rafters\x18\x01 \x03(\t\x12(\n\x05shape\x18\x02 \x01(\x0b\x32\x19.speculation.v1.TreeShape\x12\x0e\n\x06rounds\x18\x03 \x01(\x04\x12\x16\n\x0e\x64rafted_tokens\x18\x04 \x01(\x04\x12\x17\n\x0f\x61\x63\x63\x65pted_tokens\x18\x05 \x01(\x04\"_\n\x08LogState\x12\x0b\n\x03url\x18\x01 \x01(\t\x12\x11\n\tconnected\x18\x02 \x01(\x08\x12\x0f\n\x07written\x18\x03 \x01(\x04\x12\x0f\n\x07\x64ropped\x18\x04 \x01(\x04\x12\x11\n\tnamespace\x18\x05 \x01(\t\"O\n\x0cScoringState\x12\r\n\x05share\x18\x01 \x01(\x01\x12\x0e\n\x06scored\x18\x02 \x01(\x04\x12\x0f\n\x07waiting\x18\x03 \x01(\r\x12\x0f\n\x07\x64ropped\x18\x04 \x01(\x04\"\xae\x01\n\rLearningState\x12\x0e\n\x06policy\x18\x01 \x01(\t\x12\r\n\x05leads\x18\x02 \x01(\x08\x12\x0f\n\x07\x66ollows\x18\x03 \x01(\x08\x12\x0f\n\x07problem\x18\x04 \x01(\t\x12\x14\n\x0c\x62\x61se_version\x18\x05 \x01(\x04\x12\x0e\n\x06\x66olded\x18\x06 \x01(\x04\x12\x0e\n\x06missed\x18\x07 \x01(\x04\x12\x12\n\nunreadable\x18\x08 \x01(\x04\x12\x12\n\nwritten_ms\x18\t \x01(\x04\"$\n\x0e\x45xplainRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\">\n\x0f\x45xplainResponse\x12+\n\x06rounds\x18\x01 \x03(\x0b\x32\x1b.speculation.v1.RoundReport\"\"\n\x10SetPolicyRequest\x12\x0e\n\x06policy\x18\x01 \x01(\t\",\n\x11SetPolicyResponse\x12\x17\n\x0fprevious_policy\x18\x01 \x01(\t\"\'\n\x14SetKillSwitchRequest\x12\x0f\n\x07\x65ngaged\x18\x01 \x01(\x08\"=\n\x15SetKillSwitchResponse\x12\x13\n\x0bwas_engaged\x18\x01 \x01(\x08\x12\x0f\n\x07\x65ngaged\x18\x02 \x01(\x08\"\x15\n\x13ReloadConfigRequest\"T\n\x14ReloadConfigResponse\x12+\n\x06\x63onfig\x18\x01 \x01(\x0b\x32\x1b.speculation.v1.ConfigState\x12\x0f\n\x07\x63hanged\x18\x02 \x03(\t*\x86\x01\n\nRouterMode\x12\x1b\n\x17ROUTER_MODE_UNSPECIFIED\x10\x00\x12\x13\n\x0fROUTER_MODE_OFF\x10\x01\x12\x17\n\x13ROUTER_MODE_OBSERVE\x10\x02\x12\x15\n\x11ROUTER_MODE_APPLY\x10\x03\x12\x16\n\x12ROUTER_MODE_FROZEN\x10\x04*\x82\x01\n\x0cWorkerHealth\x12\x1d\n\x19WORKER_HEALTH_UNSPECIFIED\x10\x00\x12\x19\n\x15WORKER_HEALTH_SERVING\x10\x01\x12\x1d\n\x19WORKER_HEALTH_NOT_SERVING\x10\x02\x12\x19\n\x15WORKER_HEALTH_REFUSED\x10\x03\x32\xa9\x03\n\rRouterService\x12\x41\n\x04Show\x12\x1b.speculation.v1.ShowRequest\x1a\x1c.speculation.v1.ShowResponse\x12J\n\x07\x45xplain\x12\x1e.speculation.v1.ExplainRequest\x1a\x1f.speculation.v1.ExplainResponse\x12P\n\tSetPolicy\x12 .speculation.v1.SetPolicyRequest\x1a!.speculation.v1.SetPolicyResponse\x12\\\n\rSetKillSwitch\x12$.speculation.v1.SetKillSwitchRequest\x1a%.speculation.v1.SetKillSwitchResponse\x12Y\n\x0cReloadConfig\x12#.speculation.v1.ReloadConfigRequest\x1a$.speculation.v1.ReloadConfigResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1bspeculation/v1/router.proto\x12\x0especulation.v1\x1a\x1bspeculation/v1/common.proto\x1a\x1fspeculation/v1/generation.proto\x1a\x18speculation/v1/log.proto\"\r\n\x0bShowRequest\"\x9e\x03\n\x0cShowResponse\x12\x0e\n\x06policy\x18\x01 \x01(\t\x12\x16\n\x0eknown_policies\x18\x02 \x03(\t\x12\x13\n\x0bkill_switch\x18\x03 \x01(\x08\x12,\n\x07workers\x18\x04 \x03(\x0b\x32\x1b.speculation.v1.WorkerState\x12&\n\x04\x61rms\x18\x05 \x03(\x0b\x32\x18.speculation.v1.ArmCount\x12%\n\x03log\x18\x06 \x01(\x0b\x32\x18.speculation.v1.LogState\x12+\n\x06\x63onfig\x18\x07 \x01(\x0b\x32\x1b.speculation.v1.ConfigState\x12(\n\x04mode\x18\x08 \x01(\x0e\x32\x1a.speculation.v1.RouterMode\x12\x1d\n\x15kill_switch_in_config\x18\t \x01(\x08\x12/\n\x08learning\x18\x14 \x01(\x0b\x32\x1d.speculation.v1.LearningState\x12-\n\x07scoring\x18\x1e \x01(\x0b\x32\x1c.speculation.v1.ScoringState\"h\n\x0b\x43onfigState\x12\x0c\n\x04\x66ile\x18\x01 \x01(\t\x12\x0c\n\x04hash\x18\x02 \x01(\t\x12\x0f\n\x07problem\x18\x03 \x01(\t\x12\x1b\n\x13waiting_for_restart\x18\x04 \x03(\t\x12\x0f\n\x07reloads\x18\x05 \x01(\r\"\xa6\x01\n\x0bWorkerState\x12\x0f\n\x07\x61\x64\x64ress\x18\x01 \x01(\t\x12\x30\n\x06worker\x18\x02 \x01(\x0b\x32 .speculation.v1.DescribeResponse\x12,\n\x06health\x18\x03 \x01(\x0e\x32\x1c.speculation.v1.WorkerHealth\x12\x0f\n\x07problem\x18\x04 \x01(\t\x12\x15\n\ropen_sessions\x18\x05 \x01(\r\"\x87\x01\n\x08\x41rmCount\x12\x10\n\x08\x64rafters\x18\x01 \x03(\t\x12(\n\x05shape\x18\x02 \x01(\x0b\x32\x19.speculation.v1.TreeShape\x12\x0e\n\x06rounds\x18\x03 \x01(\x04\x12\x16\n\x0e\x64rafted_tokens\x18\x04 \x01(\x04\x12\x17\n\x0f\x61\x63\x63\x65pted_tokens\x18\x05 \x01(\x04\"_\n\x08LogState\x12\x0b\n\x03url\x18\x01 \x01(\t\x12\x11\n\tconnected\x18\x02 \x01(\x08\x12\x0f\n\x07written\x18\x03 \x01(\x04\x12\x0f\n\x07\x64ropped\x18\x04 \x01(\x04\x12\x11\n\tnamespace\x18\x05 \x01(\t\"O\n\x0cScoringState\x12\r\n\x05share\x18\x01 \x01(\x01\x12\x0e\n\x06scored\x18\x02 \x01(\x04\x12\x0f\n\x07waiting\x18\x03 \x01(\r\x12\x0f\n\x07\x64ropped\x18\x04 \x01(\x04\"\xae\x01\n\rLearningState\x12\x0e\n\x06policy\x18\x01 \x01(\t\x12\r\n\x05leads\x18\x02 \x01(\x08\x12\x0f\n\x07\x66ollows\x18\x03 \x01(\x08\x12\x0f\n\x07problem\x18\x04 \x01(\t\x12\x14\n\x0c\x62\x61se_version\x18\x05 \x01(\x04\x12\x0e\n\x06\x66olded\x18\x06 \x01(\x04\x12\x0e\n\x06missed\x18\x07 \x01(\x04\x12\x12\n\nunreadable\x18\x08 \x01(\x04\x12\x12\n\nwritten_ms\x18\t \x01(\x04\"=\n\x0e\x45xplainRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x17\n\x0frespect_privacy\x18\x02 \x01(\x08\"\x86\x01\n\x0f\x45xplainResponse\x12+\n\x06rounds\x18\x01 \x03(\x0b\x32\x1b.speculation.v1.RoundReport\x12\x16\n\x0etexts_withheld\x18\x02 \x01(\x08\x12.\n\x07request\x18\x03 \x01(\x0b\x32\x1d.speculation.v1.RecentRequest\"\"\n\x10SetPolicyRequest\x12\x0e\n\x06policy\x18\x01 \x01(\t\",\n\x11SetPolicyResponse\x12\x17\n\x0fprevious_policy\x18\x01 \x01(\t\"\'\n\x14SetKillSwitchRequest\x12\x0f\n\x07\x65ngaged\x18\x01 \x01(\x08\"=\n\x15SetKillSwitchResponse\x12\x13\n\x0bwas_engaged\x18\x01 \x01(\x08\x12\x0f\n\x07\x65ngaged\x18\x02 \x01(\x08\"\x15\n\x13ReloadConfigRequest\"T\n\x14ReloadConfigResponse\x12+\n\x06\x63onfig\x18\x01 \x01(\x0b\x32\x1b.speculation.v1.ConfigState\x12\x0f\n\x07\x63hanged\x18\x02 \x03(\t\"$\n\x13ListRequestsRequest\x12\r\n\x05limit\x18\x01 \x01(\r\"G\n\x14ListRequestsResponse\x12/\n\x08requests\x18\x01 \x03(\x0b\x32\x1d.speculation.v1.RecentRequest\"\xb9\x02\n\rRecentRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x12\n\nstarted_ms\x18\x02 \x01(\x04\x12\x0c\n\x04task\x18\x03 \x01(\t\x12\x0e\n\x06tenant\x18\x04 \x01(\t\x12\x0e\n\x06policy\x18\x05 \x01(\t\x12.\n\x07outcome\x18\x06 \x01(\x0e\x32\x1d.speculation.v1.OutcomeStatus\x12\x15\n\rprompt_tokens\x18\x07 \x01(\r\x12\x19\n\x11\x63ompletion_tokens\x18\x08 \x01(\r\x12\x0e\n\x06rounds\x18\t \x01(\r\x12\x18\n\x10num_draft_tokens\x18\n \x01(\r\x12!\n\x19num_accepted_draft_tokens\x18\x0b \x01(\r\x12\x11\n\trounds_ns\x18\x0c \x01(\x04\x12\x10\n\x08\x64rafters\x18\r \x03(\t\"\x14\n\x12ShowTrafficRequest\"\x84\x02\n\x13ShowTrafficResponse\x12\x0e\n\x06now_ms\x18\x01 \x01(\x04\x12\x10\n\x08since_ms\x18\x02 \x01(\x04\x12(\n\x04\x61rms\x18\x03 \x03(\x0b\x32\x1a.speculation.v1.ArmTraffic\x12,\n\x05\x65nded\x18\x04 \x03(\x0b\x32\x1d.speculation.v1.EndedRequests\x12\x0f\n\x07refused\x18\x05 \x01(\x04\x12\x11\n\tin_flight\x18\x06 \x01(\r\x12\x0f\n\x07waiting\x18\x07 \x01(\r\x12\x10\n\x08\x63\x61pacity\x18\x08 \x01(\r\x12\x14\n\x0c\x66irst_rounds\x18\t \x01(\x04\x12\x16\n\x0e\x66irst_rounds_s\x18\n \x01(\x01\"\xb6\x01\n\nArmTraffic\x12\x10\n\x08\x64rafters\x18\x01 \x01(\t\x12\r\n\x05shape\x18\x02 \x01(\t\x12\x0c\n\x04task\x18\x03 \x01(\t\x12\x0e\n\x06policy\x18\x04 \x01(\t\x12\x0e\n\x06rounds\x18\x05 \x01(\x04\x12\x16\n\x0e\x64rafted_tokens\x18\x06 \x01(\x04\x12\x17\n\x0f\x61\x63\x63\x65pted_tokens\x18\x07 \x01(\x04\x12\x16\n\x0e\x65mitted_tokens\x18\x08 \x01(\x04\x12\x10\n\x08rounds_s\x18\t \x01(\x01\"P\n\rEndedRequests\x12\x0f\n\x07outcome\x18\x01 \x01(\t\x12\x0c\n\x04task\x18\x02 \x01(\t\x12\x0e\n\x06policy\x18\x03 \x01(\t\x12\x10\n\x08requests\x18\x04 \x01(\x04\"\x1a\n\x18ShowLearningCurveRequest\"G\n\x19ShowLearningCurveResponse\x12*\n\x06points\x18\x01 \x03(\x0b\x32\x1a.speculation.v1.CurvePoint\"\xb5\x01\n\nCurvePoint\x12\x10\n\x08requests\x18\x01 \x01(\r\x12\x10\n\x08until_ms\x18\x02 \x01(\x04\x12+\n\x08\x64rafting\x18\x03 \x01(\x0b\x32\x19.speculation.v1.RoundsSum\x12(\n\x05plain\x18\x04 \x01(\x0b\x32\x19.speculation.v1.RoundsSum\x12\x16\n\x0elearnt_records\x18\x05 \x01(\x04\x12\x14\n\x0c\x62\x61se_version\x18\x06 \x01(\x04\"E\n\tRoundsSum\x12\x0e\n\x06rounds\x18\x01 \x01(\x04\x12\x16\n\x0e\x65mitted_tokens\x18\x02 \x01(\x04\x12\x10\n\x08rounds_s\x18\x03 \x01(\x01\"\x13\n\x11ShowConfigRequest\"\xb6\x01\n\x12ShowConfigResponse\x12+\n\x06\x63onfig\x18\x01 \x01(\x0b\x32\x1b.speculation.v1.ConfigState\x12\x10\n\x08in_force\x18\x02 \x01(\t\x12-\n\x07waiting\x18\x03 \x03(\x0b\x32\x1c.speculation.v1.ConfigChange\x12\x32\n\x07history\x18\x04 \x03(\x0b\x32!.speculation.v1.ConfigReplacement\"u\n\x11\x43onfigReplacement\x12\r\n\x05ts_ms\x18\x01 \x01(\x04\x12\x10\n\x08old_hash\x18\x02 \x01(\t\x12\x10\n\x08new_hash\x18\x03 \x01(\t\x12-\n\x07\x63hanges\x18\x04 \x03(\x0b\x32\x1c.speculation.v1.ConfigChange\"C\n\x0c\x43onfigChange\x12\r\n\x05\x66ield\x18\x01 \x01(\t\x12\x11\n\told_value\x18\x02 \x01(\t\x12\x11\n\tnew_value\x18\x03 \x01(\t\"\x11\n\x0fListActsRequest\"=\n\x10ListActsResponse\x12)\n\x04\x61\x63ts\x18\x01 \x03(\x0b\x32\x1b.speculation.v1.OperatorAct\"V\n\x0bOperatorAct\x12\r\n\x05ts_ms\x18\x01 \x01(\x04\x12\x0b\n\x03\x61\x63t\x18\x02 \x01(\t\x12\x0e\n\x06\x64\x65tail\x18\x03 \x01(\t\x12\r\n\x05token\x18\x04 \x01(\t\x12\x0c\n\x04peer\x18\x05 \x01(\t*\x86\x01\n\nRouterMode\x12\x1b\n\x17ROUTER_MODE_UNSPECIFIED\x10\x00\x12\x13\n\x0fROUTER_MODE_OFF\x10\x01\x12\x17\n\x13ROUTER_MODE_OBSERVE\x10\x02\x12\x15\n\x11ROUTER_MODE_APPLY\x10\x03\x12\x16\n\x12ROUTER_MODE_FROZEN\x10\x04*\x82\x01\n\x0cWorkerHealth\x12\x1d\n\x19WORKER_HEALTH_UNSPECIFIED\x10\x00\x12\x19\n\x15WORKER_HEALTH_SERVING\x10\x01\x12\x1d\n\x19WORKER_HEALTH_NOT_SERVING\x10\x02\x12\x19\n\x15WORKER_HEALTH_REFUSED\x10\x03\x32\xea\x06\n\rRouterService\x12\x41\n\x04Show\x12\x1b.speculation.v1.ShowRequest\x1a\x1c.speculation.v1.ShowResponse\x12J\n\x07\x45xplain\x12\x1e.speculation.v1.ExplainRequest\x1a\x1f.speculation.v1.ExplainResponse\x12P\n\tSetPolicy\x12 .speculation.v1.SetPolicyRequest\x1a!.speculation.v1.SetPolicyResponse\x12\\\n\rSetKillSwitch\x12$.speculation.v1.SetKillSwitchRequest\x1a%.speculation.v1.SetKillSwitchResponse\x12Y\n\x0cReloadConfig\x12#.speculation.v1.ReloadConfigRequest\x1a$.speculation.v1.ReloadConfigResponse\x12Y\n\x0cListRequests\x12#.speculation.v1.ListRequestsRequest\x1a$.speculation.v1.ListRequestsResponse\x12V\n\x0bShowTraffic\x12\".speculation.v1.ShowTrafficRequest\x1a#.speculation.v1.ShowTrafficResponse\x12h\n\x11ShowLearningCurve\x12(.speculation.v1.ShowLearningCurveRequest\x1a).speculation.v1.ShowLearningCurveResponse\x12S\n\nShowConfig\x12!.speculation.v1.ShowConfigRequest\x1a\".speculation.v1.ShowConfigResponse\x12M\n\x08ListActs\x12\x1f.speculation.v1.ListActsRequest\x1a .speculation.v1.ListActsResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'speculation.v1.router_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_ROUTERMODE']._serialized_start=1707
-  _globals['_ROUTERMODE']._serialized_end=1841
-  _globals['_WORKERHEALTH']._serialized_start=1844
-  _globals['_WORKERHEALTH']._serialized_end=1974
-  _globals['_SHOWREQUEST']._serialized_start=109
-  _globals['_SHOWREQUEST']._serialized_end=122
-  _globals['_SHOWRESPONSE']._serialized_start=125
-  _globals['_SHOWRESPONSE']._serialized_end=539
-  _globals['_CONFIGSTATE']._serialized_start=541
-  _globals['_CONFIGSTATE']._serialized_end=645
-  _globals['_WORKERSTATE']._serialized_start=648
-  _globals['_WORKERSTATE']._serialized_end=814
-  _globals['_ARMCOUNT']._serialized_start=817
-  _globals['_ARMCOUNT']._serialized_end=952
-  _globals['_LOGSTATE']._serialized_start=954
-  _globals['_LOGSTATE']._serialized_end=1049
-  _globals['_SCORINGSTATE']._serialized_start=1051
-  _globals['_SCORINGSTATE']._serialized_end=1130
-  _globals['_LEARNINGSTATE']._serialized_start=1133
-  _globals['_LEARNINGSTATE']._serialized_end=1307
-  _globals['_EXPLAINREQUEST']._serialized_start=1309
-  _globals['_EXPLAINREQUEST']._serialized_end=1345
-  _globals['_EXPLAINRESPONSE']._serialized_start=1347
-  _globals['_EXPLAINRESPONSE']._serialized_end=1409
-  _globals['_SETPOLICYREQUEST']._serialized_start=1411
-  _globals['_SETPOLICYREQUEST']._serialized_end=1445
-  _globals['_SETPOLICYRESPONSE']._serialized_start=1447
-  _globals['_SETPOLICYRESPONSE']._serialized_end=1491
-  _globals['_SETKILLSWITCHREQUEST']._serialized_start=1493
-  _globals['_SETKILLSWITCHREQUEST']._serialized_end=1532
-  _globals['_SETKILLSWITCHRESPONSE']._serialized_start=1534
-  _globals['_SETKILLSWITCHRESPONSE']._serialized_end=1595
-  _globals['_RELOADCONFIGREQUEST']._serialized_start=1597
-  _globals['_RELOADCONFIGREQUEST']._serialized_end=1618
-  _globals['_RELOADCONFIGRESPONSE']._serialized_start=1620
-  _globals['_RELOADCONFIGRESPONSE']._serialized_end=1704
-  _globals['_ROUTERSERVICE']._serialized_start=1977
-  _globals['_ROUTERSERVICE']._serialized_end=2402
+  _globals['_ROUTERMODE']._serialized_start=3730
+  _globals['_ROUTERMODE']._serialized_end=3864
+  _globals['_WORKERHEALTH']._serialized_start=3867
+  _globals['_WORKERHEALTH']._serialized_end=3997
+  _globals['_SHOWREQUEST']._serialized_start=135
+  _globals['_SHOWREQUEST']._serialized_end=148
+  _globals['_SHOWRESPONSE']._serialized_start=151
+  _globals['_SHOWRESPONSE']._serialized_end=565
+  _globals['_CONFIGSTATE']._serialized_start=567
+  _globals['_CONFIGSTATE']._serialized_end=671
+  _globals['_WORKERSTATE']._serialized_start=674
+  _globals['_WORKERSTATE']._serialized_end=840
+  _globals['_ARMCOUNT']._serialized_start=843
+  _globals['_ARMCOUNT']._serialized_end=978
+  _globals['_LOGSTATE']._serialized_start=980
+  _globals['_LOGSTATE']._serialized_end=1075
+  _globals['_SCORINGSTATE']._serialized_start=1077
+  _globals['_SCORINGSTATE']._serialized_end=1156
+  _globals['_LEARNINGSTATE']._serialized_start=1159
+  _globals['_LEARNINGSTATE']._serialized_end=1333
+  _globals['_EXPLAINREQUEST']._serialized_start=1335
+  _globals['_EXPLAINREQUEST']._serialized_end=1396
+  _globals['_EXPLAINRESPONSE']._serialized_start=1399
+  _globals['_EXPLAINRESPONSE']._serialized_end=1533
+  _globals['_SETPOLICYREQUEST']._serialized_start=1535
+  _globals['_SETPOLICYREQUEST']._serialized_end=1569
+  _globals['_SETPOLICYRESPONSE']._serialized_start=1571
+  _globals['_SETPOLICYRESPONSE']._serialized_end=1615
+  _globals['_SETKILLSWITCHREQUEST']._serialized_start=1617
+  _globals['_SETKILLSWITCHREQUEST']._serialized_end=1656
+  _globals['_SETKILLSWITCHRESPONSE']._serialized_start=1658
+  _globals['_SETKILLSWITCHRESPONSE']._serialized_end=1719
+  _globals['_RELOADCONFIGREQUEST']._serialized_start=1721
+  _globals['_RELOADCONFIGREQUEST']._serialized_end=1742
+  _globals['_RELOADCONFIGRESPONSE']._serialized_start=1744
+  _globals['_RELOADCONFIGRESPONSE']._serialized_end=1828
+  _globals['_LISTREQUESTSREQUEST']._serialized_start=1830
+  _globals['_LISTREQUESTSREQUEST']._serialized_end=1866
+  _globals['_LISTREQUESTSRESPONSE']._serialized_start=1868
+  _globals['_LISTREQUESTSRESPONSE']._serialized_end=1939
+  _globals['_RECENTREQUEST']._serialized_start=1942
+  _globals['_RECENTREQUEST']._serialized_end=2255
+  _globals['_SHOWTRAFFICREQUEST']._serialized_start=2257
+  _globals['_SHOWTRAFFICREQUEST']._serialized_end=2277
+  _globals['_SHOWTRAFFICRESPONSE']._serialized_start=2280
+  _globals['_SHOWTRAFFICRESPONSE']._serialized_end=2540
+  _globals['_ARMTRAFFIC']._serialized_start=2543
+  _globals['_ARMTRAFFIC']._serialized_end=2725
+  _globals['_ENDEDREQUESTS']._serialized_start=2727
+  _globals['_ENDEDREQUESTS']._serialized_end=2807
+  _globals['_SHOWLEARNINGCURVEREQUEST']._serialized_start=2809
+  _globals['_SHOWLEARNINGCURVEREQUEST']._serialized_end=2835
+  _globals['_SHOWLEARNINGCURVERESPONSE']._serialized_start=2837
+  _globals['_SHOWLEARNINGCURVERESPONSE']._serialized_end=2908
+  _globals['_CURVEPOINT']._serialized_start=2911
+  _globals['_CURVEPOINT']._serialized_end=3092
+  _globals['_ROUNDSSUM']._serialized_start=3094
+  _globals['_ROUNDSSUM']._serialized_end=3163
+  _globals['_SHOWCONFIGREQUEST']._serialized_start=3165
+  _globals['_SHOWCONFIGREQUEST']._serialized_end=3184
+  _globals['_SHOWCONFIGRESPONSE']._serialized_start=3187
+  _globals['_SHOWCONFIGRESPONSE']._serialized_end=3369
+  _globals['_CONFIGREPLACEMENT']._serialized_start=3371
+  _globals['_CONFIGREPLACEMENT']._serialized_end=3488
+  _globals['_CONFIGCHANGE']._serialized_start=3490
+  _globals['_CONFIGCHANGE']._serialized_end=3557
+  _globals['_LISTACTSREQUEST']._serialized_start=3559
+  _globals['_LISTACTSREQUEST']._serialized_end=3576
+  _globals['_LISTACTSRESPONSE']._serialized_start=3578
+  _globals['_LISTACTSRESPONSE']._serialized_end=3639
+  _globals['_OPERATORACT']._serialized_start=3641
+  _globals['_OPERATORACT']._serialized_end=3727
+  _globals['_ROUTERSERVICE']._serialized_start=4000
+  _globals['_ROUTERSERVICE']._serialized_end=4874
 # @@protoc_insertion_point(module_scope)

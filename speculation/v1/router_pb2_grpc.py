@@ -61,6 +61,31 @@ class RouterServiceStub:
                 request_serializer=speculation_dot_v1_dot_router__pb2.ReloadConfigRequest.SerializeToString,
                 response_deserializer=speculation_dot_v1_dot_router__pb2.ReloadConfigResponse.FromString,
                 _registered_method=True)
+        self.ListRequests = channel.unary_unary(
+                '/speculation.v1.RouterService/ListRequests',
+                request_serializer=speculation_dot_v1_dot_router__pb2.ListRequestsRequest.SerializeToString,
+                response_deserializer=speculation_dot_v1_dot_router__pb2.ListRequestsResponse.FromString,
+                _registered_method=True)
+        self.ShowTraffic = channel.unary_unary(
+                '/speculation.v1.RouterService/ShowTraffic',
+                request_serializer=speculation_dot_v1_dot_router__pb2.ShowTrafficRequest.SerializeToString,
+                response_deserializer=speculation_dot_v1_dot_router__pb2.ShowTrafficResponse.FromString,
+                _registered_method=True)
+        self.ShowLearningCurve = channel.unary_unary(
+                '/speculation.v1.RouterService/ShowLearningCurve',
+                request_serializer=speculation_dot_v1_dot_router__pb2.ShowLearningCurveRequest.SerializeToString,
+                response_deserializer=speculation_dot_v1_dot_router__pb2.ShowLearningCurveResponse.FromString,
+                _registered_method=True)
+        self.ShowConfig = channel.unary_unary(
+                '/speculation.v1.RouterService/ShowConfig',
+                request_serializer=speculation_dot_v1_dot_router__pb2.ShowConfigRequest.SerializeToString,
+                response_deserializer=speculation_dot_v1_dot_router__pb2.ShowConfigResponse.FromString,
+                _registered_method=True)
+        self.ListActs = channel.unary_unary(
+                '/speculation.v1.RouterService/ListActs',
+                request_serializer=speculation_dot_v1_dot_router__pb2.ListActsRequest.SerializeToString,
+                response_deserializer=speculation_dot_v1_dot_router__pb2.ListActsResponse.FromString,
+                _registered_method=True)
 
 
 class RouterServiceServicer:
@@ -107,6 +132,41 @@ class RouterServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListRequests(self, request, context):
+        """The requests that Explain can tell of, the newest first.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ShowTraffic(self, request, context):
+        """What requests have come to since the controller began: who asks twice knows what happened between.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ShowLearningCurve(self, request, context):
+        """How fast requests were, one after another, since the controller began, and how much had been learnt by then.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ShowConfig(self, request, context):
+        """The configuration in force, what of the file waits for a restart, and what was changed since the controller began.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListActs(self, request, context):
+        """What operators did by calls since the controller began, the newest first; of very many, the last two hundred.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_RouterServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -134,6 +194,31 @@ def add_RouterServiceServicer_to_server(servicer, server):
                     servicer.ReloadConfig,
                     request_deserializer=speculation_dot_v1_dot_router__pb2.ReloadConfigRequest.FromString,
                     response_serializer=speculation_dot_v1_dot_router__pb2.ReloadConfigResponse.SerializeToString,
+            ),
+            'ListRequests': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListRequests,
+                    request_deserializer=speculation_dot_v1_dot_router__pb2.ListRequestsRequest.FromString,
+                    response_serializer=speculation_dot_v1_dot_router__pb2.ListRequestsResponse.SerializeToString,
+            ),
+            'ShowTraffic': grpc.unary_unary_rpc_method_handler(
+                    servicer.ShowTraffic,
+                    request_deserializer=speculation_dot_v1_dot_router__pb2.ShowTrafficRequest.FromString,
+                    response_serializer=speculation_dot_v1_dot_router__pb2.ShowTrafficResponse.SerializeToString,
+            ),
+            'ShowLearningCurve': grpc.unary_unary_rpc_method_handler(
+                    servicer.ShowLearningCurve,
+                    request_deserializer=speculation_dot_v1_dot_router__pb2.ShowLearningCurveRequest.FromString,
+                    response_serializer=speculation_dot_v1_dot_router__pb2.ShowLearningCurveResponse.SerializeToString,
+            ),
+            'ShowConfig': grpc.unary_unary_rpc_method_handler(
+                    servicer.ShowConfig,
+                    request_deserializer=speculation_dot_v1_dot_router__pb2.ShowConfigRequest.FromString,
+                    response_serializer=speculation_dot_v1_dot_router__pb2.ShowConfigResponse.SerializeToString,
+            ),
+            'ListActs': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListActs,
+                    request_deserializer=speculation_dot_v1_dot_router__pb2.ListActsRequest.FromString,
+                    response_serializer=speculation_dot_v1_dot_router__pb2.ListActsResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -273,6 +358,141 @@ class RouterService:
             '/speculation.v1.RouterService/ReloadConfig',
             speculation_dot_v1_dot_router__pb2.ReloadConfigRequest.SerializeToString,
             speculation_dot_v1_dot_router__pb2.ReloadConfigResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListRequests(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/speculation.v1.RouterService/ListRequests',
+            speculation_dot_v1_dot_router__pb2.ListRequestsRequest.SerializeToString,
+            speculation_dot_v1_dot_router__pb2.ListRequestsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ShowTraffic(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/speculation.v1.RouterService/ShowTraffic',
+            speculation_dot_v1_dot_router__pb2.ShowTrafficRequest.SerializeToString,
+            speculation_dot_v1_dot_router__pb2.ShowTrafficResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ShowLearningCurve(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/speculation.v1.RouterService/ShowLearningCurve',
+            speculation_dot_v1_dot_router__pb2.ShowLearningCurveRequest.SerializeToString,
+            speculation_dot_v1_dot_router__pb2.ShowLearningCurveResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ShowConfig(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/speculation.v1.RouterService/ShowConfig',
+            speculation_dot_v1_dot_router__pb2.ShowConfigRequest.SerializeToString,
+            speculation_dot_v1_dot_router__pb2.ShowConfigResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListActs(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/speculation.v1.RouterService/ListActs',
+            speculation_dot_v1_dot_router__pb2.ListActsRequest.SerializeToString,
+            speculation_dot_v1_dot_router__pb2.ListActsResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -141,10 +141,11 @@ def worker_of(role: str, folder: Path, *, name: str, slots: int = 8, least_idle_
 
 @dataclass
 class Fleet:
-    """Workers and a controller over them."""
+    """Workers and a controller over them, which is asked with a token if it wants one."""
 
     workers: Mapping[str, Process]
     controller: Process
+    token: str = ""
 
     def mend(self) -> None:
         """Undo what a test did to its processes."""
@@ -160,9 +161,10 @@ class Fleet:
 
     def show(self) -> router_pb2.ShowResponse:
         """What the controller sees."""
+        metadata = (("authorization", f"Bearer {self.token}"),) if self.token else ()
         with grpc.insecure_channel(self.address) as channel:
             response: router_pb2.ShowResponse = router_pb2_grpc.RouterServiceStub(channel).Show(
-                router_pb2.ShowRequest(), timeout=5
+                router_pb2.ShowRequest(), timeout=5, metadata=metadata
             )
         return response
 
@@ -176,7 +178,7 @@ class Fleet:
 
 @contextmanager
 def fleet(
-    folder: Path, *, workers: Mapping[str, Process], expected: Sequence[str] = (), **settings: Any
+    folder: Path, *, workers: Mapping[str, Process], expected: Sequence[str] = (), token: str = "", **settings: Any
 ) -> Iterator[Fleet]:
     """A controller over these workers, once the expected ones (or else all) serve; ends all of them."""
     started: list[Process] = list(workers.values())
@@ -188,7 +190,7 @@ def fleet(
         controller = Process("controller", ("controller", "--config", str(config)))
         started.append(controller)
         controller.await_ready()
-        running = Fleet(workers, controller)
+        running = Fleet(workers, controller, token)
         eventually(lambda: serving(running, expected or list(workers)), within_s=60)
         yield running
     finally:

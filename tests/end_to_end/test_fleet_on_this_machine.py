@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import httpx2
 import openai
 import psutil
 import pytest
@@ -49,6 +50,7 @@ def up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
     folder = tmp_path_factory.mktemp("state")
     options = ["--profile", "plain", "--drafters", ",".join(DRAFTERS), "--remember", "4000"]
     options += ["--listen", "127.0.0.1:0", "--http", "127.0.0.1:0", "--metrics", METRICS, "--json"]
+    options += ["--page", "127.0.0.1:0"]
     with (folder / "stderr").open("w") as stderr:
         process = subprocess.Popen(
             [*FORERUN, "up", *options, "--state-folder", str(folder)], stdout=subprocess.PIPE, stderr=stderr, text=True
@@ -63,7 +65,7 @@ def up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
     process.stdout.close()
 
     assert status == 0
-    assert len(children) >= 1 + len(DRAFTERS) + 2
+    assert len(children) >= 1 + len(DRAFTERS) + 3
     assert not [child for child in children if child.is_running()]
 
 
@@ -71,7 +73,7 @@ def up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
 def test_the_fleet_listens_on_the_loopback_only(up: Up) -> None:
     names = [process["name"] for process in up.ready["processes"]]
 
-    assert names == ["target", *DRAFTERS, "controller", "gateway"]
+    assert names == ["target", *DRAFTERS, "controller", "gateway", "page"]
     parent = psutil.Process(up.process.pid)
     listening = [
         connection.laddr.ip.removeprefix("::ffff:")
@@ -80,6 +82,16 @@ def test_the_fleet_listens_on_the_loopback_only(up: Up) -> None:
         if connection.status == psutil.CONN_LISTEN
     ]
     assert set(listening) == {"127.0.0.1"}
+
+
+@pytest.mark.timeout(PATIENCE_S)
+def test_the_page_is_there_and_asks_the_controller(up: Up) -> None:
+    with httpx2.Client(base_url=f"http://{up.ready['page']}", trust_env=False) as client:
+        page = client.get("/")
+        shown = client.post("/api/RouterService/Show", json={})
+
+    assert "<h1>Forerun</h1>" in page.text
+    assert [worker["worker"]["name"] for worker in shown.json()["workers"]] == ["target", *DRAFTERS]
 
 
 @pytest.mark.timeout(PATIENCE_S)

@@ -23,7 +23,7 @@ from speculation.tree import TreeShape
 from tests.forerun.fake_service import WORDS, FakeGenerationService, serving
 
 COMMANDS = (
-    *("up", "demo", "generate", "diagnose", "top", "health", "worker", "controller", "gateway"),
+    *("up", "demo", "generate", "diagnose", "top", "health", "worker", "controller", "gateway", "page"),
     *("bench", "router", "config", "token", "zoo"),
 )
 

@@ -1,0 +1,1 @@
+"""The operator's page: a controller seen and steered in a browser."""

@@ -150,6 +150,12 @@ def context_of(traceparent: str | None, tracestate: str | None = None) -> Contex
     return _W3C.extract(carrier, Context())
 
 
+def trace_id() -> str:
+    """Of the work under way; empty if it is not traced."""
+    around = _PLACE.get()
+    return "" if around is None else _written(around.span)
+
+
 def trace_id_in(context: Context) -> str:
     """Of the caller's trace; empty if there is none."""
     return _written(span_in(context))
@@ -218,9 +224,3 @@ class Tracing:
 
 
 NO_TRACING = Tracing()
-
-
-def trace_id() -> str:
-    """Of the work under way; empty if it is not traced."""
-    around = _PLACE.get()
-    return "" if around is None else _written(around.span)

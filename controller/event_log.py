@@ -9,10 +9,11 @@ from urllib.parse import urlsplit, urlunsplit
 from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
-from redis.exceptions import OutOfMemoryError, RedisError
+from redis.exceptions import OutOfMemoryError
 
 from controller.snapshot import written_key
 from speculation.cancellation import heed_cancellation
+from speculation.redis_failures import REDIS_FAILURES
 
 logger = logging.getLogger(__name__)
 
@@ -120,7 +121,7 @@ class EventLog:
         try:
             async with asyncio.timeout(2 * REDIS_TIMEOUT_S):
                 await self._send_or_make_room(trip, dropped)
-        except (RedisError, OSError, TimeoutError) as error:
+        except REDIS_FAILURES as error:
             self._note(connected=False, why=str(error))
             return False
         for _ in trip:

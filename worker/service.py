@@ -277,6 +277,7 @@ class VerifyService(SessionService, verify_pb2_grpc.VerifyServiceServicer):
         _report(reply, outcome)
         if isinstance(outcome, Done):
             reply.verdict.CopyFrom(wire.verdict_to_proto(outcome.result, message.round))
+            reply.verdict.prefix_hash = session.prefix_hash
 
     def _judge(self, session: Session, tree: TokenTree, top_logprobs: int) -> Steps[Verdict]:
         """What the target says of a tree."""

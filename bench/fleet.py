@@ -60,6 +60,7 @@ async def bench_fleet(
     exact: bool = False,
     router: RouterSettings = WITHOUT_SCORING,
     redis: RedisSettings = EMBEDDED_REDIS,
+    verify_workers: int = 1,
 ) -> AsyncIterator[Bench]:
     """A fleet while the body runs; its logs stay behind only if it fails.
 
@@ -71,12 +72,14 @@ async def bench_fleet(
         exact: Whether the target's logits are to be those of plain decoding to the last bit; bfloat16 on a CPU.
         router: Settings of the router.
         redis: Of its log.
+        verify_workers: Processes that serve the target.
     """
     folder = Path(tempfile.mkdtemp(prefix="forerun-bench-"))
     dtype = dtype or dtype_of(profile)
     settings = FleetSettings(
         target=target_of(profile),
         drafters=dict(drafters),
+        verify_workers=verify_workers,
         listen=FREE_PORT,
         router=router,
         redis=redis,

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from bench.commands.options import DEFAULT_SEED, HELD_FOR_TUNING, AsJson, Output, Seed, Tokens
+from bench.commands.reporting import report_fleet
 from forerun.console import FAILURE
 from forerun.workload import PROMPT_SETS, tasks
 
@@ -46,5 +47,41 @@ def faults(
         )
     )
     Report(figures=figures, seed=seed, load_before=load_before).show(as_json=as_json, output=output)
+    if any(figure.reached is False for figure in figures):
+        raise typer.Exit(FAILURE)
+
+
+def soak(
+    minutes: Annotated[float, typer.Option(min=1.0, help="How long.")] = 30.0,
+    tokens: Tokens = None,
+    seed: Seed = DEFAULT_SEED,
+    as_json: AsJson = False,
+    output: Output = None,
+) -> None:
+    """Watch memory, descriptors and threads of every process under mixed requests, while workers are started again.
+
+    Prompts of all kinds, answers of all lengths, greedy and sampled, one caller in ten leaves; now and then a worker is
+    killed, or told to end. The exit status is 1 if a process grows by more than 5% after its warm-up, an answer fails,
+    or one of those that are compared with plain decoding differs.
+
+    [cyan]forerun bench soak --minutes 30 --json[/cyan]
+    """
+    from functools import partial
+
+    from bench.load.memory import LOGGED_BRIEFLY, SERVING
+    from bench.soak import measure_soak
+    from forerun.local_fleet import ZOO_DRAFTERS
+
+    figures = report_fleet(
+        partial(measure_soak, minutes=minutes),
+        work=tasks(PROMPT_SETS, 20, skip=HELD_FOR_TUNING),
+        tokens=tokens or 48,
+        profile="plain",
+        drafters=ZOO_DRAFTERS,
+        seed=seed,
+        as_json=as_json,
+        output=output,
+        fleet={"router": SERVING, "redis": LOGGED_BRIEFLY, "verify_workers": 2},
+    )
     if any(figure.reached is False for figure in figures):
         raise typer.Exit(FAILURE)

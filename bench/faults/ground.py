@@ -270,13 +270,16 @@ class Ground:
         return lacking
 
     def held(self) -> dict[str, float]:
-        """What processes hold for somebody, by process and metric."""
-        return {
-            f"{name} {sample.name}": sample.value
-            for name, process in self.processes.items()
-            for sample in samples(process.metrics_address)
-            if sample.name in HELD and sample.value
-        }
+        """What processes hold for somebody, by process and metric; of one that does not say it is not known."""
+        held: dict[str, float] = {}
+        for name, process in self.processes.items():
+            try:
+                told = [sample for sample in samples(process.metrics_address) if sample.name in HELD and sample.value]
+            except OSError:
+                held[f"{name} does not answer"] = 1.0
+            else:
+                held |= {f"{name} {sample.name}": sample.value for sample in told}
+        return held
 
     async def until_free(self) -> Mapping[str, float]:
         """What is still held for nobody after all that time; nothing, it should be."""

@@ -65,6 +65,8 @@ CHANNEL_OPTIONS = (
     ("grpc.max_send_message_length", 16 << 20),
     ("grpc.keepalive_time_ms", 20_000),
     ("grpc.keepalive_timeout_ms", 10_000),
+    # Without it gRPC waits a minute for the answer to a ping, whatever the line above says.
+    ("grpc.http2.ping_timeout_ms", 10_000),
     # A restarted worker is found within a second; the default would wait up to two minutes.
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.min_reconnect_backoff_ms", 100),

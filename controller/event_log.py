@@ -43,7 +43,8 @@ class EventLog:
     """A bounded queue, and one writer that empties it.
 
     What does not fit is dropped and counted. The count itself is logged: the next entry that is written carries it in
-    the field `dropped`.
+    the field `dropped`. Entries that may not have arrived are written again; of a record that is there twice the later
+    count includes the earlier.
 
     Attributes:
         url: Of Redis, without its password.

@@ -21,7 +21,8 @@ class Kept:
         outcomes: Requests whose end is there.
         decisions: Their ids.
         referred: Ids of decisions that rounds name.
-        dropped: Records that the log itself says were dropped.
+        dropped: Records that the log itself says were dropped, by the record that says so: of one that is there twice
+            the later count includes the earlier.
         doubles: Entries of records that were there already.
     """
 
@@ -29,7 +30,7 @@ class Kept:
     outcomes: set[str] = field(default_factory=set)
     decisions: set[str] = field(default_factory=set)
     referred: set[str] = field(default_factory=set)
-    dropped: int = 0
+    dropped: dict[bytes, int] = field(default_factory=dict)
     doubles: int = 0
 
     def uncounted(self, rounds: int, requests: int) -> int:
@@ -39,7 +40,12 @@ class Kept:
         knows, and what was dropped may be more than what is missing.
         """
         missing = rounds - len(self.rounds) + requests - len(self.outcomes) + len(self.referred - self.decisions)
-        return max(0, missing - self.dropped)
+        return max(0, missing - self.num_dropped)
+
+    @property
+    def num_dropped(self) -> int:
+        """Records that were dropped."""
+        return sum(self.dropped.values())
 
 
 def kept(redis: Redis, namespace: str = "default") -> Kept:
@@ -47,8 +53,10 @@ def kept(redis: Redis, namespace: str = "default") -> Kept:
     found = Kept()
     for stream in STREAMS:
         for fields in _entries(redis, f"forerun:{namespace}:{stream}"):
-            found.dropped += int(fields.get(b"dropped", 0))
-            found.doubles += not _add(found, stream, fields[b"record"])
+            record = fields[b"record"]
+            if told := int(fields.get(b"dropped", 0)):
+                found.dropped[record] = told
+            found.doubles += not _add(found, stream, record)
     return found
 
 

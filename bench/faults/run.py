@@ -208,7 +208,7 @@ async def measure_faults(
     tally = suite.tally
     for problem in (*tally.differences, *tally.failures, *tally.leaks, *tally.unwhole, *tally.unstruck):
         PEOPLE.print(Text(problem, style="red"))
-    return _figures(tally, records, waiting + abs(told - records.dropped), seed)
+    return _figures(tally, records, waiting + abs(told - records.num_dropped), seed)
 
 
 class Suite:
@@ -343,7 +343,7 @@ def _figures(tally: Tally, records: Kept, unclear: int, seed: int) -> tuple[Figu
         "faults.trials": (sum(tally.trials.values()), "trials"),
         "faults.requests": (tally.requests, "requests"),
         "faults.tokens": (tally.tokens, "tokens"),
-        "faults.records_dropped": (records.dropped, "records"),
+        "faults.records_dropped": (records.num_dropped, "records"),
         "faults.records_kept": (len(records.rounds) + len(records.outcomes) + len(records.decisions), "records"),
         "faults.records_twice": (records.doubles, "records"),
     }

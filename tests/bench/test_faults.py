@@ -97,7 +97,7 @@ def test_a_worker_that_is_mistold_holds_another_text(token_ids: list[int]) -> No
 
 
 def test_a_record_that_is_neither_kept_nor_dropped_is_uncounted() -> None:
-    found = Kept(rounds={("a", 0), ("a", 1)}, outcomes={"a"}, decisions={"x"}, referred={"x", "y"}, dropped=2)
+    found = Kept(rounds={("a", 0), ("a", 1)}, outcomes={"a"}, decisions={"x"}, referred={"x", "y"}, dropped={b"r": 2})
 
     assert found.uncounted(rounds=3, requests=1) == 0
     assert found.uncounted(rounds=4, requests=2) == 2

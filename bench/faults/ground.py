@@ -94,6 +94,11 @@ class RedisServer:
         """Of the process."""
         return self._process.pid
 
+    @property
+    def alive(self) -> bool:
+        """Whether it has not ended, frozen or not."""
+        return self._process.poll() is None
+
     def answers(self) -> bool:
         """Whether it does."""
         try:
@@ -112,7 +117,7 @@ class RedisServer:
 
     def begin_to_mend(self) -> None:
         """Thaw it if it is frozen, start it again if it has ended."""
-        if self._process.poll() is None:
+        if self.alive:
             self.signal(signal.SIGCONT)
         else:
             self.start()
@@ -288,6 +293,15 @@ class Ground:
         except NotWholeError:
             return await asyncio.to_thread(self.held)
         return {}
+
+    def alive(self) -> list[bool]:
+        """Of each process whether it is."""
+        return [self.redis.alive, *(process.alive for process in self.processes.values())]
+
+    def failed_forwards(self) -> int:
+        """Of all workers since they started."""
+        told = (sample for worker in self.workers.values() for sample in samples(worker.metrics_address))
+        return int(sum(sample.value for sample in told if sample.name == "forerun_engine_failed_forwards_total"))
 
     def controller_metric(self, name: str) -> float:
         """The sum of all samples of that name."""

@@ -136,6 +136,9 @@ class Tally:
         unwhole: Trials after which the fleet did not recover, in words.
         stalls_s: By kind, of each fault the longest that a caller then waited for the next token.
         whole_s: By kind, from when each fault was undone until all was as before.
+        trials: By kind.
+        deaths: Processes that had ended when a fault was undone.
+        failed_forwards: Of workers, for want of memory.
         requests: Asked, those for the expected answers among them.
         rounds: Of answers.
         tokens: Of answers.
@@ -149,6 +152,8 @@ class Tally:
     stalls_s: dict[Kind, list[float]] = field(default_factory=dict)
     whole_s: dict[Kind, list[float]] = field(default_factory=dict)
     trials: Counter[Kind] = field(default_factory=Counter)
+    deaths: int = 0
+    failed_forwards: int = 0
     requests: int = 0
     rounds: int = 0
     tokens: int = 0
@@ -272,6 +277,7 @@ class Suite:
             self.tally.unstruck.append(f"{trial}: the step did not come")
         elif waits.seconds:
             self.tally.stalls_s.setdefault(trial.kind, []).append(max(waits.seconds))
+        self.tally.deaths += sum(not alive for alive in self._ground.alive())
         await self._ground.heal()
         try:
             took_s = await self._ground.until_whole()
@@ -312,6 +318,8 @@ class Suite:
         if not patient:
             await self._ground.end_connections()
         held = await self._ground.until_free()
+        if kind is Kind.MEMORY:
+            self.tally.failed_forwards += await asyncio.to_thread(self._ground.failed_forwards)
         self.tally.leaks += [f"after {kind.value}: {what} is {value:g}" for what, value in held.items()]
         await self._ground.end_connections()
         with suppress(NotWholeError):  # that was told above
@@ -341,6 +349,8 @@ def _figures(tally: Tally, records: Kept, unclear: int, seed: int) -> tuple[Figu
     }
     informing = {
         "faults.trials": (sum(tally.trials.values()), "trials"),
+        "faults.deaths": (tally.deaths, "processes"),
+        "faults.failed_forwards": (tally.failed_forwards, "forwards"),
         "faults.requests": (tally.requests, "requests"),
         "faults.tokens": (tally.tokens, "tokens"),
         "faults.records_dropped": (records.num_dropped, "records"),

@@ -18,8 +18,15 @@ from speculation.v1 import common_pb2, verify_pb2
 MUST_BE_NONE = ("differences", "leaks", "uncounted", "failures", "unrecovered", "unstruck")
 
 
-def test_no_kind_of_fault_changes_a_text_or_leaves_anything_behind() -> None:
-    kinds = possible_kinds()
+SOON_OVER = (Kind.KILL, Kind.CORRUPT, Kind.STALE, Kind.DISK_FULL, Kind.MEMORY)
+"""Nobody waits for anything there."""
+
+
+@pytest.mark.parametrize(
+    "kinds", [pytest.param(SOON_OVER, id="soon over"), pytest.param(None, id="all", marks=pytest.mark.slow)]
+)
+def test_no_fault_changes_a_text_or_leaves_anything_behind(kinds: tuple[Kind, ...] | None) -> None:
+    kinds = kinds or possible_kinds()
     plan = trials(len(kinds), seed=7, kinds=kinds)
 
     figures = asyncio.run(

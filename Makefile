@@ -5,7 +5,7 @@ STAMP = $(VENV)/.installed
 LLAMA = .forerun/llama.cpp
 LLAMA_SERVER_BUILT = $(LLAMA)/build/bin/llama-server
 
-.PHONY: setup check test test-slow test-gpu mutants demo up protos bench bench-gpu llama-server deploy-check locks \
+.PHONY: setup check test test-slow test-gpu mutants demo up protos faults soak bench bench-gpu llama-server deploy-check locks \
 	chromium page-assets page-screenshots
 
 setup: $(STAMP)  ## install everything into .venv
@@ -27,6 +27,10 @@ up: setup  ## the whole fleet on this machine, until Ctrl-C
 	$(RUN)forerun up $(ARGS)
 protos: setup  ## generate the Python code of the protocol
 	$(RUN)python -m grpc_tools.protoc -I protos --python_out=. --pyi_out=. --grpc_python_out=. protos/speculation/v1/*.proto
+faults: setup  ## break a fleet in twelve ways at every step of a round: a quarter of an hour
+	$(RUN)forerun bench faults $(ARGS)
+soak: setup  ## watch a fleet under mixed requests while workers die and return: half an hour
+	$(RUN)forerun bench soak --minutes 30 $(ARGS)
 bench: setup  ## the measurements behind the README's numbers
 	$(RUN)forerun bench exactness && $(RUN)forerun bench speed && $(RUN)forerun bench overhead
 bench-gpu: setup  ## what needs a CUDA device

@@ -61,6 +61,7 @@ async def bench_fleet(
     router: RouterSettings = WITHOUT_SCORING,
     redis: RedisSettings = EMBEDDED_REDIS,
     admission: AdmissionSettings | None = None,
+    verify_workers: int = 1,
 ) -> AsyncIterator[Bench]:
     """A fleet while the body runs; its logs stay behind only if it fails.
 
@@ -73,12 +74,14 @@ async def bench_fleet(
         router: Settings of the router.
         redis: Of its log.
         admission: Who waits, and for how long.
+        verify_workers: Processes that serve the target.
     """
     folder = Path(tempfile.mkdtemp(prefix="forerun-bench-"))
     dtype = dtype or dtype_of(profile)
     settings = FleetSettings(
         target=target_of(profile),
         drafters=dict(drafters),
+        verify_workers=verify_workers,
         listen=FREE_PORT,
         router=router,
         redis=redis,

@@ -8,10 +8,11 @@ from typing import Any
 from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
-from redis.exceptions import OutOfMemoryError, RedisError
+from redis.exceptions import OutOfMemoryError
 
 from controller.snapshot import written_key
 from speculation.cancellation import heed_cancellation
+from speculation.redis_failures import REDIS_FAILURES
 
 logger = logging.getLogger(__name__)
 
@@ -41,7 +42,8 @@ class EventLog:
     """A bounded queue, and one writer that empties it.
 
     What does not fit is dropped and counted. The count itself is logged: the next entry that is written carries it in
-    the field `dropped`.
+    the field `dropped`. Entries that may not have arrived are written again; of a record that is there twice the later
+    count includes the earlier.
 
     Attributes:
         url: Of Redis, without its password.
@@ -119,7 +121,7 @@ class EventLog:
         try:
             async with asyncio.timeout(2 * REDIS_TIMEOUT_S):
                 await self._send_or_make_room(trip, dropped)
-        except (RedisError, OSError, TimeoutError) as error:
+        except REDIS_FAILURES as error:
             self._note(connected=False, why=str(error))
             return False
         for _ in trip:

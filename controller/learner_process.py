@@ -13,8 +13,6 @@ import sys
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 
-from redis.exceptions import RedisError
-
 from controller.event_log import redis_client
 from controller.learner import Learner
 from controller.snapshot import Keys
@@ -22,6 +20,7 @@ from router_models.catalogue import all_policies
 from router_models.policy import LearningPolicy
 from speculation.errors import InvalidModelStateError
 from speculation.logs import log_to_stderr
+from speculation.redis_failures import REDIS_FAILURES
 from speculation.tree import TreeShape
 
 logger = logging.getLogger(__name__)
@@ -146,14 +145,14 @@ async def learn(lessons: Lessons, *, until: "asyncio.Future[bytes]") -> None:
             before, known = leads, problem
             try:
                 leads, problem = await learner.step(longest_s=lessons.interval_s), ""
-            except (RedisError, OSError, TimeoutError, InvalidModelStateError) as error:
+            except (*REDIS_FAILURES, InvalidModelStateError) as error:
                 leads, problem = False, str(error)
             if problem and problem != known:
                 logger.warning("nothing can be learnt", extra={"policy": lessons.policy, "problem": problem})
             if leads is not before:
                 os.write(sys.stdout.fileno(), LEADS if leads else FOLLOWS)
             await asyncio.wait((until,), timeout=lessons.interval_s)
-        with suppress(RedisError, OSError, TimeoutError):  # then the lease lapses
+        with suppress(*REDIS_FAILURES):  # then the lease lapses
             await learner.close()
 
 

@@ -87,11 +87,15 @@ class _Tally:
 async def _written(entries: AsyncIterator[Entry], stream: str, rows: RowWriter, tally: _Tally, step: Step) -> Part:
     part = Part()
     known: Recent[str, bytes] = Recent(REMEMBERED_RECORDS)
+    dropped: dict[bytes, int] = {}
     async for entry in entries:
         step()
         row = _row(stream, entry)
         event_id, record = row.get("event_id"), row[RECORD.name]
-        part = replace(part, dropped=part.dropped + int(entry[1].get(b"dropped", 0)))
+        if told := int(entry[1].get(b"dropped", 0)):
+            dropped[record] = (
+                told  # written twice, a record tells the second time what it told the first time, and more
+            )
         if event_id is not None and known.get(event_id) == record:
             part = replace(part, written_twice=part.written_twice + 1)
             continue
@@ -101,7 +105,7 @@ async def _written(entries: AsyncIterator[Entry], stream: str, rows: RowWriter, 
         tally.add(row)
         entry_id = row[ENTRY_ID.name]
         part = replace(part, rows=part.rows + 1, first_id=part.first_id or entry_id, last_id=entry_id)
-    return part
+    return replace(part, dropped=sum(dropped.values()))
 
 
 def _row(stream: str, entry: Entry) -> Row:

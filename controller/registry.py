@@ -3,14 +3,13 @@
 import asyncio
 import logging
 from collections.abc import Callable, Sequence
-from time import time
-
-from redis.exceptions import RedisError
+from time import monotonic
 
 from controller.event_log import redis_client
 from controller.fleet import WorkerFleet
 from controller.worker_client import Role, announcements_from_hash
 from speculation.cancellation import heed_cancellation
+from speculation.redis_failures import REDIS_FAILURES
 
 logger = logging.getLogger(__name__)
 
@@ -20,7 +19,9 @@ LOOK_INTERVAL_S = 1.0
 class Registry:
     """Keeps a fleet's list of workers at what configuration and registry say together.
 
-    While Redis is away the last list stands: whether its workers live is seen by asking them.
+    A worker is in it for as long as its entry keeps changing. How old an entry is, by the worker's clock and ours, does
+    not count: either clock may be wrong, or be set, and all workers would be gone at once. While Redis is away the last
+    list stands: whether its workers live is seen by asking them.
     """
 
     def __init__(
@@ -30,7 +31,7 @@ class Registry:
         namespace: str,
         fleet: WorkerFleet,
         configured: Sequence[tuple[str, Role]],
-        now: Callable[[], float] = time,
+        now: Callable[[], float] = monotonic,
     ) -> None:
         self._redis = redis_client(url)
         self._key = f"forerun:{namespace}:workers"
@@ -38,6 +39,7 @@ class Registry:
         self._configured = tuple(configured)
         self._announced: tuple[tuple[str, Role], ...] = ()
         self._now = now
+        self._renewed: dict[str, tuple[int, float]] = {}
         self._listed: tuple[tuple[str, Role], ...] = self._configured
 
     async def run(self) -> None:
@@ -48,7 +50,7 @@ class Registry:
                 try:
                     await self.look()
                     reached = True
-                except (RedisError, OSError, TimeoutError) as error:
+                except REDIS_FAILURES as error:
                     if reached:
                         logger.warning("worker registry out of reach", extra={"problem": str(error)})
                     reached = False
@@ -69,9 +71,17 @@ class Registry:
     async def look(self) -> None:
         """Read the registry once."""
         entries = announcements_from_hash(await self._redis.hgetall(self._key))
-        now_ms = self._now() * 1000
-        alive = (entry for entry in entries if now_ms - entry.heartbeat_ms <= entry.ttl_ms)
-        self._announced = tuple((entry.address, entry.role) for entry in alive)
+        now_s, known = self._now(), self._renewed
+        self._renewed = {}
+        for entry in entries:
+            heartbeat_ms, since_s = known.get(entry.address, (None, now_s))
+            renewed_s = since_s if heartbeat_ms == entry.heartbeat_ms else now_s
+            self._renewed[entry.address] = (entry.heartbeat_ms, renewed_s)
+        self._announced = tuple(
+            (entry.address, entry.role)
+            for entry in entries
+            if 1000 * (now_s - self._renewed[entry.address][1]) <= entry.ttl_ms
+        )
         self._list()
 
     def _list(self) -> None:

@@ -58,6 +58,11 @@ class Sequence:
         return len(self.token_ids)
 
     @property
+    def prefix_hash(self) -> int:
+        """Over all its tokens."""
+        return self._hashes[-1]
+
+    @property
     def num_emitted(self) -> int:
         """Tokens of the answer so far."""
         return len(self) - self.prompt_length

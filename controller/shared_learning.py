@@ -6,7 +6,6 @@ from collections.abc import Callable, Mapping
 from typing import Protocol
 
 from redis.asyncio import Redis
-from redis.exceptions import RedisError
 
 from controller.event_log import redis_client
 from controller.experience import LESSON_OF
@@ -14,6 +13,7 @@ from controller.snapshot import Keys, Place, Snapshot, read_snapshot, shared_key
 from router_models.policy import LearningPolicy, Policy
 from speculation.cancellation import heed_cancellation
 from speculation.errors import InvalidModelStateError, UnknownNameError
+from speculation.redis_failures import REDIS_FAILURES
 
 logger = logging.getLogger(__name__)
 
@@ -104,7 +104,7 @@ class SharedLearning:
             await self._change()
             self._lead(await self._learner.step())
             await self._follow()
-        except (RedisError, OSError, TimeoutError, InvalidModelStateError) as error:
+        except (*REDIS_FAILURES, InvalidModelStateError) as error:
             self._go_alone(str(error))
 
     async def _change(self) -> None:
@@ -131,7 +131,7 @@ class SharedLearning:
         """Records in the log that the snapshot we serve by knows nothing of yet; None if Redis does not say."""
         try:
             written = await self._redis.hmget(self._keys.written, list(LESSON_OF))
-        except (RedisError, OSError, TimeoutError):
+        except REDIS_FAILURES:
             return None
         places = self.snapshot.places if self.snapshot is not None else {}
         behind = (
@@ -169,7 +169,7 @@ class SharedLearning:
         """Let another controller learn, and drop the connection."""
         try:
             await self._learner.close()
-        except (RedisError, OSError, TimeoutError):
+        except REDIS_FAILURES:
             pass  # then the lease lapses
         finally:
             await self._redis.aclose()

@@ -8,6 +8,7 @@ import asyncio
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from enum import Enum
+from math import inf
 from typing import Any, Generic, NoReturn, Protocol, TypeVar
 
 import grpc
@@ -26,12 +27,12 @@ from speculation.errors import (
     InvalidTreeError,
     WorkerUnavailableError,
 )
-from speculation.prefix import Context
+from speculation.prefix import Context, extend_hash
 from speculation.profile import ForwardProfile
 from speculation.rpc import error_of, status_to_errors
 from speculation.sampling import SamplingParameters
 from speculation.tls import Certificates, Pem, channel_credentials
-from speculation.tree import TokenTree, TreeShape
+from speculation.tree import ROOT, TokenTree, TreeShape
 from speculation.v1 import common_pb2, draft_pb2, draft_pb2_grpc, verify_pb2, verify_pb2_grpc
 from speculation.verdict import Verdict, WorkerTimings
 from speculation.wire import (
@@ -53,6 +54,9 @@ TOKENS_PER_MESSAGE = 16_384
 MOST_REPEATS = 4
 """A worker that asks for context this often within one exchange cannot hold it."""
 
+ROUNDING = 1e-3
+"""By which a probability may be above 1, and the logarithm of one above 0."""
+
 _LOSSES = (grpc.aio.AioRpcError, asyncio.InvalidStateError, asyncio.CancelledError)
 
 END_OF_STREAM: Any = vars(grpc.aio)["EOF"]  # the type stubs do not list it
@@ -62,10 +66,14 @@ CHANNEL_OPTIONS = (
     ("grpc.max_send_message_length", 16 << 20),
     ("grpc.keepalive_time_ms", 20_000),
     ("grpc.keepalive_timeout_ms", 10_000),
+    # Without it gRPC waits a minute for the answer to a ping, whatever the line above says.
+    ("grpc.http2.ping_timeout_ms", 10_000),
     # A restarted worker is found within a second; the default would wait up to two minutes.
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.min_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", 1_000),
+    # A connection made anew is another one than that which does not answer.
+    ("grpc.use_local_subchannel_pool", 1),
     # Workers are neighbours: a proxy configured for the internet must not come between.
     ("grpc.enable_http_proxy", 0),
 )
@@ -232,7 +240,8 @@ class _Connection:
 
 class WorkerClient:
     """The way to one worker. It follows the controller's certificates: new sessions are opened by those in force when
-    `check` was last called, and those that run end on the connection they began on."""
+    `check` was last called, and those that run end on the connection they began on. A connection on which a `check` was
+    not answered is followed by another one."""
 
     def __init__(self, address: str, role: Role, tls: WorkerTls | None = None) -> None:
         self.address = address
@@ -240,6 +249,7 @@ class WorkerClient:
         self._tls = tls
         self._now = self._connect()
         self._former: list[_Connection] = []
+        self._silent = False
 
     @property
     def channel(self) -> grpc.aio.Channel:
@@ -270,16 +280,23 @@ class WorkerClient:
             DrainingError: It says that it is not.
             WorkerUnavailableError: It says nothing.
         """
-        await self._follow_certificates()
+        await self._renew()
         with status_to_errors(self.address):
-            reply = await self._now.health.Check(health_pb2.HealthCheckRequest(), timeout=timeout_s)
+            try:
+                reply = await self._now.health.Check(health_pb2.HealthCheckRequest(), timeout=timeout_s)
+            except grpc.aio.AioRpcError as error:
+                self._silent = error.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+                raise
         if reply.status != health_pb2.HealthCheckResponse.SERVING:
             raise DrainingError(f"{self.address} says that it is not serving")
 
-    async def _follow_certificates(self) -> None:
-        if self._tls is not None and self._tls.certificates.current() is not self._now.pem:
+    async def _renew(self) -> None:
+        """Connect anew where certificates have changed, or where nothing is heard: the other end may not know of this
+        connection any more, and TCP would tell neither of us."""
+        changed = self._tls is not None and self._tls.certificates.current() is not self._now.pem
+        if changed or self._silent:
             self._former.append(self._now)
-            self._now = self._connect()
+            self._now, self._silent = self._connect(), False
         unused = [connection for connection in self._former if not connection.calls]
         self._former = [connection for connection in self._former if connection.calls]
         for connection in unused:
@@ -407,6 +424,8 @@ class WorkerStream(Generic[RequestT, ReplyT]):
             self._lose(error)
         if reply is END_OF_STREAM:
             raise WorkerUnavailableError(f"{self.address} ended the session")
+        if reply is None:  # so gRPC hands on what it cannot read
+            raise WorkerUnavailableError(f"{self.address} answered with bytes that are no message of ours")
         return reply
 
     async def _last_reply(self) -> ReplyT:
@@ -487,9 +506,7 @@ class DraftStream(WorkerStream[draft_pb2.DraftRequest, draft_pb2.DraftResponse])
     async def read(self, sequence: Sequence, end: int) -> float | None:
         """Let it read the sequence up to `end`; its surprisal at the prompt, in nats per token, if it can tell."""
         reply = await self.tell(sequence, end)
-        if reply is None or not reply.extended.HasField("prompt_surprisal"):
-            return None
-        return reply.extended.prompt_surprisal
+        return None if reply is None else self._surprisal_of(reply.extended)
 
     async def propose(
         self,
@@ -520,7 +537,7 @@ class DraftStream(WorkerStream[draft_pb2.DraftRequest, draft_pb2.DraftResponse])
         proposal = reply.proposal
         return Proposal(
             tree=_tree_within(proposal.tree, shape, vocab_size=vocab_size),
-            prompt_surprisal=proposal.prompt_surprisal if proposal.HasField("prompt_surprisal") else None,
+            prompt_surprisal=self._surprisal_of(proposal),
             timings=timings_from_proto(reply.timings),
         )
 
@@ -595,6 +612,15 @@ class DraftStream(WorkerStream[draft_pb2.DraftRequest, draft_pb2.DraftResponse])
         async with self._reading:
             return await self._read()
 
+    def _surprisal_of(self, answer: draft_pb2.Proposal | draft_pb2.DraftExtended) -> float | None:
+        if not answer.HasField("prompt_surprisal"):
+            return None
+        if not 0.0 <= answer.prompt_surprisal < inf:
+            raise WorkerUnavailableError(
+                f"{self.address} is surprised by {answer.prompt_surprisal} nats, which is none"
+            )
+        return answer.prompt_surprisal
+
     def _extension(self, context: Context) -> draft_pb2.DraftRequest:
         return draft_pb2.DraftRequest(extend=draft_pb2.ExtendDraft(context=context_to_proto(context)))
 
@@ -627,14 +653,47 @@ class VerifyStream(WorkerStream[verify_pb2.VerifyRequest, verify_pb2.VerifyRespo
                 verify=verify_pb2.VerifyTree(round=round_number, context=context_to_proto(context), tree=drafted)
             ),
         )
-        verdict = verdict_from_proto(reply.verdict, timings_from_proto(reply.timings))
-        if not verdict.token_ids:
-            raise WorkerUnavailableError(f"{self.address} answered without a token")
-        self._held_length += len(verdict.token_ids)
-        return verdict
+        if problem := _problem_of(reply.verdict, sequence, tree):
+            raise WorkerUnavailableError(f"{self.address} answered with a verdict that {problem}")
+        self._held_length += len(reply.verdict.token_ids)
+        return verdict_from_proto(reply.verdict, timings_from_proto(reply.timings))
 
     def _extension(self, context: Context) -> verify_pb2.VerifyRequest:
         return verify_pb2.VerifyRequest(extend=verify_pb2.ExtendVerify(context=context_to_proto(context)))
+
+
+def _problem_of(verdict: verify_pb2.Verdict, sequence: Sequence, tree: TokenTree) -> str:
+    """Why a verdict cannot be one on that tree after that sequence, in words; empty if it can.
+
+    What a worker holds may be another text, and gRPC carries no checksum of its own: a token that is not the target's
+    must not reach a caller, nor a number that is none what policies learn from.
+    """
+    token_ids = verdict.token_ids[:]
+    if not token_ids:
+        return "has no token"
+    if verdict.prefix_hash != extend_hash(sequence.prefix_hash, token_ids):
+        return "is about another text, or was damaged on its way"
+    if not _spells(tree, verdict.accepted[:], token_ids[:-1]):
+        return "accepts other nodes than those it emits"
+    if not (len(verdict.logprobs) == len(token_ids) and all(logprob <= ROUNDING for logprob in verdict.logprobs)):
+        return "has not one log-probability for each token"
+    if len(verdict.top_logprobs) not in (0, len(token_ids)):
+        return "has not alternatives for each token"
+    if any(len(top.token_ids) != len(top.logprobs) for top in verdict.top_logprobs):
+        return "has not one log-probability for each alternative"
+    if len(verdict.node_probs) not in (0, len(tree)) or not all(0.0 <= p <= 1 + ROUNDING for p in verdict.node_probs):
+        return "has not one probability for each node"
+    return ""
+
+
+def _spells(tree: TokenTree, path: Iterable[int], token_ids: Iterable[int]) -> bool:
+    """Whether these nodes lead down the tree from its root, and are these tokens."""
+    path, parent = tuple(path), ROOT
+    for node in path:
+        if node >= len(tree) or tree.parents[node] != parent:
+            return False
+        parent = node
+    return [tree.token_ids[node] for node in path] == list(token_ids)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -97,7 +97,8 @@ async def _window(redis: Redis, streams: str, since_ms: int, most_rounds: int) -
         cut=cut,
         set_aside=dict(set_aside),
         unreadable=unreadable,
-        dropped=sum(int(fields.get(b"dropped", 0)) for fields in entries),
+        # Of a record that was written twice the later count, which includes the earlier.
+        dropped=sum({fields.get(b"record", b""): int(fields.get(b"dropped", 0)) for fields in entries}.values()),
         failed_requests=statuses[log_pb2.OUTCOME_STATUS_WORKER_ERROR] + statuses[log_pb2.OUTCOME_STATUS_DEADLINE],
         requests=statuses.total(),
     )

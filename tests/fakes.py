@@ -322,6 +322,7 @@ class FakeVerify(FakeService, verify_pb2_grpc.VerifyServiceServicer):
         for token in emitted:
             reply.verdict.top_logprobs.add(token_ids=[token], logprobs=[-0.5])
         reply.verdict.node_probs.extend([0.25] * len(tree))
+        reply.verdict.prefix_hash = extend_hash(EMPTY_PREFIX, session.tokens)
         reply.timings.total_ns = 2000
         reply.timings.batch_size = 1
 

@@ -7,10 +7,10 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 
 from redis.asyncio import Redis
-from redis.exceptions import RedisError
 
 from speculation.cancellation import heed_cancellation
 from speculation.errors import ConfigurationError
+from speculation.redis_failures import REDIS_FAILURES
 from speculation.v1 import common_pb2
 
 HEARTBEATS_PER_TTL = 3
@@ -75,7 +75,7 @@ class Registration:
         while True:
             try:
                 await self._renew()
-            except (RedisError, OSError, TimeoutError) as error:
+            except REDIS_FAILURES as error:
                 _log.warning("cannot register in Redis, next try in %.1f s: %s", retry_s, error)
                 heed_cancellation()
                 await asyncio.sleep(retry_s)
@@ -95,7 +95,7 @@ class Registration:
         await self._redis.hset(self._key, self._address, entry.SerializeToString())
 
     async def _leave(self) -> None:
-        with suppress(RedisError, OSError, TimeoutError):
+        with suppress(*REDIS_FAILURES):
             await self._redis.hdel(self._key, self._address)
-        with suppress(RedisError, OSError, TimeoutError):
+        with suppress(*REDIS_FAILURES):
             await self._redis.aclose()

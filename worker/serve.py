@@ -46,6 +46,8 @@ SERVER_OPTIONS = (
     # A controller that vanished without a word is noticed within half a minute, and its slots are freed.
     ("grpc.keepalive_time_ms", 20_000),
     ("grpc.keepalive_timeout_ms", 10_000),
+    # Without it gRPC waits a minute for the answer to a ping, whatever the line above says.
+    ("grpc.http2.ping_timeout_ms", 10_000),
     ("grpc.keepalive_permit_without_calls", 1),
     ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
     # Two workers on one port would each get some of the other's sessions.

@@ -295,14 +295,21 @@ class VerifyService(SessionService, verify_pb2_grpc.VerifyServiceServicer):
         host, session, context = self._host, stream.session, _context(message, self._host)
         tree = wire.tree_from_proto(message.tree, vocab_size=host.engine.vocab_size)
         _require_room("tree", context, tree.depth, host)
-        outcome = await host.call(session, context, self._judge(session, tree, stream.top_logprobs))
+        outcome = await host.call(session, context, self._judged(session, tree, stream.top_logprobs))
         _report(reply, outcome)
         if isinstance(outcome, Done):
-            reply.verdict.CopyFrom(wire.verdict_to_proto(outcome.result, message.round))
+            verdict, prefix_hash = outcome.result
+            reply.verdict.CopyFrom(wire.verdict_to_proto(verdict, message.round))
+            reply.verdict.prefix_hash = prefix_hash
 
     def _judge(self, session: Session, tree: TokenTree, top_logprobs: int) -> Steps[Verdict]:
         """What the target says of a tree."""
         return verify(self._engine, session, tree, top_logprobs=top_logprobs)
+
+    def _judged(self, session: Session, tree: TokenTree, top_logprobs: int) -> Steps[tuple[Verdict, int]]:
+        """The same, and the hash of what the session then holds: once this has ended, another may have its slot."""
+        verdict = yield from self._judge(session, tree, top_logprobs)
+        return verdict, session.prefix_hash
 
 
 async def _write(

@@ -80,7 +80,7 @@ class VerifyExtended(_message.Message):
     def __init__(self, held_length: _Optional[int] = ...) -> None: ...
 
 class Verdict(_message.Message):
-    __slots__ = ("round", "accepted", "token_ids", "logprobs", "top_logprobs", "node_probs", "near_ties")
+    __slots__ = ("round", "accepted", "token_ids", "logprobs", "top_logprobs", "node_probs", "near_ties", "prefix_hash")
     ROUND_FIELD_NUMBER: _ClassVar[int]
     ACCEPTED_FIELD_NUMBER: _ClassVar[int]
     TOKEN_IDS_FIELD_NUMBER: _ClassVar[int]
@@ -88,6 +88,7 @@ class Verdict(_message.Message):
     TOP_LOGPROBS_FIELD_NUMBER: _ClassVar[int]
     NODE_PROBS_FIELD_NUMBER: _ClassVar[int]
     NEAR_TIES_FIELD_NUMBER: _ClassVar[int]
+    PREFIX_HASH_FIELD_NUMBER: _ClassVar[int]
     round: int
     accepted: _containers.RepeatedScalarFieldContainer[int]
     token_ids: _containers.RepeatedScalarFieldContainer[int]
@@ -95,7 +96,8 @@ class Verdict(_message.Message):
     top_logprobs: _containers.RepeatedCompositeFieldContainer[TopLogprobs]
     node_probs: _containers.RepeatedScalarFieldContainer[float]
     near_ties: int
-    def __init__(self, round: _Optional[int] = ..., accepted: _Optional[_Iterable[int]] = ..., token_ids: _Optional[_Iterable[int]] = ..., logprobs: _Optional[_Iterable[float]] = ..., top_logprobs: _Optional[_Iterable[_Union[TopLogprobs, _Mapping]]] = ..., node_probs: _Optional[_Iterable[float]] = ..., near_ties: _Optional[int] = ...) -> None: ...
+    prefix_hash: int
+    def __init__(self, round: _Optional[int] = ..., accepted: _Optional[_Iterable[int]] = ..., token_ids: _Optional[_Iterable[int]] = ..., logprobs: _Optional[_Iterable[float]] = ..., top_logprobs: _Optional[_Iterable[_Union[TopLogprobs, _Mapping]]] = ..., node_probs: _Optional[_Iterable[float]] = ..., near_ties: _Optional[int] = ..., prefix_hash: _Optional[int] = ...) -> None: ...
 
 class TopLogprobs(_message.Message):
     __slots__ = ("token_ids", "logprobs")

@@ -199,7 +199,7 @@ def test_workers_that_announce_themselves_join_and_those_that_fall_silent_leave(
                 entry = common_pb2.WorkerRegistration(
                     address=worker.address,
                     worker=worker.worker.description,
-                    heartbeat_ms=int(now * 1000),
+                    heartbeat_ms=7,
                     ttl_ms=5000,
                 )
                 await redis.hset("forerun:ns:workers", worker.address, entry.SerializeToString())
@@ -213,6 +213,30 @@ def test_workers_that_announce_themselves_join_and_those_that_fall_silent_leave(
             assert joined == {(started[0].address, Role.VERIFY), (started[1].address, Role.DRAFT)}
             assert fleet.workers == ()
             await redis.aclose()
+            await registry.close()
+
+    run(scenario())
+
+
+def test_what_time_it_is_for_a_worker_does_not_matter(tmp_path: Path) -> None:
+    """An hour ago, an hour to come, and back again: it is there for as long as it renews its entry."""
+
+    async def scenario() -> None:
+        async with embedded_redis(f"embedded://{tmp_path}/r") as url, Redis.from_url(url) as redis:
+            now = 0.0
+            fleet = WorkerFleet(IDENTITY, QUICK_FLEET)
+            registry = Registry(url, namespace="ns", fleet=fleet, configured=(), now=lambda: now)
+            listed = []
+            for heartbeat_ms in (1, 7_200_000, 3_600_000, 2):
+                entry = common_pb2.WorkerRegistration(
+                    address="127.0.0.1:9", worker=VERIFY, heartbeat_ms=heartbeat_ms, ttl_ms=5000
+                )
+                await redis.hset("forerun:ns:workers", "127.0.0.1:9", entry.SerializeToString())
+                await registry.look()
+                listed.append([worker.address for worker in fleet.workers])
+                now += 4
+
+            assert listed == [["127.0.0.1:9"]] * 4
             await registry.close()
 
     run(scenario())

@@ -1,19 +1,10 @@
 """A real fleet of real processes, each of which a test may kill, freeze or thaw."""
 
-import json
-import multiprocessing
-import os
-import runpy
-import signal
-import socket
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from multiprocessing.connection import Connection
-from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from typing import Any
 
@@ -22,104 +13,24 @@ import redis
 import yaml
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from bench.forked import FORKS, STDERR, Process, begin, free_address
 from controller.embedded_redis import server_binary
 from speculation.v1 import router_pb2, router_pb2_grpc
 from zoo.catalog import model_folder
 
-START_S = 240.0
-STDOUT, STDERR = 1, 2
-
-FORKS = multiprocessing.get_context("forkserver")
 FORKS.set_forkserver_preload(["pytest", "controller.serve", "worker.serve"])
-"""A process of ours begins as a copy of one that has loaded torch and transformers: loading them takes ten seconds of
-computing, for each. That `python -m worker` and `python -m controller` work without it is for other tests to show."""
-
-
-@dataclass
-class Process:
-    """A process of ours and where it listens."""
-
-    name: str
-    command: tuple[str, ...]
-    address: str = ""
-
-    def __post_init__(self) -> None:
-        self.start()
-
-    def start(self) -> None:
-        """Start it."""
-        self._process, self._said = _begin(self.command, STDOUT)
-
-    def await_ready(self) -> None:
-        """Read the line that a process prints once it can be called."""
-        assert self._said.poll(START_S), f"{self.name} did not start in time"
-        line = os.read(self._said.fileno(), 10_000)
-        assert line, f"{self.name} did not start"
-        self.address = json.loads(line)["address"]
-
-    def begin_to_mend(self) -> bool:
-        """Thaw it if it is frozen, start it again if it has ended; whether it is to be waited for."""
-        if self._process.is_alive():
-            self.signal(signal.SIGCONT)
-            return False
-        self.end()
-        self.start()
-        return True
-
-    def signal(self, number: int) -> None:
-        """Send it a signal."""
-        assert self._process.pid is not None
-        os.kill(self._process.pid, number)
-
-    def kill(self) -> None:
-        """End it without a chance to do anything more."""
-        self._process.kill()
-        self.wait(10)
-
-    def wait(self, within_s: float) -> int:
-        """Its exit status, once it has ended."""
-        self._process.join(within_s)
-        assert self._process.exitcode is not None, f"{self.name} did not end in time"
-        return self._process.exitcode
-
-    def end(self) -> None:
-        """End it for good, frozen or not."""
-        self.kill()
-        self._said.close()
+"""That `python -m worker` and `python -m controller` work without it is for other tests to show."""
 
 
 def failed_start(*command: str) -> str:
     """What a program says on stderr that cannot start; its exit status must be 1."""
-    process, said = _begin(command, STDERR)
+    process, said = begin(command, STDERR)
     with open(said.fileno(), closefd=False) as stderr:
         lines = stderr.read()
     process.join(10)
     said.close()
     assert process.exitcode == 1
     return lines
-
-
-def _begin(command: Sequence[str], stream: int) -> tuple[ForkServerProcess, Connection]:
-    """A process that does what `python -m COMMAND` does, and where to read what it writes to that stream."""
-    said, written = FORKS.Pipe(duplex=False)
-    process = FORKS.Process(target=_become, args=(command, stream, written), daemon=True)
-    process.start()
-    written.close()
-    return process, said
-
-
-def _become(command: Sequence[str], stream: int, written: Connection) -> None:
-    for descriptor in (STDOUT, STDERR):
-        os.dup2(written.fileno() if descriptor == stream else os.open(os.devnull, os.O_WRONLY), descriptor)
-    written.close()
-    sys.argv = list(command)
-    runpy.run_module(command[0], run_name="__main__", alter_sys=True)
-
-
-def free_address() -> str:
-    """An address nobody listens on, so that a process started again is found where it was."""
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        return f"127.0.0.1:{free.getsockname()[1]}"
 
 
 def worker(role: str, model: str, *, slots: int = 8, least_idle_s: float = 0.0) -> Process:

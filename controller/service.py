@@ -45,6 +45,9 @@ LONGEST_LABEL = 64
 FOREVER_S = 1e8
 """gRPC reports a call without a deadline as one that ends in centuries."""
 
+_CALLER_LEFT = (TimeoutError, asyncio.CancelledError, grpc.aio.InternalError)
+"""The last one is what writing to a call that is over comes to, where its cancellation is not here yet."""
+
 CallContext = grpc.aio.ServicerContext[Any, Any]
 Write = Callable[[generation_pb2.GenerateResponse], Awaitable[None]]
 
@@ -422,7 +425,7 @@ def _ending(
     try:
         yield
         outcome = Outcome.OK
-    except (TimeoutError, asyncio.CancelledError, _UnreadError):
+    except (*_CALLER_LEFT, _UnreadError):
         late = asyncio.get_running_loop().time() >= deadline
         outcome = Outcome.DEADLINE if late else Outcome.CANCELLED
         raise

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any
 
+import grpc
 from opentelemetry.context import Context
 from opentelemetry.trace import Link, Span, SpanKind, Status, StatusCode, Tracer, format_trace_id, set_span_in_context
 from opentelemetry.trace import get_current_span as span_in
@@ -97,7 +98,8 @@ def error_type(error: BaseException) -> str:
         if isinstance(before, TimeoutError):
             return "timeout"
         before = before.__context__
-    return CANCELLED if isinstance(error, asyncio.CancelledError) else type(error).__name__
+    # gRPC's internal error is what telling a caller who has left comes to, where his cancellation is not here yet.
+    return CANCELLED if isinstance(error, asyncio.CancelledError | grpc.aio.InternalError) else type(error).__name__
 
 
 def span(name: str, attributes: Attributes | None = None) -> AbstractContextManager[Span | None]:

@@ -61,6 +61,8 @@ async def bench_fleet(
     router: RouterSettings = WITHOUT_SCORING,
     redis: RedisSettings = EMBEDDED_REDIS,
     verify_workers: int = 1,
+    slots: int = 16,
+    max_length: int = 1024,
 ) -> AsyncIterator[Bench]:
     """A fleet while the body runs; its logs stay behind only if it fails.
 
@@ -73,6 +75,8 @@ async def bench_fleet(
         router: Settings of the router.
         redis: Of its log.
         verify_workers: Processes that serve the target.
+        slots: Sessions each worker holds at once.
+        max_length: Most tokens of a session.
     """
     folder = Path(tempfile.mkdtemp(prefix="forerun-bench-"))
     dtype = dtype or dtype_of(profile)
@@ -80,6 +84,8 @@ async def bench_fleet(
         target=target_of(profile),
         drafters=dict(drafters),
         verify_workers=verify_workers,
+        slots=slots,
+        max_length=max_length,
         listen=FREE_PORT,
         router=router,
         redis=redis,

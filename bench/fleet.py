@@ -62,6 +62,8 @@ async def bench_fleet(
     redis: RedisSettings = EMBEDDED_REDIS,
     admission: AdmissionSettings | None = None,
     verify_workers: int = 1,
+    slots: int = 16,
+    max_length: int = 1024,
 ) -> AsyncIterator[Bench]:
     """A fleet while the body runs; its logs stay behind only if it fails.
 
@@ -75,6 +77,8 @@ async def bench_fleet(
         redis: Of its log.
         admission: Who waits, and for how long.
         verify_workers: Processes that serve the target.
+        slots: Sessions each worker holds at once.
+        max_length: Most tokens of a session.
     """
     folder = Path(tempfile.mkdtemp(prefix="forerun-bench-"))
     dtype = dtype or dtype_of(profile)
@@ -82,6 +86,8 @@ async def bench_fleet(
         target=target_of(profile),
         drafters=dict(drafters),
         verify_workers=verify_workers,
+        slots=slots,
+        max_length=max_length,
         listen=FREE_PORT,
         router=router,
         redis=redis,

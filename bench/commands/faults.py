@@ -69,7 +69,7 @@ def soak(
     from functools import partial
 
     from bench.load.memory import LOGGED_BRIEFLY, SERVING
-    from bench.soak import measure_soak
+    from bench.soak import SMALL_CACHE, measure_soak
     from forerun.local_fleet import ZOO_DRAFTERS
 
     figures = report_fleet(
@@ -81,7 +81,7 @@ def soak(
         seed=seed,
         as_json=as_json,
         output=output,
-        fleet={"router": SERVING, "redis": LOGGED_BRIEFLY, "verify_workers": 2},
+        fleet={"router": SERVING, "redis": LOGGED_BRIEFLY, "verify_workers": 2, **SMALL_CACHE},
     )
     if any(figure.reached is False for figure in figures):
         raise typer.Exit(FAILURE)

@@ -9,6 +9,7 @@ import signal
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -236,7 +237,7 @@ async def running(
         obey(settings)
         configuration = Configuration(settings, file, apply=obey)
         acts = Acts()
-        models = ModelService(await _store_of(settings, url, steering, stack), acts)
+        models = ModelService(_store_of(settings, url, steering, stack), acts)
         router = RouterService(
             fleet=fleet,
             steering=steering,
@@ -423,17 +424,20 @@ def _learner_of(settings: Settings, url: str, namespace: str) -> Callable[[Redis
     )
 
 
-async def _store_of(settings: Settings, url: str, steering: Steering, stack: AsyncExitStack) -> StoreOf | None:
+def _store_of(settings: Settings, url: str, steering: Steering, stack: AsyncExitStack) -> StoreOf | None:
     """Finds the versions of a policy; None where nothing keeps them."""
     if settings.redis is None:
         return None
     namespace, redis = settings.redis.namespace, redis_client(url)
     stack.push_async_callback(redis.aclose)
 
+    @cache
+    def store(policy: str) -> ModelStore:
+        return ModelStore(redis, namespace=namespace, make_policy=lambda: learner_named(policy, _policies(settings)))
+
     def store_of(name: str) -> ModelStore:
         shared = policy_to_share(steering.policies, steering.policy)
-        policy = name or (shared.name if shared is not None else "")
-        return ModelStore(redis, namespace=namespace, make_policy=lambda: learner_named(policy, _policies(settings)))
+        return store(name or (shared.name if shared is not None else ""))
 
     return store_of
 

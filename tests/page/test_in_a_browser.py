@@ -46,6 +46,8 @@ def visit(browser: Browser, seen: Seen, **options: Any) -> Iterator[Page]:
         page.on("pageerror", lambda error: wrong.append(str(error)))
         page.on("console", lambda message: wrong.append(message.text) if message.type == "error" else None)
         page.on("request", lambda request: asked.append(request.url))
+        # It runs as any clock does, and can be put forward: every timer of the page is then one of ours.
+        page.clock.install()
         page.goto("/")
         yield page
         assert not [text for text in wrong if "status of 40" not in text], "but refusals, which the browser notes, too"
@@ -85,12 +87,10 @@ def test_nobody_sees_anything_without_the_role(browser: Browser, seen: Seen) -> 
     with visit(browser, seen) as page:
         expect(page.get_by_role("heading", name="Who are you?")).to_be_visible()
         expect(page.get_by_label("Token")).to_be_focused()
-        page.clock.install()
         asked: list[str] = []
         page.on("request", lambda request: asked.append(request.url))
         page.clock.run_for(10_000)
         assert not asked, "no refusals are counted while somebody looks for a token"
-        page.clock.resume()
         for token, why in (("forerun_wrong", "not known"), (seen.caller, "role is call"), (seen.operator, "")):
             expect(page.get_by_role("navigation")).to_be_hidden()
             expect(page.get_by_role("button", name="kill switch")).to_be_hidden()
@@ -116,7 +116,6 @@ def test_traffic_is_shown_as_it_comes_until_it_is_paused(page: Page, seen: Seen)
     pause = page.get_by_role("button", name="Pause")
     pause.click()
     expect(pause).to_have_attribute("aria-pressed", "true")
-    page.clock.install()
     asked: list[str] = []
     page.on("request", lambda request: asked.append(request.url))
     seen.answer()

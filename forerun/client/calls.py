@@ -14,8 +14,9 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from forerun.client.connection import Connection
 from forerun.client.generation import Delta, Generation, RoundReport, ServedModel
 from forerun.client.messages import Answer, GenerateOptions, models_of, request_of
+from forerun.client.retries import USUAL, Retries, Retry, with_jitter
 from speculation.errors import ForerunError, WorkerUnavailableError
-from speculation.rpc import error_of, retry_after_s, status_to_errors
+from speculation.rpc import error_of, status_to_errors
 from speculation.v1 import generation_pb2, generation_pb2_grpc
 
 DEFAULT_TIMEOUT_S = 120.0
@@ -44,37 +45,11 @@ class DeadlineExceededError(ForerunError):
         self.partial_text = partial_text
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Retry:
-    """How often, and after what pauses, a call is repeated that no controller took.
-
-    Only UNAVAILABLE, and refusals that say when to call again, are retried, and only before the first delta: afterwards
-    the caller has seen text of an unknown seed. A pause is never shorter than what the refusal asked for; if that is
-    later than the deadline, the refusal is raised at once.
-
-    Attributes:
-        attempts: Most calls in all.
-        first_pause_s: Before the second call, in seconds.
-        factor: By which every further pause is longer.
-        refusals: Whether refusals are waited out at all; without it they are raised for the caller to wait.
-    """
-
-    attempts: int = 4
-    first_pause_s: float = 0.1
-    factor: float = 3.0
-    refusals: bool = True
-
-    def pauses(self) -> Iterator[float]:
-        """Seconds before each repetition."""
-        for attempt in range(self.attempts - 1):
-            yield self.first_pause_s * self.factor**attempt
-
-
 class _Call:
     """One request in progress: what both kinds of stream know and decide alike."""
 
     def __init__(
-        self, connection: Connection, prompt: str | None, options: GenerateOptions, timeout_s: float, retry: Retry
+        self, connection: Connection, prompt: str | None, options: GenerateOptions, timeout_s: float, retries: Retries
     ) -> None:
         self.request = request_of(prompt, options)
         self.answer = Answer()
@@ -82,7 +57,7 @@ class _Call:
         self.timeout_s = options.get("timeout_s", timeout_s)
         self.metadata = (*connection.metadata, *options.get("metadata", {}).items())
         self._ends = time.monotonic() + self.timeout_s
-        self._pauses, self._waits_out_refusals = retry.pauses(), retry.refusals
+        self._retries, self._pauses = retries, retries.retry.pauses()
 
     @property
     def remaining_s(self) -> float:
@@ -94,12 +69,16 @@ class _Call:
         code = error.code() if hasattr(error, "code") else grpc.StatusCode.UNKNOWN
         if code is grpc.StatusCode.DEADLINE_EXCEEDED:
             raise DeadlineExceededError(self.address, self.timeout_s, self.answer.text) from error
-        asked_for_s = retry_after_s(error) if self._waits_out_refusals else None
-        if not self.answer.deltas and (code is grpc.StatusCode.UNAVAILABLE or asked_for_s is not None):
-            pause = next(self._pauses, None)
-            if pause is not None and (pause := max(pause, asked_for_s or 0.0)) < self.remaining_s:
-                return pause
+        asked_s = self._retries.asked_pause_s(error, self.address)
+        if asked_s is not None and not self.answer.deltas and (pause_s := next(self._pauses, None)) is not None:
+            pause_s = with_jitter(max(pause_s, asked_s))
+            if pause_s < self.remaining_s:
+                return pause_s
         raise error_of(error, self.address) from error
+
+    def complete(self) -> None:
+        """The stream has ended well."""
+        self._retries.answered()
 
     @property
     def generation(self) -> Generation:
@@ -163,6 +142,7 @@ class Stream(_StreamBase, Iterator[Delta]):
                 for response in responses:
                     if (delta := self._call.answer.fold(response)) is not None:
                         yield delta
+                self._call.complete()
                 return
             except grpc.RpcError as error:
                 time.sleep(self._call.pause_after(error))
@@ -200,6 +180,7 @@ class AsyncStream(_StreamBase, AsyncIterator[Delta]):
                 async for response in responses:
                     if (delta := self._call.answer.fold(response)) is not None:
                         yield delta
+                self._call.complete()
                 return
             except grpc.RpcError as error:
                 await asyncio.sleep(self._call.pause_after(error))
@@ -210,11 +191,11 @@ class AsyncStream(_StreamBase, AsyncIterator[Delta]):
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Settings:
     connection: Connection
-    timeout_s: float = DEFAULT_TIMEOUT_S
-    retry: Retry = Retry()
+    timeout_s: float
+    retries: Retries
 
     def call(self, prompt: str | None, options: GenerateOptions) -> _Call:
-        return _Call(self.connection, prompt, options, self.timeout_s, self.retry)
+        return _Call(self.connection, prompt, options, self.timeout_s, self.retries)
 
     def metadata(self, more: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
         return (*self.connection.metadata, *more.items())
@@ -250,13 +231,13 @@ class Client:
         address: str,
         *,
         timeout_s: float = DEFAULT_TIMEOUT_S,
-        retry: Retry = Retry(),
+        retry: Retry = USUAL,
         token: str | None = None,
         ca: str | Path | None = None,
         credentials: grpc.ChannelCredentials | None = None,
     ) -> None:
         connection = Connection.to(address, token=token, ca=ca, credentials=credentials)
-        self._settings = _Settings(connection=connection, timeout_s=timeout_s, retry=retry)
+        self._settings = _Settings(connection=connection, timeout_s=timeout_s, retries=Retries(retry))
         self._channel = connection.channel(_CHANNEL_OPTIONS)
         self._stub = generation_pb2_grpc.GenerationServiceStub(self._channel)  # type: ignore[no-untyped-call]
 
@@ -331,13 +312,13 @@ class AsyncClient:
         address: str,
         *,
         timeout_s: float = DEFAULT_TIMEOUT_S,
-        retry: Retry = Retry(),
+        retry: Retry = USUAL,
         token: str | None = None,
         ca: str | Path | None = None,
         credentials: grpc.ChannelCredentials | None = None,
     ) -> None:
         connection = Connection.to(address, token=token, ca=ca, credentials=credentials)
-        self._settings = _Settings(connection=connection, timeout_s=timeout_s, retry=retry)
+        self._settings = _Settings(connection=connection, timeout_s=timeout_s, retries=Retries(retry))
         self._channel = connection.aio_channel(_CHANNEL_OPTIONS)
         self._stub = generation_pb2_grpc.GenerationServiceStub(self._channel)  # type: ignore[no-untyped-call]
         self._health = health_pb2_grpc.HealthStub(self._channel)

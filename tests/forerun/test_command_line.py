@@ -1,5 +1,6 @@
 """The command line: it teaches, it answers programs in JSON, and its errors are one line."""
 
+import importlib.metadata
 import io
 import json
 import subprocess
@@ -53,6 +54,12 @@ def test_help_names_every_command_and_shows_how_to_begin() -> None:
     for command in COMMANDS:
         assert command in shown
     assert "forerun demo" in shown
+
+
+def test_the_version_is_told(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    assert forerun(monkeypatch, "--version") == 0
+
+    assert capsys.readouterr().out == f"forerun {importlib.metadata.version('forerun')}\n"
 
 
 @pytest.mark.parametrize(

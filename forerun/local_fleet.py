@@ -143,12 +143,14 @@ class LocalFleet:
         address: Where the controller can be called.
         http_address: Where the gateway can be called; None: there is none.
         target_folder: What the verify workers loaded.
+        problems: Workers that run and that the controller does not ask, each with the reason.
         supervisor: Keeps its processes.
     """
 
     address: str
     http_address: str | None
     target_folder: str
+    problems: tuple[str, ...]
     supervisor: Supervisor
 
     @property
@@ -205,26 +207,38 @@ async def local_fleet(
         (controller,) = await supervisor.start([_controller(file)])
         # Should it die, it comes back where its callers look for it.
         _write(file, for_controller.model_copy(update={"listen": controller.address}))
-        if settings.tls is None and settings.tokens is None:
-            await _introduced(controller.address)
+        open_to_us = settings.tls is None and settings.tokens is None
+        names = {process.address: process.name for process in started}
+        problems = await introduced(controller.address, names) if open_to_us else ()
         gateways = [_gateway(controller.address, settings.http)] if settings.http is not None else []
         started = await supervisor.start(gateways)
         http_address = started[0].address if started else None
         yield LocalFleet(
-            address=controller.address, http_address=http_address, target_folder=target, supervisor=supervisor
+            address=controller.address,
+            http_address=http_address,
+            target_folder=target,
+            problems=problems,
+            supervisor=supervisor,
         )
 
 
-async def _introduced(address: str) -> None:
+async def introduced(address: str, names: Mapping[str, str]) -> tuple[str, ...]:
     """Wait until the controller has met its workers: whom it does not know yet, nobody can ask for by name. One with
     TLS or tokens is not asked: we have neither its authority nor a token.
 
-    A worker that it refuses keeps nobody waiting for long; `forerun router show` says why.
+    What it has against workers is returned, under their names by address: it keeps none of those that it refuses.
     """
-    with RouterClient(address) as router, suppress(TimeoutError):
-        async with asyncio.timeout(INTRODUCED_WITHIN_S):
-            while any(worker.health is not WorkerHealth.SERVING for worker in await _workers_known(router)):  # noqa: ASYNC110
-                await asyncio.sleep(LOOK_AGAIN_S)
+    settled = (WorkerHealth.SERVING, WorkerHealth.REFUSED)
+    with RouterClient(address) as router:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(INTRODUCED_WITHIN_S):
+                while any(worker.health not in settled for worker in await _workers_known(router)):  # noqa: ASYNC110
+                    await asyncio.sleep(LOOK_AGAIN_S)
+        return tuple(
+            f"{names.get(worker.address, worker.address)} is {worker.health.value}: {worker.problem}"
+            for worker in await _workers_known(router)
+            if worker.health is not WorkerHealth.SERVING
+        )
 
 
 async def _workers_known(router: RouterClient) -> Sequence[WorkerView]:

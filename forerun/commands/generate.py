@@ -27,6 +27,9 @@ def generate(
     seed: Annotated[int | None, typer.Option(help="The same seed gives the same text.", show_default="drawn")] = None,
     stop: Annotated[list[str] | None, typer.Option(help="Text at which to stop; may be given again.")] = None,
     task: Annotated[str, typer.Option(help="What kind of text this is, for example code.")] = "",
+    request_id: Annotated[
+        str, typer.Option(help="Your name for it, for `forerun router explain`.", show_default="one is made")
+    ] = "",
     policy: Annotated[str, typer.Option(help="How to speculate.", show_default="the operator's")] = "",
     drafters: Annotated[str, typer.Option(help="Only these, by commas.", show_default="any")] = "",
     shape: Annotated[str, typer.Option(help="Pin the tree: DEPTHxBRANCHINGxBUDGET, for example 4x1x4.")] = "",
@@ -54,6 +57,7 @@ def generate(
         "min_p": min_p,
         "stop": stop or (),
         "task": task,
+        "request_id": request_id,
         "policy": policy,
         "drafters": [name.strip() for name in drafters.split(",") if name.strip()],
         "explain": explain,

@@ -109,9 +109,12 @@ class Reader:
 
     def _run(self, code: str, line: int, page: Path) -> str:
         shown = io.StringIO()
-        with contextlib.redirect_stdout(shown):
-            # So that a traceback points to the page.
-            exec(compile("\n" * (line - 1) + code, str(page), "exec"), self._names)
+        try:
+            with contextlib.redirect_stdout(shown):
+                # So that a traceback points to the page.
+                exec(compile("\n" * (line - 1) + code, str(page), "exec"), self._names)
+        finally:
+            print(shown.getvalue(), end="")
         return shown.getvalue()
 
     def _type(self, code: str, place: str) -> str:

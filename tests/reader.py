@@ -24,6 +24,8 @@ from typing import Any
 
 from markdown_it import MarkdownIt
 
+from forerun.commands.controller_address import DEFAULT_ADDRESS
+from forerun.commands.top import DEFAULT_METRICS
 from tests.test_house import ROOT_FOLDER
 
 STAYS = "stays"
@@ -65,13 +67,13 @@ class Reader:
     Args:
         folder: Where he works.
         controller: Where his controller listens, or is to listen, in place of the default address.
-        addresses: What he reads in place of other addresses that pages name.
+        metrics: Likewise where it serves metrics.
     """
 
-    def __init__(self, folder: Path, controller: str, addresses: Mapping[str, str]) -> None:
+    def __init__(self, folder: Path, *, controller: str, metrics: str) -> None:
         self._folder = folder
-        self._addresses = {"127.0.0.1:50050": controller, **addresses}
-        self._environment = _environment(folder, controller)
+        self._addresses = {DEFAULT_ADDRESS: controller, DEFAULT_METRICS: metrics}
+        self._environment = _environment(folder) | {"FORERUN_CONTROLLER": controller, "FORERUN_METRICS": metrics}
         self._stack = ExitStack()
         self._names: dict[str, Any] = {"__name__": "__main__"}
         self._shown = ""
@@ -131,7 +133,7 @@ class Reader:
         raise AssertionError(f"{place}: a command failed; until then was shown:\n{shown}")
 
 
-def _environment(folder: Path, controller: str) -> dict[str, str]:
+def _environment(folder: Path) -> dict[str, str]:
     """What commands see: `forerun` is that of this tree, whatever is installed."""
     programs = folder / "bin"
     programs.mkdir()
@@ -141,7 +143,6 @@ def _environment(folder: Path, controller: str) -> dict[str, str]:
     (programs / "python").symlink_to(sys.executable)
     return os.environ | {
         "PATH": f"{programs}{os.pathsep}{os.environ['PATH']}",
-        "FORERUN_CONTROLLER": controller,
         "PYTHONPATH": str(ROOT_FOLDER),
         "COLUMNS": "160",
     }

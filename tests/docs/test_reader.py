@@ -45,7 +45,7 @@ this is for the eye
 
 @pytest.fixture
 def reader(tmp_path: Path) -> Iterator[Reader]:
-    with Reader(tmp_path, "127.0.0.1:1", {}) as reader:
+    with Reader(tmp_path, controller="127.0.0.1:1", metrics="127.0.0.1:2") as reader:
         yield reader
 
 
@@ -75,7 +75,7 @@ def test_a_page_that_is_wrong_fails(reader: Reader, tmp_path: Path, text: str, f
 
 
 def test_what_stays_is_ended_with_the_reader(tmp_path: Path) -> None:
-    with Reader(tmp_path, "127.0.0.1:1", {}) as reader:
+    with Reader(tmp_path, controller="127.0.0.1:1", metrics="127.0.0.1:2") as reader:
         reader.follow(page(tmp_path, "```sh stays\necho $$ > pid; echo ready; exec sleep 60\n```"))
         pid = int((tmp_path / "pid").read_text())
         os.kill(pid, 0)

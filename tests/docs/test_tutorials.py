@@ -9,7 +9,6 @@ from tests.reader import Reader
 from tests.test_house import ROOT_FOLDER
 
 TUTORIALS = ROOT_FOLDER / "docs" / "tutorials"
-METRICS = "127.0.0.1:9464"
 PATIENCE_S = 600
 
 
@@ -17,5 +16,5 @@ PATIENCE_S = 600
 @pytest.mark.timeout(PATIENCE_S)
 @pytest.mark.parametrize("page", sorted(TUTORIALS.glob("*.md")), ids=lambda page: page.stem)
 def test_a_newcomer_can_follow_it(page: Path, tmp_path: Path) -> None:
-    with Reader(tmp_path, free_address(), {METRICS: free_address()}) as reader:
+    with Reader(tmp_path, controller=free_address(), metrics=free_address()) as reader:
         reader.follow(page)

@@ -218,7 +218,7 @@ def test_what_a_tenant_asks_again_takes_fewer_rounds_and_has_the_same_text(up: U
 def test_a_page_can_be_followed(up: Up, tmp_path: Path, page: str) -> None:
     """With this fleet in place of the one that the page begins with."""
     (tmp_path / ".forerun").symlink_to(up.folder)
-    with Reader(tmp_path, up.address, {}) as reader:
+    with Reader(tmp_path, controller=up.address, metrics=METRICS) as reader:
         reader.follow(ROOT_FOLDER / "docs" / page, without="forerun up")
 
 

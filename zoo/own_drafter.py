@@ -39,8 +39,8 @@ def train_own_drafter(texts: Sequence[str], out: Path, *, steps: int, seed: int,
         ConfigurationError: There is something in that folder.
         InvalidRequestError: The documents are too short to learn from.
     """
-    if out.exists() and any(out.iterdir()):
-        raise ConfigurationError("out", f"{out} is not empty; name a new folder")
+    if out.exists() and not (out.is_dir() and not any(out.iterdir())):
+        raise ConfigurationError("out", f"{out} is there and not an empty folder; name a new one")
     tokenizer = Tokenizer.from_file(str(model_folder(TARGET) / "tokenizer.json"))
     stream = encode(texts, tokenizer, seed=f"order-{seed}") if texts else None
     if stream is None or len(stream.token_ids) < FEWEST_TOKENS:

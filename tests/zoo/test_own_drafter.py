@@ -40,11 +40,12 @@ def test_a_drafter_learns_to_follow_the_target_and_is_a_folder_like_any(tmp_path
     assert model(**tokenizer("Dear", return_tensors="pt")).logits.shape[-1] == len(tokenizer)
 
 
-def test_a_folder_with_something_in_it_is_left_alone(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", [".", "mine"])
+def test_what_is_there_already_is_left_alone(tmp_path: Path, name: str) -> None:
     (tmp_path / "mine").touch()
 
-    with pytest.raises(ConfigurationError, match="not empty"):
-        train_own_drafter([TEXT], tmp_path, steps=2, seed=1, begin=lambda stage: lambda progress: None)
+    with pytest.raises(ConfigurationError, match="not an empty folder"):
+        train_own_drafter([TEXT], tmp_path / name, steps=2, seed=1, begin=lambda stage: lambda progress: None)
 
 
 @pytest.mark.parametrize("texts", [[], ["too little"]])

@@ -55,7 +55,7 @@ def draw_summary(answer: Generation) -> Text:
     line.append(f", {rounds} rounds, {answer.tokens_per_round:.2f} tokens a round")
     if acceptance.num_draft_tokens:
         line.append(f", {acceptance.draft_acceptance_rate:.0%} of {acceptance.num_draft_tokens} drafted tokens kept")
-    line.append(f"; {describe(answer.decision)}; seed {answer.seed}")
+    line.append(f"; {describe(answer.decision)}; seed {answer.seed}; request {answer.request_id}")
     return line
 
 

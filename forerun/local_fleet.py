@@ -146,6 +146,7 @@ class LocalFleet:
         http_address: Where the gateway can be called; None: there is none.
         page_address: Where the operator's page can, likewise.
         target_folder: What the verify workers loaded.
+        problems: Workers that run and that the controller does not ask, each with the reason.
         supervisor: Keeps its processes.
     """
 
@@ -153,6 +154,7 @@ class LocalFleet:
     http_address: str | None
     page_address: str | None
     target_folder: str
+    problems: tuple[str, ...]
     supervisor: Supervisor
 
     @property
@@ -208,8 +210,9 @@ async def local_fleet(
         (controller,) = await supervisor.start([_controller(file)])
         # Should it die, it comes back where its callers look for it.
         _write(file, for_controller.model_copy(update={"listen": controller.address}))
-        if settings.tls is None and settings.tokens is None:
-            await _introduced(controller.address)
+        open_to_us = settings.tls is None and settings.tokens is None
+        names = {process.address: process.name for process in started}
+        problems = await introduced(controller.address, names) if open_to_us else ()
         fronts = {GATEWAY: settings.http, PAGE: settings.page}
         started = await supervisor.start(
             [_front(name, controller.address, listen) for name, listen in fronts.items() if listen is not None]
@@ -220,20 +223,28 @@ async def local_fleet(
             http_address=addresses.get(GATEWAY),
             page_address=addresses.get(PAGE),
             target_folder=target,
+            problems=problems,
             supervisor=supervisor,
         )
 
 
-async def _introduced(address: str) -> None:
+async def introduced(address: str, names: Mapping[str, str]) -> tuple[str, ...]:
     """Wait until the controller has met its workers: whom it does not know yet, nobody can ask for by name. One with
     TLS or tokens is not asked: we have neither its authority nor a token.
 
-    A worker that it refuses keeps nobody waiting for long; `forerun router show` says why.
+    What it has against workers is returned, under their names by address: it keeps none of those that it refuses.
     """
-    with RouterClient(address) as router, suppress(TimeoutError):
-        async with asyncio.timeout(INTRODUCED_WITHIN_S):
-            while any(worker.health is not WorkerHealth.SERVING for worker in await _workers_known(router)):  # noqa: ASYNC110
-                await asyncio.sleep(LOOK_AGAIN_S)
+    settled = (WorkerHealth.SERVING, WorkerHealth.REFUSED)
+    with RouterClient(address) as router:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(INTRODUCED_WITHIN_S):
+                while any(worker.health not in settled for worker in await _workers_known(router)):  # noqa: ASYNC110
+                    await asyncio.sleep(LOOK_AGAIN_S)
+        return tuple(
+            f"{names.get(worker.address, worker.address)} is {worker.health.value}: {worker.problem}"
+            for worker in await _workers_known(router)
+            if worker.health is not WorkerHealth.SERVING
+        )
 
 
 async def _workers_known(router: RouterClient) -> Sequence[WorkerView]:

@@ -2,7 +2,7 @@
 
 ForerunError
 ├── InvalidRequestError         a field of the request is wrong: correct it and call again
-│   ├── InvalidTreeError        the tree cannot be read parents first, or is too large
+│   ├── InvalidTreeError        the tree cannot be read parents first, or is too large: draft another one
 │   ├── PromptTooLongError      prompt and answer do not fit: shorten one of them
 │   └── NotAllowedError         the operator does not allow what the field asks for: leave it out, or ask him
 ├── UnauthenticatedError        nobody knows who calls: bring a token that is valid now
@@ -10,9 +10,9 @@ ForerunError
 ├── UnknownNameError            no drafter, policy, request or worker has that name: pick a listed one
 ├── ConfigurationError          a configuration cannot be used: correct the named field and start again
 ├── ModelError                  a model cannot be served here: choose another one
-│   ├── ModelNotFoundError      nothing at that folder or hub id
-│   ├── CorruptModelError       files are missing or damaged
-│   └── UnservableModelError    the architecture cannot be speculated on exactly
+│   ├── ModelNotFoundError      nothing at that folder or hub id: correct the name, or fetch the model
+│   ├── CorruptModelError       files are missing or damaged: fetch the model again
+│   └── UnservableModelError    the architecture cannot be speculated on exactly: choose another one
 ├── InvalidModelStateError      what a router is said to have learnt cannot be read: keep the one in use
 ├── InvalidLogError             a log contradicts itself: export it again, and learn nothing from this one
 ├── ConflictError               somebody else was faster: look at what is there now, and decide again
@@ -21,7 +21,7 @@ ForerunError
 │   └── QuotaError              the tenant has used what it may: try again after retry_after_s
 ├── WorkerUnavailableError      no worker answered in time: try again, perhaps elsewhere
 ├── DrainingError               the process is shutting down: call another one
-└── FeatureUnavailableError     this deployment does not offer the call
+└── FeatureUnavailableError     this deployment does not offer the call: do without, or ask its operator
 """
 
 from collections.abc import Iterable, Mapping

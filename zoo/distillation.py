@@ -8,10 +8,10 @@ from zoo.training import Loss
 from zoo.vocabulary import VOCABULARY_SIZE
 
 
-def divergence_from(target: LeanLlama) -> Loss:
+def divergence_from(target: LeanLlama, *, compiled: bool = True) -> Loss:
     """A loss: forward divergence KL(target || drafter), in nats per token, on whatever text is read."""
     target.eval().requires_grad_(False)
-    teacher = torch.compile(target)
+    teacher = torch.compile(target) if compiled else target
 
     def loss(logits: torch.Tensor, inputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):

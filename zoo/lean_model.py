@@ -5,10 +5,12 @@ projections, keeps no cache and compiles in one piece. Both compute the same fun
 """
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final, cast
 
 import torch
 import torch.nn.functional as F  # noqa: N812 - the name every torch reader knows
+from safetensors.torch import load_file
 from torch import nn
 from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -124,6 +126,28 @@ def to_hugging_face(model: LeanLlama, dtype: torch.dtype = torch.float32) -> Lla
         weights |= {f"model.layers.{index}.{name}": weight for name, weight in _named_weights(block).items()}
     exported.load_state_dict({name: weight.detach().clone() for name, weight in weights.items()})
     return cast(LlamaForCausalLM, exported.to(dtype).eval())  # type: ignore[arg-type]
+
+
+def from_hugging_face(folder: Path) -> LeanLlama:
+    """The model of a folder that `to_hugging_face` was written to, in float32."""
+    config = LlamaConfig.from_pretrained(folder)
+    shape = Shape(
+        width=config.hidden_size,
+        layers=config.num_hidden_layers,
+        heads=config.num_attention_heads,
+        hidden=config.intermediate_size,
+    )
+    model = LeanLlama(shape)
+    weights = load_file(folder / "model.safetensors")
+    with torch.no_grad():
+        model.embedding.weight.copy_(weights["model.embed_tokens.weight"])
+        model.norm.weight.copy_(weights["model.norm.weight"])
+        for index, block in enumerate(model.blocks):
+            assert isinstance(block, Block)
+            # The parts of a fused projection are views into it.
+            for name, weight in _named_weights(block).items():
+                weight.copy_(weights[f"model.layers.{index}.{name}"])
+    return model
 
 
 def hugging_face_config(shape: Shape) -> LlamaConfig:

@@ -69,9 +69,13 @@ def train(
     *,
     loss: Loss = cross_entropy,
     report: Report = lambda progress: None,
+    compiled: bool = True,
 ) -> float:
-    """Train in place and return the smoothed loss at the end, in nats per token."""
-    forward = torch.compile(model)
+    """Train in place and return the smoothed loss at the end, in nats per token.
+
+    Compiling makes steps faster, takes a minute first, and needs a C++ compiler: it does not pay for a short training.
+    """
+    forward = torch.compile(model) if compiled else model
     optimiser = Optimiser(model, schedule)
     smoothed = float("nan")
     for step in range(schedule.steps):

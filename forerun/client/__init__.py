@@ -1,6 +1,6 @@
 """The Python client: what a backend service imports to call a controller. Needs neither torch nor transformers."""
 
-from forerun.client.calls import AsyncClient, AsyncStream, Client, DeadlineExceededError, Retry, Stream
+from forerun.client.calls import AsyncClient, AsyncStream, Client, DeadlineExceededError, Stream
 from forerun.client.generation import (
     AcceptanceRecord,
     Decision,
@@ -15,6 +15,7 @@ from forerun.client.generation import (
     Usage,
 )
 from forerun.client.messages import GenerateOptions
+from forerun.client.retries import Retry
 from forerun.client.router import (
     ArmView,
     ConfigView,

@@ -14,9 +14,9 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from forerun.client.connection import Connection
 from forerun.client.generation import Delta, Generation, RoundReport, ServedModel
 from forerun.client.messages import Answer, GenerateOptions, models_of, request_of
+from forerun.client.retries import USUAL, Retries, Retry, with_jitter
 from speculation.errors import ForerunError, WorkerUnavailableError
-from speculation.retry_budget import RetryBudget
-from speculation.rpc import error_of, retry_after_s, status_to_errors
+from speculation.rpc import error_of, status_to_errors
 from speculation.v1 import generation_pb2, generation_pb2_grpc
 
 DEFAULT_TIMEOUT_S = 120.0
@@ -48,52 +48,11 @@ class DeadlineExceededError(ForerunError):
         self.partial_text = partial_text
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Retry:
-    """How often, and after what pauses, a call is repeated that no controller took.
-
-    Only UNAVAILABLE, and refusals that say when to call again, are retried, and only before the first delta: afterwards
-    the caller has seen text of an unknown seed. A pause is never shorter than what the refusal asked for; if that is
-    later than the deadline, the refusal is raised at once. All calls of a client share a budget, so that where most of
-    them fail, hardly any is repeated.
-
-    Attributes:
-        attempts: Most calls in all.
-        first_pause_s: Before the second call, in seconds.
-        factor: By which every further pause is longer.
-        refusals: Whether refusals are waited out at all; without it they are raised for the caller to wait.
-        share: Most repetitions, as a share of the client's calls.
-        reserve: Repetitions that are allowed beyond that, until calls go well again.
-    """
-
-    attempts: int = 4
-    first_pause_s: float = 0.1
-    factor: float = 3.0
-    refusals: bool = True
-    share: float = 0.1
-    reserve: int = 10
-
-    def budget(self) -> RetryBudget:
-        """That of one client."""
-        return RetryBudget(share=self.share, reserve=self.reserve)
-
-    def pauses(self) -> Iterator[float]:
-        """Seconds before each repetition."""
-        for attempt in range(self.attempts - 1):
-            yield self.first_pause_s * self.factor**attempt
-
-
 class _Call:
     """One request in progress: what both kinds of stream know and decide alike."""
 
     def __init__(
-        self,
-        connection: Connection,
-        prompt: str | None,
-        options: GenerateOptions,
-        timeout_s: float,
-        retry: Retry,
-        budget: RetryBudget,
+        self, connection: Connection, prompt: str | None, options: GenerateOptions, timeout_s: float, retries: Retries
     ) -> None:
         self.request = request_of(prompt, options)
         self.answer = Answer()
@@ -101,9 +60,8 @@ class _Call:
         self.timeout_s = options.get("timeout_s", timeout_s)
         self.metadata = (*connection.metadata, *options.get("metadata", {}).items())
         self._ends = time.monotonic() + self.timeout_s
-        self._pauses, self._waits_out_refusals = retry.pauses(), retry.refusals
-        self._budget = budget
-        budget.called()
+        self._retries, self._pauses = retries, retries.retry.pauses()
+        retries.called()
 
     @property
     def remaining_s(self) -> float:
@@ -115,12 +73,11 @@ class _Call:
         code = error.code() if hasattr(error, "code") else grpc.StatusCode.UNKNOWN
         if code is grpc.StatusCode.DEADLINE_EXCEEDED:
             raise DeadlineExceededError(self.address, self.timeout_s, self.answer.text) from error
-        asked_for_s = retry_after_s(error) if self._waits_out_refusals else None
-        if not self.answer.deltas and (code is grpc.StatusCode.UNAVAILABLE or asked_for_s is not None):
-            pause = next(self._pauses, None)
-            in_time = pause is not None and (pause := max(pause, asked_for_s or 0.0)) < self.remaining_s
-            if pause is not None and in_time and self._budget.allows():
-                return pause
+        pause_s = None if self.answer.deltas else next(self._pauses, None)
+        if pause_s is not None and (asked_s := self._retries.asked_pause_s(error, self.address)) is not None:
+            pause_s = with_jitter(max(pause_s, asked_s))
+            if pause_s < self.remaining_s:
+                return pause_s
         raise error_of(error, self.address) from error
 
     @property
@@ -233,11 +190,10 @@ class AsyncStream(_StreamBase, AsyncIterator[Delta]):
 class _Settings:
     connection: Connection
     timeout_s: float
-    retry: Retry
-    budget: RetryBudget
+    retries: Retries
 
     def call(self, prompt: str | None, options: GenerateOptions) -> _Call:
-        return _Call(self.connection, prompt, options, self.timeout_s, self.retry, self.budget)
+        return _Call(self.connection, prompt, options, self.timeout_s, self.retries)
 
     def metadata(self, more: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
         return (*self.connection.metadata, *more.items())
@@ -273,13 +229,13 @@ class Client:
         address: str,
         *,
         timeout_s: float = DEFAULT_TIMEOUT_S,
-        retry: Retry = Retry(),
+        retry: Retry = USUAL,
         token: str | None = None,
         ca: str | Path | None = None,
         credentials: grpc.ChannelCredentials | None = None,
     ) -> None:
         connection = Connection.to(address, token=token, ca=ca, credentials=credentials)
-        self._settings = _Settings(connection=connection, timeout_s=timeout_s, retry=retry, budget=retry.budget())
+        self._settings = _Settings(connection=connection, timeout_s=timeout_s, retries=Retries(retry))
         self._channel = connection.channel(CHANNEL_OPTIONS)
         self._stub = generation_pb2_grpc.GenerationServiceStub(self._channel)  # type: ignore[no-untyped-call]
 
@@ -354,13 +310,13 @@ class AsyncClient:
         address: str,
         *,
         timeout_s: float = DEFAULT_TIMEOUT_S,
-        retry: Retry = Retry(),
+        retry: Retry = USUAL,
         token: str | None = None,
         ca: str | Path | None = None,
         credentials: grpc.ChannelCredentials | None = None,
     ) -> None:
         connection = Connection.to(address, token=token, ca=ca, credentials=credentials)
-        self._settings = _Settings(connection=connection, timeout_s=timeout_s, retry=retry, budget=retry.budget())
+        self._settings = _Settings(connection=connection, timeout_s=timeout_s, retries=Retries(retry))
         self._channel = connection.aio_channel(CHANNEL_OPTIONS)
         self._stub = generation_pb2_grpc.GenerationServiceStub(self._channel)  # type: ignore[no-untyped-call]
         self._health = health_pb2_grpc.HealthStub(self._channel)

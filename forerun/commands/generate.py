@@ -30,6 +30,9 @@ def generate(
     latency_class: Annotated[
         str, typer.Option(help="How long it may wait when there are too many.", show_default="the operator's")
     ] = "",
+    request_id: Annotated[
+        str, typer.Option(help="Your name for it, for `forerun router explain`.", show_default="one is made")
+    ] = "",
     policy: Annotated[str, typer.Option(help="How to speculate.", show_default="the operator's")] = "",
     drafters: Annotated[str, typer.Option(help="Only these, by commas.", show_default="any")] = "",
     shape: Annotated[str, typer.Option(help="Pin the tree: DEPTHxBRANCHINGxBUDGET, for example 4x1x4.")] = "",
@@ -58,6 +61,7 @@ def generate(
         "stop": stop or (),
         "task": task,
         "latency_class": latency_class,
+        "request_id": request_id,
         "policy": policy,
         "drafters": [name.strip() for name in drafters.split(",") if name.strip()],
         "explain": explain,

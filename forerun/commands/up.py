@@ -174,12 +174,17 @@ def _show(fleet: "LocalFleet", *, as_json: bool) -> None:
                 "page": fleet.page_address,
                 "target": fleet.target_folder,
                 "processes": fleet.processes,
+                "problems": fleet.problems,
             }
         )
         return
+    from rich.text import Text
+
     from forerun.fleet_screen import process_table
 
     RESULT.print(process_table(fleet.processes))
+    for problem in fleet.problems:
+        PEOPLE.print(Text(problem, "yellow"))
     RESULT.print(f"\nready at [bold]{fleet.address}[/bold]; Ctrl-C stops everything. Try:\n")
     RESULT.print(f'  forerun generate "def area(radius):" --task code --explain --target {fleet.address}\n')
     if fleet.http_address is not None:

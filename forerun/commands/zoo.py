@@ -90,6 +90,42 @@ def inflate(
         RESULT.print(str(folder))
 
 
+@app.command("train")
+def train(
+    text: Annotated[
+        list[Path], typer.Argument(help="Files, or folders with files, of the kind of text that requests will be.")
+    ],
+    out: Annotated[Path, typer.Option(help="New folder for the model.")],
+    pattern: Annotated[str, typer.Option(help="Which files of folders, for example *.py.")] = "*",
+    steps: Annotated[int, typer.Option(min=2, help="Of 2,048 tokens each; more are better.")] = 600,
+    threads: Annotated[int, typer.Option(min=1, help="Of the processor.")] = 1,
+    seed: Annotated[int, typer.Option(min=0, help="The same text, steps and seed give the same model.")] = 0,
+    as_json: AsJson = False,
+) -> None:
+    """Train a drafter of your own for the zoo's target, on your texts, in minutes. Needs no network and no compiler.
+
+    For a target of another family, train a small model with that one's tokenizer by any means: every Hugging Face
+    folder can draft.
+
+    [cyan]forerun zoo train ./letters --out ./letters-drafter[/cyan]
+
+    [cyan]forerun zoo train ./src --pattern "*.sql" --out ./sql-drafter --steps 1200 --threads 2[/cyan]
+    """
+    from zoo.own_drafter import read_texts, train_own_drafter
+
+    texts = read_texts(text, pattern)
+    PEOPLE.print(f"{len(texts)} documents, {sum(map(len, texts)):,} characters")
+    import torch
+
+    torch.set_num_threads(threads)
+    with _stages() as begin:
+        folder = train_own_drafter(texts, out, steps=steps, seed=seed, begin=begin)
+    if as_json:
+        emit({"folder": str(folder), "documents": len(texts), "steps": steps})
+    else:
+        RESULT.print(str(folder))
+
+
 @app.command("build")
 def build(
     out: Annotated[Path, typer.Option(help="Folder for everything the build writes.")] = Path(".forerun/zoo"),

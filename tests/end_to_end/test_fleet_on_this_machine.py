@@ -24,7 +24,9 @@ from forerun.client import AsyncClient, Client, RouterClient
 from forerun.local_fleet import CONTROLLER_FILE
 from forerun.workload import tasks
 from tests.end_to_end.processes import free_address
+from tests.reader import Reader
 from tests.scraping import scrape
+from tests.test_house import ROOT_FOLDER
 
 FORERUN = (sys.executable, "-m", "forerun")
 DRAFTERS = ("code", "mixed", "suffix")
@@ -221,6 +223,15 @@ def test_what_a_tenant_asks_again_takes_fewer_rounds_and_has_the_same_text(up: U
     assert len({answer.text for answer in asked}) == 1
     assert anothers == first, "what one tenant was told helps no other"
     assert again < first
+
+
+@pytest.mark.timeout(PATIENCE_S)
+@pytest.mark.parametrize("page", ["client.md", "api.md", "tutorials/read_a_decision.md"])
+def test_a_page_can_be_followed(up: Up, tmp_path: Path, page: str) -> None:
+    """With this fleet in place of the one that the page begins with."""
+    (tmp_path / ".forerun").symlink_to(up.folder)
+    with Reader(tmp_path, controller=up.address, metrics=METRICS) as reader:
+        reader.follow(ROOT_FOLDER / "docs" / page, without="forerun up")
 
 
 def test_a_mistake_of_the_caller_is_one_line(up: Up) -> None:

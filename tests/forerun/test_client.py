@@ -17,6 +17,7 @@ from forerun.client import (
     Generation,
     Retry,
 )
+from forerun.client.retries import with_jitter
 from speculation.errors import (
     CapacityError,
     InvalidRequestError,
@@ -354,3 +355,60 @@ def test_a_refusal_until_after_the_deadline_is_told_at_once(
 
     assert (caught.value.retry_after_s, caught.value.metadata["limit"]) == (3600.0, "tokens_per_minute")
     assert len(service.requests) == 1
+
+
+def test_a_service_in_trouble_is_not_asked_again_and_again(service: FakeGenerationService, address: str) -> None:
+    """Four repetitions are spent; then every call is one call, but for its share of a repetition."""
+    service.failures = [WorkerUnavailableError("no target")] * 10
+    with Client(address, retry=Retry(attempts=3, first_pause_s=0.01, share=0.25, reserve=4)) as client:
+        for _ in range(5):
+            with pytest.raises(WorkerUnavailableError):
+                client.generate("what?")
+        assert len(service.requests) == 3 + 3 + 2 + 1 + 1
+
+        service.failures = [WorkerUnavailableError("no target")]
+        for _ in range(4):
+            client.generate("what?")
+        assert service.failures == []
+
+
+def test_waiting_for_ones_quota_takes_nothing_from_the_budget(service: FakeGenerationService, address: str) -> None:
+    service.failures = [QuotaError("acme", "requests_per_minute", 60, 0.01)] * 4
+    retry = Retry(attempts=9, first_pause_s=0.01, reserve=1)
+
+    with Client(address, retry=retry) as client:
+        assert client.generate("what?").text == TEXT
+
+
+@both
+def test_a_refusal_for_want_of_room_is_obeyed_too(
+    generate: Generate, service: FakeGenerationService, address: str
+) -> None:
+    full = CapacityError("64 requests in flight")
+    full.retry_after_s = 0.01
+    service.failures = [full]
+
+    assert generate(address, "what?").text == TEXT
+    assert len(service.requests) == 2
+
+
+@both
+def test_only_some_statuses_are_repeated_whatever_they_say_of_time(
+    generate: Generate, service: FakeGenerationService, address: str
+) -> None:
+    wrong = InvalidRequestError("max_new_tokens", "too many")
+    wrong.retry_after_s = 0.01
+    service.failures = [wrong]
+
+    with pytest.raises(InvalidRequestError):
+        generate(address, "what?")
+
+    assert len(service.requests) == 1
+
+
+@pytest.mark.parametrize("wanted_s", [0.1, 3.0])
+def test_pauses_differ_and_are_never_too_short(wanted_s: float) -> None:
+    pauses = {with_jitter(wanted_s) for _ in range(20)}
+
+    assert len(pauses) > 1
+    assert all(wanted_s <= pause <= 1.2 * wanted_s for pause in pauses)

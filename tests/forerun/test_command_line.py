@@ -1,5 +1,6 @@
 """The command line: it teaches, it answers programs in JSON, and its errors are one line."""
 
+import importlib.metadata
 import io
 import json
 import subprocess
@@ -16,7 +17,7 @@ from forerun.__main__ import app, main
 from forerun.commands import worker
 from forerun.commands.fleet_options import drafters_of, fleet_settings
 from forerun.commands.generate import shape_of
-from forerun.local_fleet import FleetSettings
+from forerun.local_fleet import CONTROLLER_FILE, FleetSettings
 from forerun.models import model_folder
 from speculation.errors import CapacityError, ConfigurationError, InvalidRequestError
 from speculation.tree import TreeShape
@@ -53,6 +54,12 @@ def test_help_names_every_command_and_shows_how_to_begin() -> None:
     for command in COMMANDS:
         assert command in shown
     assert "forerun demo" in shown
+
+
+def test_the_version_is_told(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    assert forerun(monkeypatch, "--version") == 0
+
+    assert capsys.readouterr().out == f"forerun {importlib.metadata.version('forerun')}\n"
 
 
 @pytest.mark.parametrize(
@@ -339,3 +346,25 @@ def test_a_fleet_in_plain_text_for_other_machines_must_be_meant(
     assert forerun(monkeypatch, *arguments) == 2
     assert "listen: other machines can reach 0.0.0.0:0" in capsys.readouterr().err
     assert fleet_settings(None, {"listen": "0.0.0.0:0", "insecure": True}).insecure
+
+
+@pytest.mark.parametrize(
+    ("redis", "url"),
+    [
+        pytest.param("{url: 'redis://host:6379', namespace: prod}", "redis://host:6379", id="a server"),
+        pytest.param("{url: 'embedded:///srv/fleet/redis', namespace: prod}", "unix:///srv/fleet/redis/redis.sock"),
+    ],
+)
+def test_a_worker_joins_the_fleet_of_a_folder(tmp_path: Path, redis: str, url: str) -> None:
+    (tmp_path / CONTROLLER_FILE).write_text(f"tokenizer: some/model\nredis: {redis}\n")
+
+    assert worker.registry_of(tmp_path) == {"redis": url, "namespace": "prod"}
+
+
+def test_a_fleet_that_cannot_be_joined_is_said_so(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match="holds no controller"):
+        worker.registry_of(tmp_path)
+
+    (tmp_path / CONTROLLER_FILE).write_text("tokenizer: some/model\n")
+    with pytest.raises(ConfigurationError, match="add the worker to workers in"):
+        worker.registry_of(tmp_path)

@@ -17,12 +17,11 @@ from multiprocessing.connection import Connection
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 
-from bench.clock import in_environment
+from bench.preload import in_environment
 
 START_S = 240.0
 STDOUT, STDERR = 1, 2
 _PR_SET_PDEATHSIG = 1
-_M_MMAP_THRESHOLD, _LARGER_BYTES = -3, 16_384
 
 FORKS = multiprocessing.get_context("forkserver")
 FORKS.set_forkserver_preload(["controller.serve", "worker.serve"])
@@ -37,7 +36,6 @@ class Process:
         command: A module, and its arguments.
         environment: Added to our own.
         log: Where it writes what it has to say; None: nowhere.
-        hungry: It asks the system for every larger piece of memory anew, so that a limit is felt at once.
         address: host:port, once it is ready.
         metrics_address: Of its metrics; empty if they are not served.
     """
@@ -46,7 +44,6 @@ class Process:
     command: tuple[str, ...]
     environment: Mapping[str, str] = field(default_factory=dict)
     log: Path | None = None
-    hungry: bool = False
     address: str = ""
     metrics_address: str = ""
 
@@ -55,9 +52,7 @@ class Process:
 
     def start(self) -> None:
         """Start it."""
-        self._process, self._said = begin(
-            self.command, STDOUT, environment=self.environment, log=self.log, hungry=self.hungry
-        )
+        self._process, self._said = begin(self.command, STDOUT, environment=self.environment, log=self.log)
 
     def await_ready(self) -> None:
         """Read the line that a process prints once it can be called."""
@@ -114,15 +109,12 @@ def begin(
     *,
     environment: Mapping[str, str] | None = None,
     log: Path | None = None,
-    hungry: bool = False,
 ) -> tuple[ForkServerProcess, Connection]:
     """A process that does what `python -m COMMAND` does, and where to read what it writes to that stream."""
     with in_environment():
         forkserver.ensure_running()
     said, written = FORKS.Pipe(duplex=False)
-    process = FORKS.Process(
-        target=_become, args=(command, stream, written, dict(environment or {}), log, hungry), daemon=True
-    )
+    process = FORKS.Process(target=_become, args=(command, stream, written, dict(environment or {}), log), daemon=True)
     process.start()
     written.close()
     return process, said
@@ -134,10 +126,7 @@ def _become(
     written: Connection,
     environment: Mapping[str, str],
     log: Path | None,
-    hungry: bool,
 ) -> None:
-    if hungry:
-        ctypes.CDLL(None).mallopt(_M_MMAP_THRESHOLD, _LARGER_BYTES)
     if sys.platform == "linux":  # end with the process that all of these are copies of, and it with ours
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     with ExitStack() as stack:

@@ -15,15 +15,14 @@ from pathlib import Path
 from shutil import rmtree
 from urllib.request import urlopen
 
-import psutil
 import yaml
 from prometheus_client.parser import text_string_to_metric_families
 from redis import Redis
 from redis.exceptions import RedisError
 
-from bench.clock import Clock, preloaded
 from bench.faults.lines import Proxy, RedisProxy, WorkerProxy
 from bench.forked import Process, free_address
+from bench.preload import Surroundings, preloaded
 from controller.embedded_redis import server_binary
 from forerun.client import AsyncClient, RouterClient, WorkerHealth
 from speculation.errors import ForerunError
@@ -66,9 +65,9 @@ class NotWholeError(ForerunError):
 class RedisServer:
     """A Redis on a unix socket that keeps its data; it may be killed and started again."""
 
-    def __init__(self, folder: Path, clock: Clock) -> None:
+    def __init__(self, folder: Path, surroundings: Surroundings) -> None:
         self.socket = folder / "redis.sock"
-        self._folder, self._clock = folder, clock
+        self._folder, self._surroundings = folder, surroundings
         self.start()
 
     def start(self) -> None:
@@ -79,7 +78,7 @@ class RedisServer:
                 (server_binary(), *options, "--appendonly", "yes"),
                 stdout=log,
                 stderr=log,
-                env={**os.environ, **preloaded(), **self._clock.environment},
+                env={**os.environ, **preloaded(), **self._surroundings.environment},
                 # Python ignores SIGXFSZ, and now Redis does, too: a limit on files is to be an error, not the end.
                 restore_signals=False,
             )
@@ -145,12 +144,14 @@ class Ground:
         proxies: By server.
         workers: By name.
         controller: Its controller.
-        clocks: By process.
+        surroundings: By process.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.clocks = {name: Clock(folder / f"{name}.clock") for name in (*TARGETS, *DRAFTERS, CONTROLLER, REDIS)}
+        self.surroundings = {
+            name: Surroundings(folder / f"{name}.told") for name in (*TARGETS, *DRAFTERS, CONTROLLER, REDIS)
+        }
         self.proxies: dict[str, Proxy] = {}
         self.workers: dict[str, Process] = {}
         self.redis: RedisServer
@@ -158,7 +159,7 @@ class Ground:
 
     async def start(self, stack: AsyncExitStack) -> None:
         """Start everything, Redis first."""
-        self.redis = await asyncio.to_thread(RedisServer, self.folder, self.clocks[REDIS])
+        self.redis = await asyncio.to_thread(RedisServer, self.folder, self.surroundings[REDIS])
         stack.callback(self.redis.kill)
         redis = await self._proxied(RedisProxy(REDIS, str(self.redis.socket)), stack)
         for role, models in (("verify", TARGETS), ("draft", DRAFTERS)):
@@ -185,9 +186,7 @@ class Ground:
         return proxy.address
 
     def _begin(self, name: str, *command: str) -> Process:
-        return Process(
-            name, command, environment=self.clocks[name].environment, log=self.folder / f"{name}.log", hungry=True
-        )
+        return Process(name, command, environment=self.surroundings[name].environment, log=self.folder / f"{name}.log")
 
     def _configuration(self, redis: str) -> Path:
         file = self.folder / "controller.yaml"
@@ -215,26 +214,23 @@ class Ground:
         """Send any of them a signal."""
         os.kill(self.pid(name), number)
 
-    def limit(self, name: str, what: int, most: int) -> None:
-        """Let one of them have no more than that of a resource, from now on."""
+    def limit_files(self, name: str, most: int) -> None:
+        """Let no file of one of them grow beyond that, from now on."""
         with suppress(ProcessLookupError):
-            _, hard = resource.prlimit(self.pid(name), what)
-            resource.prlimit(self.pid(name), what, (hard if most == resource.RLIM_INFINITY else most, hard))
-
-    def virtual_memory(self, name: str) -> int:
-        """Bytes that one of them has mapped."""
-        return int(psutil.Process(self.pid(name)).memory_info().vms)
+            _, hard = resource.prlimit(self.pid(name), resource.RLIMIT_FSIZE)
+            soft = hard if most == resource.RLIM_INFINITY else most
+            resource.prlimit(self.pid(name), resource.RLIMIT_FSIZE, (soft, hard))
 
     async def heal(self) -> None:
         """Undo what was done; processes that died are started again, as their supervisor would."""
         for proxy in self.proxies.values():
             proxy.delay_s = 0.0
-        for clock in self.clocks.values():
-            clock.set_ahead(0.0)
+        for surroundings in self.surroundings.values():
+            surroundings.set_clock_ahead(0.0)
+            surroundings.limit_memory(0)
         await asyncio.to_thread(self.redis.begin_to_mend)
         for name in (*self.processes, REDIS):
-            for what in (resource.RLIMIT_AS, resource.RLIMIT_FSIZE):
-                self.limit(name, what, resource.RLIM_INFINITY)
+            self.limit_files(name, resource.RLIM_INFINITY)
         await asyncio.gather(*(asyncio.to_thread(_mend, process) for process in self.processes.values()))
 
     async def end_connections(self) -> None:

@@ -16,13 +16,13 @@ from typing import Any
 
 from rich.text import Text
 
-from bench.clock import library
 from bench.faults.ground import WHOLE_WITHIN_S, Ground, NotWholeError, broken_ground
 from bench.faults.lines import Connection, Proxy, meet_nothing
 from bench.faults.records import Kept, kept
 from bench.faults.steps import Kind, Step
 from bench.faults.strikes import STRIKES, Blow
 from bench.figures import Figure, count, figure
+from bench.preload import library
 from bench.spread import median
 from forerun.client import AsyncClient, Generation
 from forerun.console import PEOPLE
@@ -180,10 +180,10 @@ def trials(seeds: int, *, seed: int, kinds: Sequence[Kind], at: Sequence[Step] =
 
 
 def possible_kinds() -> tuple[Kind, ...]:
-    """All of them, where there is a compiler to make settable clocks."""
+    """All of them, where there is a compiler for `preload.c`."""
     if library() is None:
-        PEOPLE.print("[yellow]no C compiler was found: clocks do not jump[/yellow]")
-        return tuple(kind for kind in Kind if kind is not Kind.CLOCK)
+        PEOPLE.print("[yellow]no C compiler was found: clocks do not jump, and memory does not end[/yellow]")
+        return tuple(kind for kind in Kind if kind not in (Kind.CLOCK, Kind.MEMORY))
     return tuple(Kind)
 
 

@@ -1,7 +1,6 @@
 """What each kind of fault does to the fleet."""
 
 import asyncio
-import resource
 import signal
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
@@ -18,6 +17,9 @@ REDIS_SLOW_S = (0.3, 2.5)
 """Around what the controller waits for Redis."""
 
 CONTROLLER_FROZEN_S = 1.5
+MOST_BYTES = 16_384
+"""Of a tensor, for a worker that runs out of memory; the logits of two nodes are as large."""
+
 JUMPS_S = (-86_400.0, -3_600.0, -20.0, 20.0, 3_600.0, 86_400.0)
 
 
@@ -87,7 +89,7 @@ async def _stale(blow: Blow) -> None:
 async def _disk_full(blow: Blow) -> None:
     """No file of any process grows any more."""
     for name in (*blow.ground.processes, REDIS):
-        blow.ground.limit(name, resource.RLIMIT_FSIZE, 0)
+        blow.ground.limit_files(name, 0)
 
 
 async def _redis_down(blow: Blow) -> None:
@@ -101,13 +103,13 @@ async def _redis_slow(blow: Blow) -> None:
 async def _clock(blow: Blow) -> None:
     names = [CONTROLLER, REDIS, blow.worker]
     jump_s = blow.rng.choice(JUMPS_S)
-    for name in blow.rng.choice([[name] for name in names] + [[*blow.ground.clocks]]):
-        blow.ground.clocks[name].set_ahead(jump_s)
+    for name in blow.rng.choice([[name] for name in names] + [[*blow.ground.surroundings]]):
+        blow.ground.surroundings[name].set_clock_ahead(jump_s)
 
 
 async def _memory(blow: Blow) -> None:
-    """The worker has what it has, and gets no more."""
-    blow.ground.limit(blow.worker, resource.RLIMIT_AS, blow.ground.virtual_memory(blow.worker))
+    """The worker gets no more memory for its larger tensors."""
+    blow.ground.surroundings[blow.worker].limit_memory(MOST_BYTES)
 
 
 def _server(blow: Blow) -> str:

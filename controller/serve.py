@@ -50,6 +50,7 @@ from router_models.catalogue import all_policies
 from router_models.policy import LearningPolicy, Policy
 from speculation.exposure import is_loopback, require_protection
 from speculation.metrics_http import serving_metrics
+from speculation.readable import Readable
 from speculation.tls import Certificates, PemFile, add_port
 
 logger = logging.getLogger(__name__)
@@ -224,6 +225,7 @@ async def running(
             meter=generation.meter,
             reception=generation.reception,
             calls=calls,
+            access=access,
             fleet=fleet,
             steering=steering,
             configuration=configuration,
@@ -234,7 +236,7 @@ async def running(
         )
         metrics_address = await _metrics_address(settings, facts, stack)
         guards = access.interceptors(NEEDED_ROLES)
-        server = grpc.aio.server(options=SERVER_OPTIONS, interceptors=(calls, *guards))
+        server = grpc.aio.server(options=SERVER_OPTIONS, interceptors=(Readable(), calls, *guards))
         address = f"{settings.listen.rpartition(':')[0]}:{add_port(server, settings.listen, certificates)}"
         await stack.enter_async_context(_listening(server, configuration, generation, router, fleet))
         configuration.address = address

@@ -16,7 +16,7 @@ import yaml
 from pydantic import Field, ValidationInfo, field_validator
 
 from controller.embedded_redis import SCHEME
-from controller.settings import Address, Count, RedisSettings, Settings, WorkerEntry
+from controller.settings import Address, Count, RedisSettings, Section, Settings, WorkerEntry
 from forerun.client import RouterClient, WorkerHealth, WorkerView
 from forerun.models import model_folder
 from forerun.supervisor import LISTEN, Listener, ProcessSpec, ProcessStatus, Supervisor
@@ -58,6 +58,23 @@ ALL_DRAFTERS: Mapping[str, str] = MappingProxyType({**ZOO_DRAFTERS, SUFFIX_OF_TA
 """Those of the zoo and the one without a model."""
 
 
+class HttpTlsSettings(Section):
+    """How the gateway knows a controller with TLS, and the controller it. The files are PEM, and are read once."""
+
+    ca: Path
+    """Of those who have signed the controller's certificate."""
+    cert: Path | None = None
+    """The gateway's own certificate and its unencrypted key, where `tls.client_ca` asks callers for one."""
+    server_name: str | None = None
+    """The name in the controller's certificate. Absent: the host of `listen`."""
+
+    @property
+    def options(self) -> Mapping[str, str]:
+        """Of the gateway's command line."""
+        given = {"ca": self.ca, "cert": self.cert, "server-name": self.server_name}
+        return {name: str(value) for name, value in given.items() if value is not None}
+
+
 class FleetSettings(Settings):
     """Which processes make the fleet, and how its controller is set: a file of these is a controller's file and more.
 
@@ -75,6 +92,7 @@ class FleetSettings(Settings):
         slots: Sessions each worker holds at once.
         max_length: Most tokens of a session.
         http: Where a gateway for OpenAI's clients listens; None: there is none.
+        http_tls: How it knows a controller with TLS.
         tokenizer: Not to be set: it is the target's.
     """
 
@@ -90,6 +108,7 @@ class FleetSettings(Settings):
     slots: Count = 16
     max_length: Count = 1024
     http: Address | None = None
+    http_tls: HttpTlsSettings | None = None
     tokenizer: Literal["the target's"] = "the target's"
     redis: RedisSettings | None = EMBEDDED_REDIS
 
@@ -180,8 +199,9 @@ async def local_fleet(
     )
     require_free("listen", settings.listen)
     if settings.http is not None:
-        if settings.tls is not None:
-            raise ConfigurationError("http", "the gateway speaks no TLS to a controller; leave one of the two out")
+        if (settings.tls is None) is not (settings.http_tls is None):
+            remedy = "name the ca of the controller's certificate" if settings.tls is not None else "leave it out"
+            raise ConfigurationError("http_tls", f"is how the gateway knows a controller with tls: {remedy}")
         require_free("http", settings.http)
     if settings.metrics.listen is not None:
         require_free("metrics.listen", settings.metrics.listen)
@@ -207,7 +227,7 @@ async def local_fleet(
         _write(file, for_controller.model_copy(update={"listen": controller.address}))
         if settings.tls is None and settings.tokens is None:
             await _introduced(controller.address)
-        gateways = [_gateway(controller.address, settings.http)] if settings.http is not None else []
+        gateways = [_gateway(controller.address, settings.http, settings.http_tls)] if settings.http is not None else []
         started = await supervisor.start(gateways)
         http_address = started[0].address if started else None
         yield LocalFleet(
@@ -284,8 +304,9 @@ def _controller(file: Path) -> ProcessSpec:
     return ProcessSpec(name=CONTROLLER, command=_python("controller", {"config": str(file)}), environment=ONE_THREAD)
 
 
-def _gateway(controller: str, listen: str) -> ProcessSpec:
-    command = _python("gateway", {"controller": controller, "listen": LISTEN})
+def _gateway(controller: str, listen: str, tls: HttpTlsSettings | None) -> ProcessSpec:
+    options = {"controller": controller, "listen": LISTEN, **(tls.options if tls is not None else {})}
+    command = _python("gateway", options)
     return ProcessSpec(name=GATEWAY, command=command, listen=listen, environment=ONE_THREAD)
 
 

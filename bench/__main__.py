@@ -2,7 +2,7 @@
 
 import typer
 
-from bench.commands import gpu, load, measurements, router, runs
+from bench.commands import fuzz, gpu, load, measurements, router, runs
 from forerun.console import run_commands
 
 KEPT = "Runs that were kept"
@@ -29,6 +29,7 @@ app.command()(measurements.peers)
 app.command()(load.load)
 app.command()(load.scale)
 app.command()(router.router)
+app.command()(fuzz.fuzz)
 app.command()(gpu.gpu)
 app.command(rich_help_panel=KEPT)(runs.compare)
 app.command(rich_help_panel=KEPT)(runs.report)

@@ -5,7 +5,7 @@ STAMP = $(VENV)/.installed
 LLAMA = .forerun/llama.cpp
 LLAMA_SERVER_BUILT = $(LLAMA)/build/bin/llama-server
 
-.PHONY: setup check test test-slow test-gpu mutants demo up protos faults soak bench bench-gpu llama-server deploy-check locks \
+.PHONY: setup check test test-slow test-gpu mutants demo up protos faults soak bench bench-gpu fuzz audit licences llama-server deploy-check locks \
 	chromium page-assets page-screenshots
 
 setup: $(STAMP)  ## install everything into .venv
@@ -35,6 +35,13 @@ bench: setup  ## the measurements behind the README's numbers
 	$(RUN)forerun bench exactness && $(RUN)forerun bench speed && $(RUN)forerun bench overhead
 bench-gpu: setup  ## what needs a CUDA device
 	$(RUN)forerun bench gpu $(ARGS)
+fuzz: setup  ## 10,000 hostile requests against a fleet of its own
+	$(RUN)forerun bench fuzz $(ARGS)
+audit: setup  ## known vulnerabilities of everything that is pinned; asks a database in the network: ARGS="--vulnerability-service osv"
+	$(RUN)pip-audit --requirement requirements.lock --no-deps --disable-pip --strict $(ARGS)
+licences: setup  ## of everything that the images hold: docs/licences.md
+	printf '# Licences\n\nOf the packages that the images hold, by what they say themselves; written by `make licences`.\n\n' > docs/licences.md
+	$(RUN)pip-licenses --format=markdown --order=license --packages $$(grep --only-matching '^[^#=]*' deploy/docker/worker.lock) >> docs/licences.md
 llama-server: $(LLAMA_SERVER_BUILT)  ## llama.cpp's server, for `forerun bench peers`; needs cmake and a C++ compiler, and a quarter of an hour
 $(LLAMA_SERVER_BUILT): | $(STAMP)
 	mkdir -p $(LLAMA)/source

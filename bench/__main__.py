@@ -2,7 +2,7 @@
 
 import typer
 
-from bench.commands import faults, gpu, load, measurements, router, runs
+from bench.commands import faults, fuzz, gpu, load, measurements, router, runs
 from forerun.console import run_commands
 
 KEPT = "Runs that were kept"
@@ -32,6 +32,7 @@ app.command()(load.scale)
 app.command()(faults.faults)
 app.command()(faults.soak)
 app.command()(router.router)
+app.command()(fuzz.fuzz)
 app.command()(gpu.gpu)
 app.command(rich_help_panel=KEPT)(runs.compare)
 app.command(rich_help_panel=KEPT)(runs.report)

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from itertools import accumulate
 
+from controller.access import Access
 from controller.call_counts import CallCounts
 from controller.configuration import Configuration
 from controller.event_log import EventLog
@@ -37,6 +38,7 @@ class ControllerFacts:
         meter: What requests came to.
         reception: Who is inside.
         calls: How calls ended.
+        access: Who was turned away.
         fleet: The workers.
         steering: The policies.
         configuration: What is obeyed.
@@ -51,6 +53,7 @@ class ControllerFacts:
     meter: Meter
     reception: Reception
     calls: CallCounts
+    access: Access
     fleet: Roster
     steering: Steering
     configuration: Configuration
@@ -162,6 +165,13 @@ REQUESTS: tuple[Metric[ControllerFacts], ...] = (
         "forerun_requests_refused_total",
         "Requests turned away before they began, by the reason the caller was told.",
         lambda facts: facts.meter.refused,
+        ("reason",),
+    ),
+    Metric(
+        COUNTER,
+        "forerun_calls_refused_total",
+        "Calls of any service turned away at the door or over quota: UNAUTHENTICATED, ACCESS_DENIED, QUOTA.",
+        lambda facts: {(reason,): count for reason, count in facts.access.refusals.counts.items()},
         ("reason",),
     ),
     Metric(GAUGE, "forerun_requests_in_flight", "Requests that run.", lambda facts: facts.reception.inside),

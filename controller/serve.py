@@ -64,6 +64,7 @@ from router_models.catalogue import all_policies
 from router_models.policy import LearningPolicy, Policy
 from speculation.exposure import is_loopback, require_protection
 from speculation.metrics_http import serving_metrics
+from speculation.readable import Readable
 from speculation.tls import Certificates, PemFile, add_port
 from speculation.trace_export import TracingOrders, tracing_by
 
@@ -256,6 +257,7 @@ async def running(
             meter=generation.meter,
             reception=reception,
             calls=calls,
+            access=access,
             fleet=fleet,
             steering=steering,
             configuration=configuration,
@@ -268,7 +270,7 @@ async def running(
         metrics_address = await _metrics_address(settings, facts, stack)
         guards = access.interceptors(NEEDED_ROLES)
         naming = CallIdentity(tracing, model=lambda: fleet.model.name if fleet.model is not None else "")
-        server = grpc.aio.server(options=SERVER_OPTIONS, interceptors=(naming, calls, *guards))
+        server = grpc.aio.server(options=SERVER_OPTIONS, interceptors=(Readable(), naming, calls, *guards))
         address = f"{settings.listen.rpartition(':')[0]}:{add_port(server, settings.listen, certificates)}"
         await stack.enter_async_context(_listening(server, configuration, generation, (router, models), fleet))
         configuration.address = address

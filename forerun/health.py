@@ -13,6 +13,7 @@ import grpc
 from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
 from grpc_health.v1.health_pb2_grpc import HealthStub
 
+from forerun.connection import Connection
 from speculation.errors import InvalidRequestError
 
 KINDS: Mapping[str, str] = MappingProxyType(
@@ -50,17 +51,18 @@ class Health:
     problem: str = ""
 
 
-def health_of(address: str, *, timeout_s: float) -> Health:
-    """How the process at host:port is; within this time, whatever it does.
+def health_of(way: Connection, *, timeout_s: float) -> Health:
+    """How the process at the end of a way is; within this time, whatever it does.
 
     Raises:
         InvalidRequestError: The address is none.
     """
+    address = way.address
     host, _, port = address.rpartition(":")
     if not host or not port.isdecimal():
         raise InvalidRequestError("address", f"{address!r} is not host:port")
     until = time.monotonic() + timeout_s
-    with grpc.insecure_channel(address) as channel:
+    with way.channel() as channel:
         stub = HealthStub(channel)
         try:
             for service, kind in KINDS.items():

@@ -16,7 +16,7 @@ import yaml
 from pydantic import Field, ValidationInfo, field_validator
 
 from controller.embedded_redis import SCHEME
-from controller.settings import Address, Count, RedisSettings, Settings, WorkerEntry
+from controller.settings import Address, Count, RedisSettings, Section, Settings, WorkerEntry
 from forerun.client import RouterClient, WorkerHealth, WorkerView
 from forerun.models import model_folder
 from forerun.supervisor import LISTEN, Listener, ProcessSpec, ProcessStatus, Supervisor
@@ -58,6 +58,23 @@ ALL_DRAFTERS: Mapping[str, str] = MappingProxyType({**ZOO_DRAFTERS, SUFFIX_OF_TA
 """Those of the zoo and the one without a model."""
 
 
+class HttpTlsSettings(Section):
+    """How the gateway knows a controller with TLS, and the controller it. The files are PEM, and are read once."""
+
+    ca: Path
+    """Of those who have signed the controller's certificate."""
+    cert: Path | None = None
+    """The gateway's own certificate and its unencrypted key, where `tls.client_ca` asks callers for one."""
+    server_name: str | None = None
+    """The name in the controller's certificate. Absent: the host of `listen`."""
+
+    @property
+    def options(self) -> Mapping[str, str]:
+        """Of the gateway's command line."""
+        given = {"ca": self.ca, "cert": self.cert, "server-name": self.server_name}
+        return {name: str(value) for name, value in given.items() if value is not None}
+
+
 class FleetSettings(Settings):
     """Which processes make the fleet, and how its controller is set: a file of these is a controller's file and more.
 
@@ -76,6 +93,7 @@ class FleetSettings(Settings):
         max_length: Most tokens of a session.
         http: Where a gateway for OpenAI's clients listens; None: there is none.
         page: Where the operator's page listens, likewise.
+        http_tls: How both know a controller with TLS.
         tokenizer: Not to be set: it is the target's.
     """
 
@@ -92,6 +110,7 @@ class FleetSettings(Settings):
     max_length: Count = 1024
     http: Address | None = None
     page: Address | None = None
+    http_tls: HttpTlsSettings | None = None
     tokenizer: Literal["the target's"] = "the target's"
     redis: RedisSettings | None = EMBEDDED_REDIS
 
@@ -215,7 +234,11 @@ async def local_fleet(
         problems = await introduced(controller.address, names) if open_to_us else ()
         fronts = {GATEWAY: settings.http, PAGE: settings.page}
         started = await supervisor.start(
-            [_front(name, controller.address, listen) for name, listen in fronts.items() if listen is not None]
+            [
+                _front(name, controller.address, listen, settings.http_tls)
+                for name, listen in fronts.items()
+                if listen is not None
+            ]
         )
         addresses = {process.name: process.address for process in started}
         yield LocalFleet(
@@ -253,9 +276,9 @@ async def _workers_known(router: RouterClient) -> Sequence[WorkerView]:
 
 def _require_front(field: str, listen: str, settings: FleetSettings) -> None:
     """What speaks HTTP can call this controller, and listen."""
-    if settings.tls is not None:
-        problem = f"`up` knows no authority of the controller's certificate to tell its {field}"
-        raise ConfigurationError(field, f"{problem}; leave out {field}, or tls")
+    if (settings.tls is None) is not (settings.http_tls is None):
+        remedy = "name the ca of the controller's certificate" if settings.tls is not None else "leave it out"
+        raise ConfigurationError("http_tls", f"is how {field} knows a controller with tls: {remedy}")
     require_free(field, listen)
 
 
@@ -314,10 +337,10 @@ def _controller(file: Path) -> ProcessSpec:
     return ProcessSpec(name=CONTROLLER, command=_python("controller", {"config": str(file)}), environment=ONE_THREAD)
 
 
-def _front(module: str, controller: str, listen: str) -> ProcessSpec:
+def _front(module: str, controller: str, listen: str, tls: HttpTlsSettings | None) -> ProcessSpec:
     """What speaks HTTP before the controller: the gateway, or the page."""
-    command = _python(module, {"controller": controller, "listen": LISTEN})
-    return ProcessSpec(name=module, command=command, listen=listen, environment=ONE_THREAD)
+    options = {"controller": controller, "listen": LISTEN, **(tls.options if tls is not None else {})}
+    return ProcessSpec(name=module, command=_python(module, options), listen=listen, environment=ONE_THREAD)
 
 
 def _python(module: str, options: Mapping[str, str]) -> tuple[str, ...]:

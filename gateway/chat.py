@@ -8,7 +8,7 @@ from pydantic import BaseModel, Field
 from forerun.client import Delta, GenerateOptions, Generation, TokenLogprob
 from gateway.answers import Head, Usage, finish_reason_of, headed, is_whole, label, spelled, tier_of, usage_of
 from gateway.errors import HTTPProblem
-from gateway.fields import Body, Fields
+from gateway.fields import A_BOOLEAN, Body, Fields
 
 Nothing = Annotated[list[Any], Field(max_length=0)] | None
 """What clients send along empty, as they got it."""
@@ -78,7 +78,7 @@ class ChatRequest(Fields):
     """There are no functions."""
     parallel_tool_calls: bool | None = None
     """Without effect: there are no tools."""
-    store: Literal[False] | None = None
+    store: Annotated[Literal[False], A_BOOLEAN] | None = None
     """Nothing is stored."""
     metadata: dict[str, str] | None = None
     """Without effect: nothing is stored."""

@@ -8,7 +8,7 @@ from pydantic import BaseModel, Field
 from forerun.client import Delta, GenerateOptions, Generation
 from gateway.answers import Head, Usage, finish_reason_of, headed, label, spelled, tier_of, usage_of
 from gateway.errors import HTTPProblem
-from gateway.fields import Fields
+from gateway.fields import A_BOOLEAN, A_NUMBER, Fields
 
 DEFAULT_MAX_TOKENS = 16
 """As OpenAI has it."""
@@ -21,9 +21,9 @@ class CompletionRequest(Fields):
     """One text, or one list of token ids; also as the only entry of a list."""
     logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
     """Report the log-probability of each token, and of this many likeliest alternatives."""
-    best_of: Literal[1] | None = None
+    best_of: Annotated[Literal[1], A_NUMBER] | None = None
     """One answer a request."""
-    echo: Literal[False] | None = None
+    echo: Annotated[Literal[False], A_BOOLEAN] | None = None
     """The prompt is not repeated."""
     suffix: None = None
     """Not offered."""

@@ -3,7 +3,8 @@
 import secrets
 from typing import Annotated, Any, Literal, cast
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic_core import PydanticCustomError
 
 from forerun.client import GenerateOptions
 from gateway.errors import HTTPProblem
@@ -11,6 +12,20 @@ from speculation.tree import TreeShape
 
 SEED_BITS = 53
 """Of the seeds drawn here: every JSON reader keeps such a number exactly."""
+
+
+def _of(kind: type) -> BeforeValidator:
+    """Of exactly this type: to Python, and so to Literal, 0 is False and true is 1."""
+
+    def same(value: Any) -> Any:
+        if value is not None and type(value) is not kind:
+            raise PydanticCustomError("type", "Input should be of type {kind}", {"kind": kind.__name__})
+        return value
+
+    return BeforeValidator(same)
+
+
+A_NUMBER, A_BOOLEAN = _of(int), _of(bool)
 
 
 class Body(BaseModel):
@@ -101,7 +116,7 @@ class Fields(Body):
     """Send the answer as it comes, as server-sent events."""
     stream_options: StreamOptions | None = None
     """Only with `stream`."""
-    n: Literal[1] | None = None
+    n: Annotated[Literal[1], A_NUMBER] | None = None
     """One answer a request."""
     service_tier: Annotated[str, Field(pattern=r"^[\w.-]{1,64}$")] | None = None
     """How long the request may be kept waiting when there are too many: a class by the name that the operator gave it.

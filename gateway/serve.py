@@ -4,15 +4,17 @@ import asyncio
 import json
 import signal
 import socket
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterable, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 
+import h11
 import uvicorn
-from starlette.types import ASGIApp
+from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from forerun.client import AsyncClient, Retry
 from gateway.app import application
+from gateway.errors import HTTPProblem, response_of
 from gateway.settings import GatewaySettings, HTTPSettings
 from speculation.errors import ConfigurationError
 from speculation.exposure import require_protection
@@ -22,7 +24,7 @@ async def serve(settings: GatewaySettings) -> None:
     """Be a gateway until SIGTERM or SIGINT comes; then let running requests finish, and end.
 
     Raises:
-        ConfigurationError: It cannot listen where it should.
+        ConfigurationError: It cannot listen where it should, or a file of certificates is wrong.
     """
     await until_stopped(running(settings))
 
@@ -41,11 +43,15 @@ async def until_stopped(running: AbstractAsyncContextManager[str]) -> None:
 async def running(settings: GatewaySettings) -> AsyncIterator[str]:
     """The address of a gateway that can be called while the body runs, and drains after it."""
     # Who is refused is told at once when to come back: its own client waits, and no connection is held meanwhile.
-    retry = Retry(refusals=False)
-    async with (
-        AsyncClient(settings.controller, timeout_s=settings.longest_request_s, retry=retry) as client,
-        serving(application(client, settings), settings) as address,
-    ):
+    client = AsyncClient(
+        settings.controller,
+        timeout_s=settings.longest_request_s,
+        retry=Retry(refusals=False),
+        ca=settings.ca,
+        cert=settings.cert,
+        server_name=settings.server_name,
+    )
+    async with client, serving(application(client, settings), settings) as address:
         yield address
 
 
@@ -84,7 +90,7 @@ class _Server(uvicorn.Server):
 def _config(app: ASGIApp, settings: HTTPSettings) -> uvicorn.Config:
     return uvicorn.Config(
         app,
-        http=_protocol(settings.headers_within_s),
+        http=_protocol(settings.headers_within_s, settings.most_connections),
         ws="none",
         lifespan="off",
         # Paths and addresses of callers; what happens to a request is in the controller's log.
@@ -93,7 +99,6 @@ def _config(app: ASGIApp, settings: HTTPSettings) -> uvicorn.Config:
         log_level="warning",
         server_header=False,
         proxy_headers=False,
-        limit_concurrency=settings.most_connections,
         h11_max_incomplete_event_size=settings.most_header_bytes,
         timeout_keep_alive=settings.idle_s,
         timeout_graceful_shutdown=settings.drain_grace_s,
@@ -126,8 +131,10 @@ def _closed_on_error(opened: socket.socket) -> Iterator[None]:
         raise
 
 
-def _protocol(within_s: float) -> type[asyncio.Protocol]:
-    """uvicorn's HTTP, which waits for the headers of a request for ever, with a limit on that."""
+def _protocol(within_s: float, most_connections: int) -> type[asyncio.Protocol]:
+    """uvicorn's HTTP, which waits for the headers of a request for ever, with a limit on that and on connections; and
+    where it speaks for itself, in the gateway's words.
+    """
 
     class HurriedProtocol(H11Protocol):
         """Closes a connection whose caller does not come to the point, or goes on sending after the answer."""
@@ -136,6 +143,8 @@ def _protocol(within_s: float) -> type[asyncio.Protocol]:
 
         def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
             super().connection_made(transport)
+            if len(self.connections) > most_connections:
+                self.app = _crowded
             self._watch()
 
         def data_received(self, data: bytes) -> None:
@@ -145,6 +154,12 @@ def _protocol(within_s: float) -> type[asyncio.Protocol]:
         def connection_lost(self, exc: Exception | None) -> None:
             super().connection_lost(exc)
             self._calm()
+
+        def send_400_response(self, msg: str) -> None:
+            if self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE):
+                for event in _events(_NO_HTTP):
+                    self.transport.write(self.conn.send(event) or b"")
+            self.transport.close()
 
         def _watch(self) -> None:
             # Between two requests, uvicorn's own limit on idle connections holds until data come.
@@ -159,3 +174,20 @@ def _protocol(within_s: float) -> type[asyncio.Protocol]:
                 self._impatience = None
 
     return HurriedProtocol
+
+
+_CLOSED = {"Connection": "close"}
+_NO_HTTP = HTTPProblem(400, "this is no HTTP/1.1 request, or its headers are too large", code="invalid_http")
+
+
+async def _crowded(scope: Scope, receive: Receive, send: Send) -> None:
+    """An ASGI application for those for whom there is no room."""
+    problem = HTTPProblem(503, "too many connections at once; come back after a pause", code="too_many_connections")
+    await response_of(problem, _CLOSED)(scope, receive, send)
+
+
+def _events(problem: HTTPProblem) -> Iterable[h11.Event]:
+    response = response_of(problem, _CLOSED)
+    yield h11.Response(status_code=response.status_code, headers=response.raw_headers)
+    yield h11.Data(data=bytes(response.body))
+    yield h11.EndOfMessage()

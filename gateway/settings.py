@@ -1,5 +1,6 @@
 """How one gateway is set: what `python -m gateway` takes as options."""
 
+from pathlib import Path
 from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -18,6 +19,12 @@ class HTTPSettings(BaseModel):
 
     controller: Address = "127.0.0.1:50050"
     """host:port of the controller."""
+    ca: Annotated[str, Field(min_length=1)] | None = None
+    """PEM file of those who sign the certificate of a controller with TLS, or system (default: plain text)"""
+    cert: Path | None = None
+    """PEM file of a certificate and its unencrypted key, for a controller that asks callers for one"""
+    server_name: Annotated[str, Field(min_length=1)] | None = None
+    """the name in the controller's certificate, where it is not the host of its address"""
     listen: Address = "127.0.0.1:8000"
     """host:port; loopback unless you name another host; port 0 takes a free one"""
     insecure: bool = False

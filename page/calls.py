@@ -11,7 +11,7 @@ from typing import Any
 
 from google.protobuf import json_format, message_factory
 
-from forerun.client.connection import Connection
+from forerun.connection import Connection
 from gateway.errors import HTTPProblem
 from speculation.rpc import status_to_errors
 from speculation.v1 import models_pb2, router_pb2

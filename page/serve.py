@@ -3,7 +3,7 @@
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from forerun.client.connection import Connection
+from forerun.connection import Connection
 from gateway.serve import serving, until_stopped
 from page.app import application
 from page.calls import Calls
@@ -28,7 +28,10 @@ async def running(settings: PageSettings) -> AsyncIterator[str]:
         raise ConfigurationError(
             "ca", f"tokens would travel in plain text to {settings.controller}: name the ca of its certificate"
         )
-    calls = Calls(Connection.to(settings.controller, ca=settings.ca), timeout_s=settings.longest_request_s)
+    connection = Connection.to(
+        settings.controller, ca=settings.ca, cert=settings.cert, server_name=settings.server_name
+    )
+    calls = Calls(connection, timeout_s=settings.longest_request_s)
     try:
         async with serving(application(calls, settings), settings) as address:
             yield address

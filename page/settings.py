@@ -14,9 +14,6 @@ class PageSettings(HTTPSettings):
 
     listen: Address = "127.0.0.1:8080"
     """host:port; loopback unless you name another host; port 0 takes a free one"""
-    ca: Annotated[str, Field(min_length=1)] | None = None
-    """PEM file of those who sign the controller's certificate, or the word system; without it the controller is called
-    in plain text"""
     host: HostName = ""
     """the name by which browsers reach the page, where it is not the host of --listen and not localhost"""
     longest_body_bytes: Count = 64 << 10

@@ -14,6 +14,11 @@ from speculation.errors import ForerunError
 
 ERROR_DOMAIN = "forerun"
 
+LONGEST_MESSAGE, LONGEST_VALUE = 1_000, 200
+"""Bytes of an error's message, and of each value beside it. They travel twice, once with every byte spelled in three;
+beyond 8 KiB in all, receivers throw a status away and tell their callers something else."""
+CUT = "..."
+
 Detail = TypeVar("Detail", error_details_pb2.ErrorInfo, error_details_pb2.RetryInfo)
 
 STATUS_OF: dict[type[ForerunError], grpc.StatusCode] = {
@@ -46,15 +51,22 @@ _ERROR_OF_REASON: dict[str, type[ForerunError]] = {kind.reason: kind for kind in
 def status_of(error: ForerunError) -> status_pb2.Status:
     """The rich status of an error: code, message, ErrorInfo, and RetryInfo if it is known when to call again."""
     code = STATUS_OF.get(type(error), grpc.StatusCode.INTERNAL)
-    status = status_pb2.Status(code=code.value[0], message=str(error))
-    status.details.add().Pack(
-        error_details_pb2.ErrorInfo(reason=error.reason, domain=ERROR_DOMAIN, metadata=error.metadata)
-    )
+    status = status_pb2.Status(code=code.value[0], message=_cut(str(error), LONGEST_MESSAGE))
+    metadata = {name: _cut(value, LONGEST_VALUE) for name, value in error.metadata.items()}
+    status.details.add().Pack(error_details_pb2.ErrorInfo(reason=error.reason, domain=ERROR_DOMAIN, metadata=metadata))
     if error.retry_after_s is not None:
         retry = error_details_pb2.RetryInfo()
         retry.retry_delay.FromMilliseconds(math.ceil(1000 * error.retry_after_s))
         status.details.add().Pack(retry)
     return status
+
+
+def _cut(text: str, longest: int) -> str:
+    """A text of at most so many bytes: what callers wrote is quoted, and may be of any length."""
+    content = text.encode("utf-8", "replace")
+    if len(content) <= longest:
+        return content.decode()
+    return content[: longest - len(CUT.encode())].decode("utf-8", "ignore") + CUT
 
 
 @asynccontextmanager

@@ -20,6 +20,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from speculation.fingerprint import tokenizer_fingerprint
 from speculation.metrics_http import serving_metrics
 from speculation.profile import NO_FORWARDS, ForwardProfile
+from speculation.readable import Readable
 from speculation.tls import Certificates, PemFile, add_port
 from speculation.trace_export import TracingOrders, tracing_by
 from speculation.wire import profile_to_proto
@@ -194,7 +195,7 @@ async def _listening(
     settings: WorkerSettings, certificates: Certificates | None, host: Host, service: SessionService
 ) -> AsyncIterator[str]:
     """The address of a server that takes calls while the body runs; afterwards it drains and stops."""
-    server = grpc.aio.server(options=SERVER_OPTIONS)
+    server = grpc.aio.server(options=SERVER_OPTIONS, interceptors=(Readable(),))
     service.join(server)
     state = health.aio.HealthServicer()  # type: ignore[attr-defined]
     health_pb2_grpc.add_HealthServicer_to_server(state, server)

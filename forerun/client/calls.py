@@ -11,10 +11,10 @@ from typing import Any, Self, Unpack
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from forerun.client.connection import Connection
 from forerun.client.generation import Delta, Generation, RoundReport, ServedModel
 from forerun.client.messages import Answer, GenerateOptions, models_of, request_of
 from forerun.client.retries import USUAL, Retries, Retry, with_jitter
+from forerun.connection import Connection
 from speculation.errors import ForerunError, WorkerUnavailableError
 from speculation.rpc import error_of, status_to_errors
 from speculation.v1 import generation_pb2, generation_pb2_grpc
@@ -218,7 +218,9 @@ class Client:
         token: For a controller that asks for one. It is not sent in plain text to another machine.
         ca: For a controller with TLS: PEM file of those who may have signed its certificate, or "system" for those whom
             gRPC trusts.
-        credentials: In place of `ca`, where the controller asks for a certificate of the caller, too.
+        cert: PEM file of a certificate and its unencrypted key, for a controller that asks callers for one.
+        server_name: The name in the controller's certificate, where it is called by another one.
+        credentials: In place of the three.
 
     Raises:
         ConfigurationError: The file cannot be read, or the token would be sent in plain text.
@@ -232,9 +234,13 @@ class Client:
         retry: Retry = USUAL,
         token: str | None = None,
         ca: str | Path | None = None,
+        cert: str | Path | None = None,
+        server_name: str | None = None,
         credentials: grpc.ChannelCredentials | None = None,
     ) -> None:
-        connection = Connection.to(address, token=token, ca=ca, credentials=credentials)
+        connection = Connection.to(
+            address, token=token, ca=ca, cert=cert, server_name=server_name, credentials=credentials
+        )
         self._settings = _Settings(connection=connection, timeout_s=timeout_s, retries=Retries(retry))
         self._channel = connection.channel(CHANNEL_OPTIONS)
         self._stub = generation_pb2_grpc.GenerationServiceStub(self._channel)  # type: ignore[no-untyped-call]
@@ -313,9 +319,13 @@ class AsyncClient:
         retry: Retry = USUAL,
         token: str | None = None,
         ca: str | Path | None = None,
+        cert: str | Path | None = None,
+        server_name: str | None = None,
         credentials: grpc.ChannelCredentials | None = None,
     ) -> None:
-        connection = Connection.to(address, token=token, ca=ca, credentials=credentials)
+        connection = Connection.to(
+            address, token=token, ca=ca, cert=cert, server_name=server_name, credentials=credentials
+        )
         self._settings = _Settings(connection=connection, timeout_s=timeout_s, retries=Retries(retry))
         self._channel = connection.aio_channel(CHANNEL_OPTIONS)
         self._stub = generation_pb2_grpc.GenerationServiceStub(self._channel)  # type: ignore[no-untyped-call]

@@ -8,9 +8,9 @@ from typing import Any, Self
 
 import grpc
 
-from forerun.client.connection import Connection
 from forerun.client.generation import RoundReport
 from forerun.client.messages import round_report_of
+from forerun.connection import Connection
 from speculation.rpc import status_to_errors
 from speculation.tree import TreeShape
 from speculation.v1 import common_pb2, router_pb2, router_pb2_grpc
@@ -186,8 +186,10 @@ class RouterClient:
     Args:
         address: host:port of a controller.
         token: As for `Client`, with the role operate.
-        ca: As for `Client`.
-        credentials: As for `Client`.
+        ca: As for `Client`, like the rest.
+        cert: Of the operator.
+        server_name: Of the controller.
+        credentials: In place of these.
     """
 
     def __init__(
@@ -196,9 +198,13 @@ class RouterClient:
         *,
         token: str | None = None,
         ca: str | Path | None = None,
+        cert: str | Path | None = None,
+        server_name: str | None = None,
         credentials: grpc.ChannelCredentials | None = None,
     ) -> None:
-        self._connection = Connection.to(address, token=token, ca=ca, credentials=credentials)
+        self._connection = Connection.to(
+            address, token=token, ca=ca, cert=cert, server_name=server_name, credentials=credentials
+        )
         self._channel = self._connection.channel()
         self._stub = router_pb2_grpc.RouterServiceStub(self._channel)  # type: ignore[no-untyped-call]
 

@@ -30,6 +30,23 @@ Ca = Annotated[
     ),
 ]
 
+Cert = Annotated[
+    str | None,
+    typer.Option(
+        help="Where callers must show a certificate: PEM file of it and of its unencrypted key.",
+        envvar="FORERUN_CERT",
+        show_default=False,
+    ),
+]
+ServerName = Annotated[
+    str | None,
+    typer.Option(
+        help="The name in the other side's certificate, where it is not the host of its address.",
+        envvar="FORERUN_SERVER_NAME",
+        show_default=False,
+    ),
+]
+
 
 @contextmanager
 def told_if_nobody_answers(address: str) -> Iterator[None]:

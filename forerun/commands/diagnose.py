@@ -3,14 +3,22 @@
 import asyncio
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from forerun.commands.controller_address import DEFAULT_ADDRESS, Ca, Target, Token, told_if_nobody_answers
+from forerun.commands.controller_address import (
+    DEFAULT_ADDRESS,
+    Ca,
+    Cert,
+    ServerName,
+    Target,
+    Token,
+    told_if_nobody_answers,
+)
 from forerun.console import RESULT, emit, plain
 from speculation.errors import ConfigurationError
 
@@ -35,6 +43,8 @@ def diagnose(
     namespace: Annotated[str, typer.Option(help="The fleet's; with --redis.")] = "default",
     token: Token = None,
     ca: Ca = None,
+    cert: Cert = None,
+    server_name: ServerName = None,
     config: Annotated[Path | None, typer.Option(help="A controller's configuration, in place of a controller.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one line of JSON on stdout.")] = False,
 ) -> None:
@@ -55,7 +65,12 @@ def diagnose(
     from forerun.state_notes import notes_in, notes_on
 
     since_ms = int(1000 * (time.time() - _seconds(since)))
-    view, url, namespace = _log(lambda: _asked(target, token, ca), redis, namespace, config)
+    view, url, namespace = _log(
+        lambda: _asked(target, {"token": token, "ca": ca, "cert": cert, "server_name": server_name}),
+        redis,
+        namespace,
+        config,
+    )
     window = asyncio.run(_window(url, namespace, since_ms))
     diagnosis = judged(window.rows)
     notes = (*(notes_on(view) if view is not None else ()), *notes_in(window))
@@ -109,10 +124,10 @@ def _log(
     return view, view.log.url, view.log.namespace or namespace
 
 
-def _asked(target: str, token: str | None, ca: str | None) -> "RouterView":
+def _asked(target: str, way: Mapping[str, Any]) -> "RouterView":
     from forerun.client import RouterClient
 
-    with told_if_nobody_answers(target), RouterClient(target, token=token, ca=ca) as router:
+    with told_if_nobody_answers(target), RouterClient(target, **way) as router:
         return router.show()
 
 

@@ -5,7 +5,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from forerun.commands.controller_address import DEFAULT_ADDRESS, Ca, Target, Token, told_if_nobody_answers
+from forerun.commands.controller_address import (
+    DEFAULT_ADDRESS,
+    Ca,
+    Cert,
+    ServerName,
+    Target,
+    Token,
+    told_if_nobody_answers,
+)
 from forerun.console import PEOPLE, emit, plain
 from speculation.errors import InvalidRequestError
 
@@ -41,6 +49,8 @@ def generate(
     target: Target = DEFAULT_ADDRESS,
     token: Token = None,
     ca: Ca = None,
+    cert: Cert = None,
+    server_name: ServerName = None,
     timeout_s: Annotated[float, typer.Option(help="Deadline in seconds.")] = 120.0,
     as_json: Annotated[bool, typer.Option("--json", help="The whole answer as one line of JSON.")] = False,
 ) -> None:
@@ -74,7 +84,8 @@ def generate(
     if no_speculation:
         options["speculation"] = False
     text = sys.stdin.read() if prompt == "-" else prompt
-    _run({"address": target, "token": token, "ca": ca}, text, chat=chat, options=options, as_json=as_json)
+    way = {"address": target, "token": token, "ca": ca, "cert": cert, "server_name": server_name}
+    _run(way, text, chat=chat, options=options, as_json=as_json)
 
 
 def shape_of(text: str) -> "TreeShape":

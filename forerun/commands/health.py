@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from forerun.commands.controller_address import DEFAULT_ADDRESS
+from forerun.commands.controller_address import DEFAULT_ADDRESS, Ca, Cert, ServerName
 from forerun.console import RESULT, emit
 
 if TYPE_CHECKING:
@@ -26,6 +26,9 @@ def health(
             "--alive", help="Enough that it answers: a controller without a target and a draining process do."
         ),
     ] = False,
+    ca: Ca = None,
+    cert: Cert = None,
+    server_name: ServerName = None,
     timeout_s: Annotated[float, typer.Option(min=0.01, help="How long each may take to answer, in seconds.")] = 3.0,
     as_json: Annotated[bool, typer.Option("--json", help="Print one line of JSON on stdout.")] = False,
 ) -> None:
@@ -34,10 +37,14 @@ def health(
     [cyan]forerun health[/cyan]
 
     [cyan]forerun health 10.0.0.1:50050 10.0.0.2:50061 --json[/cyan]
+
+    [cyan]forerun health 10.0.0.2:50061 --ca ca.pem --cert probe.pem --server-name worker.forerun[/cyan]
     """
+    from forerun.connection import Connection
     from forerun.health import State, health_of
 
-    answers = [health_of(address, timeout_s=timeout_s) for address in addresses or (DEFAULT_ADDRESS,)]
+    ways = [Connection.to(each, ca=ca, cert=cert, server_name=server_name) for each in addresses or (DEFAULT_ADDRESS,)]
+    answers = [health_of(way, timeout_s=timeout_s) for way in ways]
     well = {State.SERVING, State.NOT_SERVING} if alive else {State.SERVING}
     ok = all(answer.state in well for answer in answers)
     if as_json:

@@ -7,7 +7,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from forerun.commands.controller_address import DEFAULT_ADDRESS, Ca, Target, Token, told_if_nobody_answers
+from forerun.commands.controller_address import (
+    DEFAULT_ADDRESS,
+    Ca,
+    Cert,
+    ServerName,
+    Target,
+    Token,
+    told_if_nobody_answers,
+)
 from forerun.console import RESULT, emit, plain
 
 if TYPE_CHECKING:
@@ -30,14 +38,21 @@ class Switch(Enum):
 
 
 @app.command("show")
-def show(target: Target = DEFAULT_ADDRESS, token: Token = None, ca: Ca = None, as_json: AsJson = False) -> None:
+def show(
+    target: Target = DEFAULT_ADDRESS,
+    token: Token = None,
+    ca: Ca = None,
+    cert: Cert = None,
+    server_name: ServerName = None,
+    as_json: AsJson = False,
+) -> None:
     """Show the workers, who decides and in which mode, the configuration and its problems, and what was decided.
 
     [cyan]forerun router show[/cyan]
 
     [cyan]forerun router show --json | jq .config.problem[/cyan]
     """
-    with _router(target, token, ca) as router:
+    with _router(target, token, ca, cert, server_name) as router:
         view = router.show()
     if as_json:
         emit({**plain(view), "arms": _arms(view.arms)})
@@ -53,6 +68,8 @@ def explain(
     target: Target = DEFAULT_ADDRESS,
     token: Token = None,
     ca: Ca = None,
+    cert: Cert = None,
+    server_name: ServerName = None,
     as_json: AsJson = False,
 ) -> None:
     """Show a recent request round by round: what was chosen and why, its tree, what was kept, what it cost.
@@ -61,7 +78,7 @@ def explain(
 
     [cyan]forerun router explain 019a9b1c-7d54-7c11-a2f0-5d1f0c0e9b11[/cyan]
     """
-    with _router(target, token, ca) as router:
+    with _router(target, token, ca, cert, server_name) as router:
         rounds = router.explain(request)
     if as_json:
         emit({"request_id": request, "rounds": rounds})
@@ -73,7 +90,14 @@ def explain(
 
 
 @app.command("arms")
-def arms(target: Target = DEFAULT_ADDRESS, token: Token = None, ca: Ca = None, as_json: AsJson = False) -> None:
+def arms(
+    target: Target = DEFAULT_ADDRESS,
+    token: Token = None,
+    ca: Ca = None,
+    cert: Cert = None,
+    server_name: ServerName = None,
+    as_json: AsJson = False,
+) -> None:
     """Show every combination of drafters and tree, the most often chosen first, and what came of it.
 
     Counted since the controller began. `accepted` is the share of drafted tokens that was kept.
@@ -82,7 +106,7 @@ def arms(target: Target = DEFAULT_ADDRESS, token: Token = None, ca: Ca = None, a
     """
     from forerun.router_screen import arms_table, by_rounds
 
-    with _router(target, token, ca) as router:
+    with _router(target, token, ca, cert, server_name) as router:
         ordered = by_rounds(router.show().arms)
     if as_json:
         emit({"arms": _arms(ordered)})
@@ -96,6 +120,8 @@ def policy(
     target: Target = DEFAULT_ADDRESS,
     token: Token = None,
     ca: Ca = None,
+    cert: Cert = None,
+    server_name: ServerName = None,
     as_json: AsJson = False,
 ) -> None:
     """Put another policy in charge, where neither the request nor a rule names one.
@@ -105,7 +131,7 @@ def policy(
 
     [cyan]forerun router policy planner[/cyan]
     """
-    with _router(target, token, ca) as router:
+    with _router(target, token, ca, cert, server_name) as router:
         previous = router.set_policy(name)
     if as_json:
         emit({"policy": name, "previous_policy": previous})
@@ -119,6 +145,8 @@ def kill(
     target: Target = DEFAULT_ADDRESS,
     token: Token = None,
     ca: Ca = None,
+    cert: Cert = None,
+    server_name: ServerName = None,
     as_json: AsJson = False,
 ) -> None:
     """Stop all speculation at once, running requests included, or allow it again. Requests go on, only slower.
@@ -127,7 +155,7 @@ def kill(
 
     [cyan]forerun router kill on[/cyan]
     """
-    with _router(target, token, ca) as router:
+    with _router(target, token, ca, cert, server_name) as router:
         engaged = router.set_kill_switch(switch is Switch.ON)
     if as_json:
         emit({"kill_switch": engaged})
@@ -138,14 +166,21 @@ def kill(
 
 
 @app.command("reload")
-def reload(target: Target = DEFAULT_ADDRESS, token: Token = None, ca: Ca = None, as_json: AsJson = False) -> None:
+def reload(
+    target: Target = DEFAULT_ADDRESS,
+    token: Token = None,
+    ca: Ca = None,
+    cert: Cert = None,
+    server_name: ServerName = None,
+    as_json: AsJson = False,
+) -> None:
     """Have the configuration file read now, and say what changed; a file that is wrong changes nothing.
 
     The controller also follows its file by itself, within a second.
 
     [cyan]forerun config check controller.yaml && forerun router reload[/cyan]
     """
-    with _router(target, token, ca) as router:
+    with _router(target, token, ca, cert, server_name) as router:
         changed, config = router.reload_config()
     if as_json:
         emit({"changed": changed, "config": config})
@@ -156,10 +191,15 @@ def reload(target: Target = DEFAULT_ADDRESS, token: Token = None, ca: Ca = None,
 
 
 @contextmanager
-def _router(address: str, token: str | None, ca: str | None) -> "Iterator[RouterClient]":
+def _router(
+    address: str, token: str | None, ca: str | None, cert: str | None, server_name: str | None
+) -> "Iterator[RouterClient]":
     from forerun.client import RouterClient
 
-    with told_if_nobody_answers(address), RouterClient(address, token=token, ca=ca) as router:
+    with (
+        told_if_nobody_answers(address),
+        RouterClient(address, token=token, ca=ca, cert=cert, server_name=server_name) as router,
+    ):
         yield router
 
 

@@ -5,6 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+from forerun.connection import Connection
 from forerun.health import State, health_of
 from zoo.catalog import model_folder
 
@@ -27,7 +28,7 @@ def test_a_controller_starts_and_serves_where_there_is_no_torch(tmp_path: Path) 
         assert process.stdout is not None
         line = process.stdout.readline()
         try:
-            answer = health_of(json.loads(line)["address"], timeout_s=30)
+            answer = health_of(Connection.to(json.loads(line)["address"]), timeout_s=30)
         finally:
             process.terminate()
             _, log = process.communicate()

@@ -84,6 +84,7 @@ def test_the_fleet_listens_on_the_loopback_only(up: Up) -> None:
         if connection.status == psutil.CONN_LISTEN
     ]
     assert set(listening) == {"127.0.0.1"}
+    assert len(listening) == len(names) + 1, "metrics"
 
 
 @pytest.mark.timeout(PATIENCE_S)

@@ -8,6 +8,7 @@ import sys
 import pytest
 
 from forerun.__main__ import main
+from forerun.connection import Connection
 from forerun.health import KINDS, State, health_of
 from speculation.v1 import draft_pb2, generation_pb2, verify_pb2
 from tests import fakes
@@ -49,7 +50,7 @@ def test_a_controller_serves_while_it_has_a_target(
             address = running.controller.address
             await eventually(lambda: running.controller.fleet.serves)
 
-            assert (await asyncio.to_thread(health_of, address, timeout_s=10)).state is State.SERVING
+            assert (await asyncio.to_thread(health_of, Connection.to(address), timeout_s=10)).state is State.SERVING
             assert await asyncio.to_thread(forerun, monkeypatch, "health", address) == 0
 
             await running.workers[0].kill()
@@ -68,7 +69,7 @@ def test_a_worker_says_which_kind_it_is() -> None:
 
     async def scenario() -> None:
         async with worker_serve.running(settings) as ready:
-            answer = await asyncio.to_thread(health_of, ready.address, timeout_s=10)
+            answer = await asyncio.to_thread(health_of, Connection.to(ready.address), timeout_s=10)
 
         assert (answer.kind, answer.state) == ("draft worker", State.SERVING)
 
@@ -92,7 +93,7 @@ def test_programs_are_told_of_every_process_and_the_worst_decides(
 
 def test_whoever_never_answers_keeps_a_probe_no_longer_than_it_allows() -> None:
     with socket.create_server(("127.0.0.1", 0)) as frozen:
-        answer = health_of(f"127.0.0.1:{frozen.getsockname()[1]}", timeout_s=0.2)
+        answer = health_of(Connection.to(f"127.0.0.1:{frozen.getsockname()[1]}"), timeout_s=0.2)
 
     assert answer.state is State.SILENT
     assert answer.problem.startswith("DEADLINE_EXCEEDED")

@@ -261,6 +261,45 @@ def test_headers_without_end_are_refused() -> None:
             answer = await raw(gateway, b"GET / HTTP/1.1\r\nA: " + b"a" * 3000)
 
             assert answer.startswith(b"HTTP/1.1 400")
+            assert problem_in(answer)["code"] == "invalid_http"
+
+    run(scenario())
+
+
+def problem_in(answer: bytes) -> dict[str, Any]:
+    """The error of an answer of which every byte was read."""
+    body: dict[str, Any] = json.loads(answer.partition(b"\r\n\r\n")[2])
+    assert body.keys() == {"error"}
+    assert body["error"].keys() == {"message", "type", "param", "code"}
+    return dict(body["error"])
+
+
+@pytest.mark.parametrize(
+    "sent", [b"\x16\x03\x01\x00", b"GET /health HTTP/1.1\r\nHost: x\r\nHost: y\r\n\r\n", b"PING\r\n\r\n"]
+)
+def test_what_is_no_http_is_told_so_in_openais_words(sent: bytes) -> None:
+    async def scenario() -> None:
+        async with front() as (gateway, _):
+            assert problem_in(await raw(gateway, sent))["type"] == "invalid_request_error"
+            assert (await gateway.post()).status_code == 200
+
+    run(scenario())
+
+
+def test_connections_beyond_the_limit_are_told_to_come_back() -> None:
+    async def scenario() -> None:
+        async with front({"most_connections": 2}) as (gateway, _):
+            held = [await connected(gateway) for _ in range(2)]
+            await asyncio.sleep(0)
+            answer = await raw(gateway, b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n")
+            for _, writer in held:
+                writer.close()
+                await writer.wait_closed()
+
+            assert answer.startswith(b"HTTP/1.1 503")
+            assert b"retry-after: 1" in answer.lower()
+            assert problem_in(answer)["code"] == "too_many_connections"
+            assert await raw(gateway, b"GET /health HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
 
     run(scenario())
 

@@ -98,3 +98,15 @@ def test_a_lost_peer_is_an_unavailable_worker() -> None:
 
     with pytest.raises(errors.WorkerUnavailableError, match="worker code"):
         asyncio.run(call_nobody())
+
+
+@pytest.mark.parametrize("name", ["a" * 100_000, "\N{FAMILY}" * 30_000, "\ud800" * 50_000])
+def test_an_error_that_quotes_what_is_long_still_arrives(name: str) -> None:
+    """A status beyond what a header may hold would become another one."""
+    status, received = asyncio.run(across_a_call(errors.UnknownNameError("policy", name, ["planner"])))
+
+    assert status is grpc.StatusCode.NOT_FOUND
+    assert type(received) is errors.UnknownNameError
+    assert str(received).startswith("no policy is called '")
+    assert str(received).endswith("...")
+    assert len(str(received).encode()) <= rpc.LONGEST_MESSAGE

@@ -1,0 +1,138 @@
+"""Bytes that are no message, towards every form of call, and what must stay as it was for those that are."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import grpc
+import pytest
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+
+from speculation.readable import Readable
+from speculation.rpc import error_info
+
+HEALTH = "/grpc.health.v1.Health"
+REFLECTION = "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo"
+NO_MESSAGE = b"\x0a\xff\xff\xff\xff\x0f"
+ECHO = "/test.Echo"
+
+
+async def echo(request: bytes, context: Any) -> bytes:
+    return request
+
+
+async def echo_joined(requests: AsyncIterator[bytes], context: Any) -> bytes:
+    return b"".join([request async for request in requests])
+
+
+def read(content: bytes) -> bytes:
+    if content.startswith(b"bad"):
+        raise ValueError(content)
+    return content
+
+
+@asynccontextmanager
+async def served() -> AsyncIterator[tuple[grpc.aio.Channel, Any]]:
+    """Health, reflection, and two calls that we have not: every form of call there is."""
+    server = grpc.aio.server(interceptors=(Readable(),))
+    state = health.aio.HealthServicer()  # type: ignore[attr-defined]
+    health_pb2_grpc.add_HealthServicer_to_server(state, server)
+    reflection.enable_server_reflection([health.SERVICE_NAME], server)
+    methods = {
+        "Unary": grpc.unary_unary_rpc_method_handler(echo, read),
+        "Raw": grpc.unary_unary_rpc_method_handler(echo),
+        "Joined": grpc.stream_unary_rpc_method_handler(echo_joined, read),
+    }
+    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("test.Echo", methods),))
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    try:
+        async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+            yield channel, state
+    finally:
+        await server.stop(None)
+
+
+async def asked(channel: grpc.aio.Channel, method: str, *messages: bytes) -> list[bytes]:
+    """All answers, over a call of no form at all."""
+    call: Any = channel.stream_stream(method)(iter(messages), timeout=10)
+    return [answer async for answer in call]
+
+
+def run(work: Any) -> None:
+    async def bounded() -> None:
+        async with asyncio.timeout(30):
+            await work
+
+    asyncio.run(bounded())
+
+
+@pytest.mark.parametrize(
+    ("method", "messages"),
+    [
+        pytest.param(f"{HEALTH}/Check", [NO_MESSAGE], id="unary"),
+        pytest.param(f"{HEALTH}/Watch", [NO_MESSAGE], id="answers that stream"),
+        pytest.param(f"{ECHO}/Joined", [b"good", b"bad"], id="requests that stream"),
+        pytest.param(REFLECTION, [NO_MESSAGE], id="both"),
+        pytest.param(f"{ECHO}/Unary", [b"bad"], id="another kind of error"),
+    ],
+)
+def test_what_is_no_message_is_the_callers_mistake(method: str, messages: list[bytes]) -> None:
+    async def scenario() -> None:
+        async with served() as (channel, _):
+            with pytest.raises(grpc.aio.AioRpcError) as caught:
+                await asked(channel, method, *messages)
+
+            info = error_info(caught.value)
+            assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+            assert info is not None
+            assert info.metadata["field"] == "message"
+
+    run(scenario())
+
+
+@pytest.mark.parametrize("method", [f"{HEALTH}/Check", f"{HEALTH}/Watch", f"{ECHO}/Unary"])
+def test_a_call_without_its_message_is_the_callers_mistake_and_ends(method: str) -> None:
+    async def scenario() -> None:
+        async with served() as (channel, _):
+            with pytest.raises(grpc.aio.AioRpcError) as caught:
+                await asked(channel, method)
+
+            assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+            assert caught.value.details() == "message: is missing"
+
+    run(scenario())
+
+
+def test_what_came_before_is_answered() -> None:
+    async def scenario() -> None:
+        async with served() as (channel, _):
+            call: Any = channel.stream_stream(REFLECTION)(timeout=10)
+            await call.write(b"\x3a\x00")  # list_services: ""
+            assert await call.read()
+            await call.write(NO_MESSAGE)
+
+            with pytest.raises(grpc.aio.AioRpcError) as caught:
+                await call.read()
+            assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+
+    run(scenario())
+
+
+def test_good_calls_are_what_they_were() -> None:
+    """Health can be watched for as long as one likes: a trap of interceptors."""
+
+    async def scenario() -> None:
+        async with served() as (channel, state):
+            assert await asked(channel, f"{ECHO}/Unary", b"a") == [b"a"]
+            assert await asked(channel, f"{ECHO}/Raw", b"a") == [b"a"]
+            assert await asked(channel, f"{ECHO}/Joined", b"a", b"b") == [b"ab"]
+            watch = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest(), timeout=10)
+            assert (await watch.read()).status == health_pb2.HealthCheckResponse.SERVING
+            await state.set("", health_pb2.HealthCheckResponse.NOT_SERVING)
+            assert (await watch.read()).status == health_pb2.HealthCheckResponse.NOT_SERVING
+            watch.cancel()
+
+    run(scenario())

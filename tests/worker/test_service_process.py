@@ -60,6 +60,8 @@ def test_a_process_says_when_it_is_ready_serves_and_ends_on_sigterm(tmp_path: Pa
         pytest.param(["--cache-gib", "-1"], "cache_gib", id="no memory"),
         pytest.param(["--least-idle", "-1"], "least_idle_s", id="no time"),
         pytest.param(["--remember", "100"], "without a model", id="no such memory"),
+        pytest.param(["--tensor-parallel", "2"], "is for targets", id="ranks of a drafter"),
+        pytest.param(["--tensor-parallel", "0"], "tensor_parallel", id="no ranks"),
         pytest.param(["--listen", "nonsense"], "listen", id="no address"),
         pytest.param(
             ["--listen", "0.0.0.0:0", "--redis", "redis://127.0.0.1"], "advertise", id="no address for others"

@@ -7,13 +7,15 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
+from pathlib import Path
 from types import MappingProxyType
 
 import grpc
 from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
 from grpc_health.v1.health_pb2_grpc import HealthStub
 
-from speculation.errors import InvalidRequestError
+from speculation.errors import ConfigurationError, InvalidRequestError
+from speculation.tls import PemFile
 
 KINDS: Mapping[str, str] = MappingProxyType(
     {
@@ -50,17 +52,58 @@ class Health:
     problem: str = ""
 
 
-def health_of(address: str, *, timeout_s: float) -> Health:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tls:
+    """How a process with TLS is asked.
+
+    Attributes:
+        ca: PEM file of those who sign its certificate.
+        certificate: PEM file of what it is shown, if it wants to know who asks; None: nothing.
+        key: PEM file of the key of that.
+        server_name: The name in its certificate; None: the host of its address.
+
+    Raises:
+        ConfigurationError: One of certificate and key is missing.
+    """
+
+    ca: Path
+    certificate: Path | None = None
+    key: Path | None = None
+    server_name: str | None = None
+
+    def __post_init__(self) -> None:
+        if (self.certificate is None) != (self.key is None):
+            raise ConfigurationError("key" if self.key is None else "cert", "is missing: the two go together")
+
+    def channel(self, address: str) -> grpc.Channel:
+        """A channel to that address.
+
+        Raises:
+            ConfigurationError: A file cannot be read.
+        """
+        key, certificate = _content("key", self.key), _content("cert", self.certificate)
+        credentials = grpc.ssl_channel_credentials(_content("ca", self.ca), key, certificate)
+        named = [("grpc.ssl_target_name_override", self.server_name)] if self.server_name else []
+        return grpc.secure_channel(address, credentials, options=named)
+
+
+def health_of(address: str, *, timeout_s: float, tls: Tls | None = None) -> Health:
     """How the process at host:port is; within this time, whatever it does.
+
+    Args:
+        address: host:port.
+        timeout_s: The time, in seconds.
+        tls: None: plain text.
 
     Raises:
         InvalidRequestError: The address is none.
+        ConfigurationError: A file of TLS cannot be read.
     """
     host, _, port = address.rpartition(":")
     if not host or not port.isdecimal():
         raise InvalidRequestError("address", f"{address!r} is not host:port")
     until = time.monotonic() + timeout_s
-    with grpc.insecure_channel(address) as channel:
+    with tls.channel(address) if tls else grpc.insecure_channel(address) as channel:
         stub = HealthStub(channel)
         try:
             for service, kind in KINDS.items():
@@ -70,6 +113,10 @@ def health_of(address: str, *, timeout_s: float) -> Health:
             code, details = error.code(), error.details()
             return Health(address=address, kind="", state=State.SILENT, problem=f"{code.name}: {details}")
     return Health(address=address, kind="", state=State.SILENT, problem="it answers, but is no process of Forerun")
+
+
+def _content(field: str, file: Path | None) -> bytes | None:
+    return None if file is None else PemFile(field, file).read()
 
 
 def _state_of(stub: HealthStub, service: str, until: float) -> State | None:

@@ -1,11 +1,13 @@
 """`forerun health`: whether processes are well; for operators, and for the probes of containers."""
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from forerun.commands.controller_address import DEFAULT_ADDRESS
 from forerun.console import RESULT, emit
+from speculation.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from forerun.health import Health
@@ -26,6 +28,18 @@ def health(
             "--alive", help="Enough that it answers: a controller without a target and a draining process do."
         ),
     ] = False,
+    ca: Annotated[
+        Path | None,
+        typer.Option(help="For processes with TLS: PEM file of those who sign their certificates."),
+    ] = None,
+    cert: Annotated[
+        Path | None,
+        typer.Option(help="PEM file of the certificate that they are shown; workers ask for one, as of a controller."),
+    ] = None,
+    key: Annotated[Path | None, typer.Option(help="PEM file of its key.")] = None,
+    server_name: Annotated[
+        str | None, typer.Option(help="The name in their certificates.", show_default="the host of each")
+    ] = None,
     timeout_s: Annotated[float, typer.Option(min=0.01, help="How long each may take to answer, in seconds.")] = 3.0,
     as_json: Annotated[bool, typer.Option("--json", help="Print one line of JSON on stdout.")] = False,
 ) -> None:
@@ -34,10 +48,15 @@ def health(
     [cyan]forerun health[/cyan]
 
     [cyan]forerun health 10.0.0.1:50050 10.0.0.2:50061 --json[/cyan]
-    """
-    from forerun.health import State, health_of
 
-    answers = [health_of(address, timeout_s=timeout_s) for address in addresses or (DEFAULT_ADDRESS,)]
+    [cyan]forerun health 10.0.0.2:50061 --ca ca.pem --cert own.pem --key own.key --server-name worker.forerun[/cyan]
+    """
+    from forerun.health import State, Tls, health_of
+
+    if ca is None and (cert or key or server_name):
+        raise ConfigurationError("ca", "is missing: it says whose certificates are trusted")
+    tls = Tls(ca=ca, certificate=cert, key=key, server_name=server_name) if ca else None
+    answers = [health_of(address, timeout_s=timeout_s, tls=tls) for address in addresses or (DEFAULT_ADDRESS,)]
     well = {State.SERVING, State.NOT_SERVING} if alive else {State.SERVING}
     ok = all(answer.state in well for answer in answers)
     if as_json:

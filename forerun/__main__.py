@@ -12,6 +12,7 @@ from forerun.commands import (
     controller,
     demo,
     diagnose,
+    fleet,
     gateway,
     generate,
     health,
@@ -55,6 +56,7 @@ app.command("bench", context_settings=bench.PASS_ON_HELP)(bench.bench)
 router_models.add_to(router.app)
 router_retraining.add_to(router.app)
 app.add_typer(router.app, name="router")
+app.add_typer(fleet.app, name="fleet")
 app.add_typer(config.app, name="config")
 app.add_typer(token.app, name="token")
 app.add_typer(zoo.app, name="zoo")

@@ -9,8 +9,9 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, Any
 
@@ -19,7 +20,7 @@ import yaml
 
 from forerun.client import AsyncClient, Generation, RouterClient, WorkerHealth
 from forerun.workload import Task, tasks
-from tests.end_to_end.processes import Process, eventually, free_address, redis_server
+from tests.end_to_end.processes import Process, RedisServer, eventually, free_address, redis_server
 from zoo.catalog import model_folder
 
 pytestmark = [
@@ -32,7 +33,8 @@ FORERUN = (sys.executable, "-P", "-m", "forerun")
 ENVIRONMENT = {**os.environ, "RAY_USAGE_STATS_ENABLED": "0", "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
 """By the second one Ray takes the loopback for the address of this machine, whatever the machine."""
 
-NAMES = ("target", "target", "code", "mixed")
+TARGET = {"worker": f"verify --model {model_folder('target')}", "cpus": 0, "resources": {"large": 1}}
+CODE = {"worker": "draft --model zoo:code"}
 TOKENS = 48
 
 
@@ -52,9 +54,10 @@ class Cluster:
         assert json.loads(self.said.readline()) == {"removed": node}
 
 
-@pytest.fixture
-def cluster(tmp_path: Path) -> Iterator[Cluster]:
-    with (tmp_path / "ray.err").open("w") as stderr:
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    said = tmp_path_factory.mktemp("ray") / "stderr"
+    with said.open("w") as stderr:
         process = subprocess.Popen(
             [sys.executable, str(Path(__file__).with_name("ray_cluster.py"))],
             stdin=subprocess.PIPE,
@@ -66,7 +69,7 @@ def cluster(tmp_path: Path) -> Iterator[Cluster]:
     assert process.stdin is not None
     assert process.stdout is not None
     line = process.stdout.readline()
-    assert line, (tmp_path / "ray.err").read_text()
+    assert line, said.read_text()
     yield Cluster(**json.loads(line), orders=process.stdin, said=process.stdout)
     process.stdin.close()
     process.wait(120)
@@ -97,11 +100,32 @@ def refusal(file: Path, *, status: int = 1) -> str:
     return done.stderr
 
 
-def fleet_file(folder: Path, **settings: Any) -> Path:
+@pytest.fixture
+def redis(tmp_path: Path) -> Iterator[RedisServer]:
+    with redis_server(tmp_path) as server:
+        yield server
+
+
+def file_of(folder: Path, cluster: Cluster, redis: RedisServer, workers: Mapping[str, Any]) -> Path:
     """A fleet's file."""
+    told = {"address": cluster.address, "redis": redis.url, "log_folder": str(folder / "logs"), "workers": workers}
     file = folder / "fleet.yaml"
-    file.write_text(yaml.safe_dump({"log_folder": str(folder / "logs"), **settings}))
+    file.write_text(yaml.safe_dump(told))
     return file
+
+
+@contextmanager
+def controller(folder: Path, redis: RedisServer) -> Iterator[str]:
+    """The address of one that looks for its workers there."""
+    settings = {"listen": free_address(), "tokenizer": str(model_folder("target")), "redis": {"url": redis.url}}
+    config = folder / "controller.yaml"
+    config.write_text(yaml.safe_dump(settings))
+    process = Process("controller", ("controller", "--config", str(config)))
+    try:
+        process.await_ready()
+        yield process.address
+    finally:
+        process.end()
 
 
 async def generate(client: AsyncClient, task: Task, policy: str) -> Generation:
@@ -109,7 +133,7 @@ async def generate(client: AsyncClient, task: Task, policy: str) -> Generation:
     return await client.generate(task.prompt, max_new_tokens=TOKENS, **options)
 
 
-async def under_load(address: str, work: list[Task], lose: Any) -> list[tuple[Task, Generation]]:
+async def under_load(address: str, work: Sequence[Task], lose: Callable[[], None]) -> list[tuple[Task, Generation]]:
     """Every answer of eight callers, one of whose machines is lost meanwhile; they go on until it is back."""
     async with AsyncClient(address, timeout_s=300) as client:
         done: list[tuple[Task, Generation]] = []
@@ -142,85 +166,64 @@ def serving(address: str) -> set[str]:
         return {worker.address for worker in router.show().workers if worker.health is WorkerHealth.SERVING}
 
 
-def test_a_machine_is_lost_under_load_and_no_text_differs(cluster: Cluster, tmp_path: Path) -> None:
-    with redis_server(tmp_path) as redis:
-        large = {"cpus": 0, "resources": {"large": 1}}
-        workers = {
-            "target": {"worker": f"verify --model {model_folder('target')}", "replicas": 2, **large},
-            **{name: {"worker": f"draft --model zoo:{name}"} for name in ("code", "mixed")},
-        }
-        file = fleet_file(tmp_path, address=cluster.address, redis=redis.url, workers=workers)
-        started = fleet_command(file)["workers"]
-        assert sorted(worker["name"] for worker in started) == sorted(NAMES)
-        first, second = (worker for worker in started if worker["name"] == "target")
-        assert first["node"] != second["node"], "each machine has room for one target"
-        assert fleet_command(file)["workers"] == started, "what runs is left alone"
+async def plain_answers(address: str, work: Sequence[Task]) -> dict[Task, Generation]:
+    async with AsyncClient(address, timeout_s=300) as client:
+        return {task: await generate(client, task, "none") for task in work}
 
-        config = tmp_path / "controller.yaml"
-        config.write_text(
-            yaml.safe_dump(
-                {
-                    "listen": free_address(),
-                    "tokenizer": str(model_folder("target")),
-                    "redis": {"url": redis.url},
-                    "router": {"policy": "planner"},
-                }
-            )
-        )
-        controller = Process("controller", ("controller", "--config", str(config)))
-        try:
-            controller.await_ready()
-            addresses = {worker["address"] for worker in started}
-            eventually(lambda: serving(controller.address) == addresses, within_s=60)
-            work = [*tasks(("code", "hybrid"), 4)]
 
-            async def plain() -> dict[Task, Generation]:
-                async with AsyncClient(controller.address, timeout_s=300) as client:
-                    return {task: await generate(client, task, "none") for task in work}
+def test_a_machine_is_lost_under_load_and_no_text_differs(cluster: Cluster, redis: RedisServer, tmp_path: Path) -> None:
+    workers = {"target": TARGET | {"replicas": 2}, "code": CODE, "mixed": {"worker": "draft --model zoo:mixed"}}
+    file = file_of(tmp_path, cluster, redis, workers)
+    names = ["code", "mixed", "target", "target"]
+    work = tasks(("code", "hybrid"), 4)
 
-            expected = asyncio.run(plain())
-            lost = first if first["node"] != cluster.head else second
+    started = fleet_command(file)["workers"]
+    first, second = (worker for worker in started if worker["name"] == "target")
+    lost = first if first["node"] != cluster.head else second
+    with controller(tmp_path, redis) as address:
+        eventually(lambda: serving(address) == {worker["address"] for worker in started}, within_s=60)
+        expected = asyncio.run(plain_answers(address, work))
 
-            def lose() -> None:
-                cluster.remove(lost["node"])
-                eventually(lambda: len(serving(controller.address) - {lost["address"]}) == len(NAMES), within_s=300)
+        def lose() -> None:
+            cluster.remove(lost["node"])
+            eventually(lambda: len(serving(address) - {lost["address"]}) == len(names), within_s=300)
 
-            answers = asyncio.run(under_load(controller.address, work, lose))
-            now = fleet_command(file)["workers"]
-        finally:
-            controller.end()
+        answers = asyncio.run(under_load(address, work, lose))
+    now = fleet_command(file)["workers"]
 
-        assert len(answers) >= 16
-        assert [task.number for task, answer in answers if answer.token_ids != expected[task].token_ids] == []
-        assert lost["node"] not in {worker["node"] for worker in now}
-        assert sorted(worker["name"] for worker in now) == sorted(NAMES)
+    assert first["node"] != second["node"], "each machine has room for one target"
+    assert len(answers) >= 16
+    assert [task.number for task, answer in answers if answer.token_ids != expected[task].token_ids] == []
+    assert lost["node"] not in {worker["node"] for worker in now}
+    assert sorted(worker["name"] for worker in now) == names
+    assert fleet_command(file, "--stop") == {"stopped": ["code-0", "mixed-0", "target-0", "target-1"]}
 
-        changed = workers | {"code": workers["code"] | {"worker": "draft --model zoo:code --slots 4"}}
-        del changed["mixed"]
-        after = fleet_command(fleet_file(tmp_path, address=cluster.address, redis=redis.url, workers=changed))[
-            "workers"
-        ]
-        kept = {worker["address"] for worker in now if worker["name"] == "target"}
-        assert {worker["address"] for worker in after if worker["name"] == "target"} == kept
-        assert len(after) == 3
-        assert not {worker["address"] for worker in after if worker["name"] == "code"} & {w["address"] for w in now}
 
-        wrong = fleet_file(
-            tmp_path,
-            address=cluster.address,
-            redis=redis.url,
-            namespace="other",
-            workers={"target": {"worker": "verify --model /no/such/folder", "cpus": 0}},
-        )
-        assert "there is no such folder" in refusal(wrong)
-        nobody = fleet_file(tmp_path, address=free_address(), redis=redis.url, workers=changed)
-        assert "no head of a Ray cluster answers" in refusal(nobody, status=2)
-        impossible = {"target": {"worker": "verify --model zoo:target", "gpus": 8}}
-        too_large = fleet_file(
-            tmp_path, address=cluster.address, redis=redis.url, namespace="other", workers=impossible
-        )
-        assert "no machine of the cluster has 1 CPU, 8 GPU" in refusal(too_large)
+def test_the_fleet_becomes_what_the_file_says(cluster: Cluster, redis: RedisServer, tmp_path: Path) -> None:
+    first = fleet_command(file_of(tmp_path, cluster, redis, {"target": TARGET, "code": CODE}))["workers"]
+    again = fleet_command(tmp_path / "fleet.yaml")["workers"]
+    changed = {"worker": f"{CODE['worker']} --slots 4"}
+    second = fleet_command(file_of(tmp_path, cluster, redis, {"target": TARGET, "code": changed}))["workers"]
+    third = fleet_command(file_of(tmp_path, cluster, redis, {"code": changed}))["workers"]
 
-        last = fleet_file(tmp_path, address=cluster.address, redis=redis.url, workers=changed)
-        assert fleet_command(last, "--stop") == {"stopped": ["code-0", "target-0", "target-1"]}
-        assert fleet_command(last, "--stop") == {"stopped": []}
+    assert again == first, "what is right is left alone"
+    assert [worker for worker in second if worker["name"] == "target"] == [
+        worker for worker in first if worker["name"] == "target"
+    ]
+    assert [worker["name"] for worker in second] == ["code", "target"]
+    assert second[0]["address"] != first[0]["address"]
+    assert third == second[:1]
+    assert fleet_command(tmp_path / "fleet.yaml", "--stop") == {"stopped": ["code-0"]}
+    assert fleet_command(tmp_path / "fleet.yaml", "--stop") == {"stopped": []}
+
+
+def test_what_cannot_be_is_said_in_one_line(cluster: Cluster, redis: RedisServer, tmp_path: Path) -> None:
+    def said(workers: Mapping[str, Any]) -> str:
+        return refusal(file_of(tmp_path, cluster, redis, workers))
+
+    assert "there is no such folder" in said({"target": {"worker": "verify --model /no/such/folder"}})
+    assert "no machine of the cluster has 1 CPU, 8 GPU" in said({"target": TARGET | {"cpus": 1, "gpus": 8}})
+    elsewhere = replace(cluster, address=free_address())
+    assert "no head of a Ray cluster answers" in refusal(
+        file_of(tmp_path, elsewhere, redis, {"target": TARGET}), status=2
+    )

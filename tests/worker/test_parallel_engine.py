@@ -2,15 +2,19 @@
 
 import json
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import torch
 
+from forerun.health import State, health_of
 from tests.architectures import plain_logits, plain_model, served_model
+from tests.worker.grpc_session import save_tiny_model
 from tests.worker.tiny_worker import PROMPT, SAMPLINGS
 from tests.worker.two_ranks import SIZES, played
 from worker.engine import Engine
@@ -60,3 +64,30 @@ def test_two_ranks_say_what_one_says_whatever_is_speculated(architecture: str, t
     if architecture not in WHOLE_ATTENTION:
         assert said["cache_bytes"] == one["cache_bytes"] // 2, "each rank holds its heads alone"
     assert said["num_free"] == one["num_free"]
+
+
+def test_torchrun_starts_the_ranks_as_well_and_rank_0_serves(tmp_path: Path) -> None:
+    """As over several machines, where the ranks meet at a port of the first one."""
+    model = save_tiny_model(tmp_path)
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nnodes=1", "--nproc-per-node=2"]
+    worker = ["--role=verify", "--name=tiny", f"--model={model}", "--tensor-parallel=2", "--grace=0.2", "--slots=2"]
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        meeting = ["--master-addr=127.0.0.1", f"--master-port={free.getsockname()[1]}"]
+    process = subprocess.Popen(
+        [*torchrun, *meeting, "--module", "worker", *worker],
+        cwd=ROOT,
+        env={**os.environ, "GLOO_SOCKET_IFNAME": "lo"},
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    with process.stdout:
+        address = json.loads(process.stdout.readline())["address"]
+        ranks = psutil.Process(process.pid).children()
+
+        assert health_of(address, timeout_s=30).state is State.SERVING
+        process.terminate()
+        process.wait(60)
+
+    assert len(ranks) == 2
+    assert not any(rank.is_running() for rank in ranks)

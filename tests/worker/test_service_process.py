@@ -82,3 +82,17 @@ def test_a_worker_that_cannot_start_says_why_in_one_line(
 
 def test_a_worker_listens_on_loopback_unless_told_otherwise() -> None:
     assert WorkerSettings(role="draft", model="m", name="n").listen.startswith("127.0.0.1:")
+
+
+def test_ranks_that_others_than_were_asked_for_started_do_not_begin(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setenv("WORLD_SIZE", "3")
+
+    status = main(["--role", "verify", "--name", "tiny", "--model", "unused", "--tensor-parallel", "2"])
+
+    assert (status, capsys.readouterr().err) == (
+        1,
+        "worker: tensor_parallel: 2 ranks were asked for, and 3 started\n",
+    )

@@ -5,7 +5,7 @@ STAMP = $(VENV)/.installed
 LLAMA = .forerun/llama.cpp
 LLAMA_SERVER_BUILT = $(LLAMA)/build/bin/llama-server
 
-.PHONY: setup check test test-slow test-gpu mutants demo up protos faults soak bench bench-gpu fuzz audit licences llama-server deploy-check locks \
+.PHONY: setup check test test-slow test-gpu test-ray mutants demo up protos faults soak bench bench-gpu fuzz audit licences llama-server deploy-check locks \
 	chromium page-assets page-screenshots
 
 setup: $(STAMP)  ## install everything into .venv
@@ -19,6 +19,8 @@ test-slow: setup  ## what takes minutes
 	$(RUN)pytest -m slow
 test-gpu: setup  ## what needs a CUDA device
 	$(RUN)pytest -m gpu
+test-ray: setup  ## a fleet on a Ray cluster of three machines (processes here), one of which is lost; installs ray
+	$(RUN)pip install --quiet --no-deps ray==2.60.0 msgpack==1.2.4 && $(RUN)pytest -m slow tests/end_to_end/test_ray_fleet.py
 mutants: setup  ## plant faults and see the suite notice
 	$(RUN)python tests/mutants.py
 demo: setup  ## a fleet of real models and a mixed workload, with a live table

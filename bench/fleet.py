@@ -58,6 +58,7 @@ async def bench_fleet(
     device: str = "cpu",
     dtype: Dtype | None = None,
     exact: bool = False,
+    tensor_parallel: int = 1,
     router: RouterSettings = WITHOUT_SCORING,
     redis: RedisSettings = EMBEDDED_REDIS,
     admission: AdmissionSettings | None = None,
@@ -73,6 +74,7 @@ async def bench_fleet(
         device: Of all models.
         dtype: Number format of all models; the one that the profile is made for, unless it is given.
         exact: Whether the target's logits are to be those of plain decoding to the last bit; bfloat16 on a CPU.
+        tensor_parallel: Ranks of the target.
         router: Settings of the router.
         redis: Of its log.
         admission: Who waits, and for how long.
@@ -95,6 +97,7 @@ async def bench_fleet(
         device=device,
         dtype=dtype,
         exact=exact,
+        tensor_parallel=tensor_parallel,
     )
     async with shown_fleet(settings, folder) as fleet, AsyncClient(fleet.address, timeout_s=PATIENCE_S) as client:
         yield Bench(client, fleet.target_folder, tuple(drafters), folder / CONTROLLER_FILE, fleet, profile, dtype)

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.timed import Timed
-from forerun import tether
+from speculation import tether
 from speculation.errors import ConfigurationError, ForerunError
 
 NAMED_BY = "LLAMA_SERVER"

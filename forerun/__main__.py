@@ -14,6 +14,7 @@ from forerun.commands import (
     controller,
     demo,
     diagnose,
+    fleet,
     gateway,
     generate,
     health,
@@ -82,6 +83,7 @@ app.command("diagnose", rich_help_panel=OPERATE)(diagnose.diagnose)
 router_models.add_to(router.app)
 router_retraining.add_to(router.app)
 app.add_typer(router.app, name="router", rich_help_panel=OPERATE)
+app.add_typer(fleet.app, name="fleet", rich_help_panel=RUN)
 app.add_typer(config.app, name="config", rich_help_panel=PREPARE)
 app.add_typer(token.app, name="token", rich_help_panel=PREPARE)
 app.add_typer(zoo.app, name="zoo", rich_help_panel=PREPARE)

@@ -42,6 +42,7 @@ class Connection:
         token: str | None = None,
         ca: str | Path | None = None,
         cert: str | Path | None = None,
+        key: str | Path | None = None,
         server_name: str | None = None,
         credentials: grpc.ChannelCredentials | None = None,
     ) -> Self:
@@ -52,6 +53,7 @@ class Connection:
             token: To be shown by every call.
             ca: PEM file of those who may have signed the other side's certificate, or SYSTEM. None: plain text.
             cert: PEM file of our own certificate and its unencrypted key, to be shown; None: none.
+            key: PEM file of that key, if it is not in the same.
             server_name: The name in the other side's certificate; None: the host of the address.
             credentials: In place of `ca` and `cert`.
 
@@ -60,11 +62,10 @@ class Connection:
                 text that must not be.
         """
         if ca is not None:
-            credentials = _credentials(ca, cert)
-        elif cert or server_name:
-            raise ConfigurationError(
-                "cert" if cert else "server_name", "is for TLS: name the ca of the other side, too"
-            )
+            credentials = _credentials(ca, cert, key)
+        elif cert or key or server_name:
+            field = "cert" if cert else "key" if key else "server_name"
+            raise ConfigurationError(field, "is for TLS: name the ca of the other side, too")
         if token and credentials is None and not is_loopback(address):
             raise ConfigurationError(
                 "token", f"would travel in plain text to {address}: name the ca of its certificate"
@@ -88,10 +89,14 @@ class Connection:
         return options if not self.server_name else (*options, ("grpc.ssl_target_name_override", self.server_name))
 
 
-def _credentials(ca: str | Path, cert: str | Path | None) -> grpc.ChannelCredentials:
+def _credentials(ca: str | Path, cert: str | Path | None, key: str | Path | None) -> grpc.ChannelCredentials:
     roots = None if ca == SYSTEM else PemFile("ca", Path(ca)).read()
     if cert is None:
+        if key is not None:
+            raise ConfigurationError("cert", "is missing: a key is shown with its certificate")
         return grpc.ssl_channel_credentials(roots)
-    both = PemFile("cert", Path(cert))
-    content = Certificates(certificate=both, key=both).current()
+    files = Certificates(
+        certificate=PemFile("cert", Path(cert)), key=PemFile("key", Path(key)) if key else PemFile("cert", Path(cert))
+    )
+    content = files.current()
     return grpc.ssl_channel_credentials(roots, content.key, content.certificate)

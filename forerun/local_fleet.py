@@ -82,6 +82,8 @@ class FleetSettings(Settings):
         target: Model of the verify workers: a folder, a hub id, or zoo:target@deep and the like.
         drafters: Model of each draft worker, by the name that requests use; `suffix` drafts without one.
         verify_workers: Processes that serve the target.
+        tensor_parallel: Processes (ranks) of each of those, each with a part of every layer, and with a GPU of its own
+            where the device is cuda: for a target too large for one.
         target_threads: Torch threads of each of them; None: an equal part of the processors that the others leave.
         dtype: Number format of all models.
         device: Torch device of all models.
@@ -100,6 +102,7 @@ class FleetSettings(Settings):
     target: Name = "zoo:target@deep"
     drafters: Mapping[ProcessName, Name] = Field(default_factory=lambda: dict(ZOO_DRAFTERS))
     verify_workers: Count = 1
+    tensor_parallel: Count = 1
     target_threads: Count | None = None
     dtype: Dtype = "float32"
     device: str = "cpu"
@@ -145,7 +148,8 @@ class FleetSettings(Settings):
         if role == "draft":
             return 1
         others = len(self.drafters) + 1  # the controller
-        return self.target_threads or max(1, (processors - others) // self.verify_workers)
+        ranks = self.verify_workers * self.tensor_parallel
+        return self.target_threads or max(1, (processors - others) // ranks)
 
     def for_controller(self, *, tokenizer: str, workers: Sequence[WorkerEntry], folder: Path) -> Settings:
         """The controller's part, once the workers have their addresses."""
@@ -324,6 +328,8 @@ def _worker(role: Role, name: str, model: str, settings: FleetSettings) -> Proce
     if settings.tracing.endpoint is not None:
         options["otlp-endpoint"] = settings.tracing.endpoint
     command = _python("worker", options)
+    if settings.tensor_parallel > 1 and role == "verify":
+        command += ("--tensor-parallel", str(settings.tensor_parallel))
     if settings.exact and role == "verify":
         command += ("--exact",)
     elif model.startswith(SUFFIX):

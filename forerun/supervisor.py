@@ -16,14 +16,13 @@ from pathlib import Path
 from types import MappingProxyType, TracebackType
 from typing import IO, Self
 
+from speculation import tether
 from speculation.errors import ForerunError
 
 LISTEN = "{listen}"
 """Stands in a command for the address to listen on: a free port at first, and the same one again after a restart."""
 
 LOOK_AT_LOGS_S = 10.0
-
-_TETHER = Path(__file__).with_name("tether.py")
 
 
 class ProcessStartError(ForerunError):
@@ -153,7 +152,7 @@ class _Kept:
         """
         with self.log.open("ab") as log:
             self.process = process = await asyncio.create_subprocess_exec(
-                *(sys.executable, "-I", "-S", str(_TETHER), str(os.getpid()), *self.spec.arguments),
+                *(sys.executable, "-I", "-S", tether.__file__, str(os.getpid()), *self.spec.arguments),
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=asyncio.subprocess.PIPE,
                 stderr=log,

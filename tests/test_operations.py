@@ -159,7 +159,7 @@ def test_prometheus_itself_takes_configuration_alerts_and_the_boards_expressions
     board.write_text(yaml.safe_dump({"groups": [{"name": "board", "rules": rules}]}))
 
     for command in (
-        ["config", str(DEPLOY / "prometheus" / "prometheus.yaml")],
+        ["config", str(DEPLOY / "prometheus" / "prometheus.yaml"), str(DEPLOY / "prometheus" / "kubernetes.yaml")],
         ["rules", str(ALERTS_FILE), str(board)],
     ):
         done = subprocess.run([PROMTOOL, "check", *command], capture_output=True, text=True, timeout=60)

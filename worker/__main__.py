@@ -4,27 +4,51 @@ import argparse
 import asyncio
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
+from typing import Any, NoReturn
 
 from speculation.errors import ConfigurationError, ForerunError
 from speculation.logs import LogFormat, log_to_stderr
+from worker.launcher import RANK, is_rank, launch
 from worker.settings import ROLES, WorkerSettings
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a worker until it is told to end; the exit status is 1 if it could not start."""
-    options = {name: value for name, value in vars(_parser().parse_args(arguments)).items() if value is not None}
+    options = vars(_parser().parse_args(arguments))
     try:
-        log_to_stderr(options.pop("log_format", None))
-        settings = WorkerSettings(**options)
+        log_to_stderr(options.pop("log_format"))
+        settings = _settings(options)
+        if settings.tensor_parallel > 1 and not is_rank():
+            return launch(settings.tensor_parallel, sys.argv[1:] if arguments is None else arguments)
         _prepare_threads(settings.threads)
         _run(settings)
     except ForerunError as error:
         print(f"worker: {error}", file=sys.stderr)
         return 1
     return 0
+
+
+def settings_of(arguments: Sequence[str]) -> WorkerSettings:
+    """What a worker that is started with these arguments is told, for whoever is to start one.
+
+    Raises:
+        ConfigurationError: It would not start.
+    """
+    options = vars(_parser(_Raising).parse_args(arguments))
+    del options["log_format"]
+    return _settings(options)
+
+
+def _settings(options: Mapping[str, Any]) -> WorkerSettings:
+    return WorkerSettings(**{name: value for name, value in options.items() if value is not None})
+
+
+class _Raising(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise ConfigurationError("worker", message)
 
 
 def _prepare_threads(threads: int) -> None:
@@ -35,7 +59,7 @@ def _prepare_threads(threads: int) -> None:
 
 def _run(settings: WorkerSettings) -> None:
     try:
-        from worker.serve import serve
+        from worker.serve import follow, serve
     except ModuleNotFoundError as missing:
         if missing.name != "torch":
             raise
@@ -43,6 +67,9 @@ def _run(settings: WorkerSettings) -> None:
             "torch", "is not installed, and a worker needs it: pip install 'forerun[worker]'"
         ) from missing
 
+    if settings.tensor_parallel > 1 and os.environ[RANK] != "0":
+        follow(settings)
+        return
     try:
         from uvloop import run
     except ImportError:
@@ -51,7 +78,7 @@ def _run(settings: WorkerSettings) -> None:
         run(serve(settings))
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser(kind: type[argparse.ArgumentParser] = argparse.ArgumentParser) -> argparse.ArgumentParser:
     defaults = {field.name: field.default for field in fields(WorkerSettings)}
 
     def add(flag: str, help_text: str, **options: object) -> None:
@@ -59,7 +86,7 @@ def _parser() -> argparse.ArgumentParser:
         shown = f" (default {default})" if isinstance(default, str | float) or type(default) is int else ""
         parser.add_argument(flag, help=help_text + shown, **options)  # type: ignore[arg-type]
 
-    parser = argparse.ArgumentParser(prog="python -m worker", description="Serves one model to a Forerun controller.")
+    parser = kind(prog="python -m worker", description="Serves one model to a Forerun controller.")
     add("--role", "what the model is for", choices=ROLES, required=True)
     add("--model", "folder or hub id; suffix:TARGET drafts without a model, from the text itself", required=True)
     add("--name", "name of the drafter or target, as operators and requests use it", required=True)
@@ -73,6 +100,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--device", "torch device, such as cuda:0")
     add("--exact", "a target in bfloat16 on a CPU decides as in plain decoding, to the last bit", action="store_true")
     add("--prepack", "pack weights for the CPU's kernels: on, off, or auto if a trial finds that faster")
+    add("--tensor-parallel", "ranks that serve a target together, each with a part of every layer", type=int)
     add("--threads", "torch threads", type=int)
     add("--slots", "sessions whose caches fit at once (default: what --cache-gib holds, or 16)", type=int)
     add("--cache-gib", "most memory for keys and values, in GiB", type=float)

@@ -146,11 +146,12 @@ def _is_lean(layer: nn.Module) -> bool:
 
 
 def _has_known_form(layer: Any) -> bool:
-    """Whether a layer of the family is as the library builds it, and not quantised or adapted by somebody."""
+    """Whether a layer of the family is as the library builds it: not quantised, adapted or cut up among ranks."""
     attention, feed_forward = layer.self_attn, layer.mlp
     projections = [getattr(attention, f"{name}_proj") for name in "qkvo"]
     projections += [getattr(feed_forward, f"{name}_proj") for name in ("gate", "up", "down")]
-    return all(type(projection) is nn.Linear for projection in projections) and attention.config.hidden_act == "silu"
+    plain = all(type(layer) is nn.Linear and type(layer.weight) is nn.Parameter for layer in projections)
+    return plain and attention.config.hidden_act == "silu"
 
 
 def _joined(*layers: nn.Linear) -> nn.Linear:

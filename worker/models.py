@@ -21,6 +21,7 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
+from transformers.distributed.configuration_utils import DistributedConfig
 from transformers.utils import logging as transformers_logging
 
 from speculation.errors import ConfigurationError, CorruptModelError, ModelNotFoundError, UnservableModelError
@@ -57,7 +58,13 @@ class LoadedModel:
 
 
 def load_model(
-    name_or_folder: str, *, dtype: str = "float32", device: str = "cpu", threads: int = 1, revision: str | None = None
+    name_or_folder: str,
+    *,
+    dtype: str = "float32",
+    device: str = "cpu",
+    threads: int = 1,
+    revision: str | None = None,
+    ranks: int = 1,
 ) -> LoadedModel:
     """Load a model and its tokenizer.
 
@@ -67,12 +74,13 @@ def load_model(
         device: A torch device, such as "cpu" or "cuda:0".
         threads: Torch threads of this process. Processes that spin on more threads than cores lose tenfold.
         revision: Hub branch, tag or commit; ignored for a folder.
+        ranks: Processes that load it together, each its part; they have met before.
 
     Raises:
         ConfigurationError: The dtype, device or number of threads does not exist here.
         ModelNotFoundError: There is no such folder or reachable hub id.
         CorruptModelError: Files are missing or damaged.
-        UnservableModelError: It is not a causal LM that transformers knows.
+        UnservableModelError: It is not a causal LM that transformers knows, or cannot be parted among so many ranks.
     """
     torch_dtype, torch_device = _dtype(dtype), _device(device)
     if threads < 1:
@@ -81,7 +89,7 @@ def load_model(
     with _quiet():
         folder = _folder(name_or_folder, revision)
         _require_files(name_or_folder, folder)
-        model = _load_weights(name_or_folder, folder, torch_dtype)
+        model = _load_weights(name_or_folder, folder, torch_dtype, ranks)
         nn.Module.to(model, torch_device)
         tokenizer = _load_tokenizer(name_or_folder, folder)
     return LoadedModel(
@@ -177,10 +185,12 @@ def _load_config(name: str, folder: Path) -> PreTrainedConfig:
     return config
 
 
-def _load_weights(name: str, folder: Path, dtype: torch.dtype) -> PreTrainedModel:
+def _load_weights(name: str, folder: Path, dtype: torch.dtype, ranks: int) -> PreTrainedModel:
     config = _load_config(name, folder)
     if type(config) not in AutoModelForCausalLM._model_mapping:
         raise UnservableModelError(name, f"{config.model_type} models are not causal language models")
+    if ranks > 1:
+        _require_parts(name, config, ranks)
     try:
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             folder,
@@ -189,6 +199,7 @@ def _load_weights(name: str, folder: Path, dtype: torch.dtype) -> PreTrainedMode
             trust_remote_code=False,
             ignore_mismatched_sizes=True,  # reported below, with the name of the weight
             output_loading_info=True,
+            distributed_config=DistributedConfig(tp_size=ranks) if ranks > 1 else None,
         )
     except (SafetensorError, OSError, RuntimeError, ValueError) as error:
         raise CorruptModelError(name, f"weights cannot be loaded ({_first_line(error)})") from error
@@ -199,6 +210,17 @@ def _load_weights(name: str, folder: Path, dtype: torch.dtype) -> PreTrainedMode
     if missing:
         raise CorruptModelError(name, f"{len(missing)} weights are missing or misshapen, such as {sorted(missing)[0]}")
     return model
+
+
+def _require_parts(name: str, config: PreTrainedConfig, ranks: int) -> None:
+    """Raise UnservableModelError for a model that so many ranks cannot share: heads are not cut."""
+    text = config.get_text_config()
+    if not getattr(text, "base_model_tp_plan", None):
+        raise UnservableModelError(name, f"transformers has no plan to part {config.model_type} models among ranks")
+    for field in ("num_attention_heads", "num_key_value_heads"):
+        heads = getattr(text, field, None) or ranks
+        if heads % ranks:
+            raise UnservableModelError(name, f"{heads} {field} cannot be shared evenly by {ranks} ranks")
 
 
 def _load_tokenizer(name: str, folder: Path) -> PreTrainedTokenizerBase:

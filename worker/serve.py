@@ -7,7 +7,7 @@ import logging
 import signal
 import uuid
 from collections.abc import AsyncIterator, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
 
@@ -29,9 +29,12 @@ from worker.engine import Engine
 from worker.host import TREE_ROOM, Host
 from worker.memory import DEFAULT_SLOTS, GIBIBYTE, affordable_slots, free_bytes
 from worker.metrics import METRICS, WorkerFacts
-from worker.models import load_model, load_vocabulary
+from worker.models import LoadedModel, load_model, load_vocabulary
+from worker.parallel_engine import LeadingEngine
+from worker.parallel_engine import follow as obey
 from worker.prepacked import prepack_linears
 from worker.profiling import profile_of
+from worker.ranks import Ranks
 from worker.registration import Registration
 from worker.service import ROLES, SERVICE_NAMES, Description, DraftService, SessionService, VerifyService, describe
 from worker.settings import MEBIBYTE, SUFFIX, WorkerSettings, split_address
@@ -110,8 +113,9 @@ async def serve(
 async def running(settings: WorkerSettings) -> AsyncIterator[Ready]:
     """A worker that can be called while the body runs, and drains after it."""
     certificates = _certificates(settings)
-    host, service = _without_model(settings) if settings.without_model else _with_model(settings)
     async with AsyncExitStack() as stack:
+        ranks = _ranks(settings, stack)
+        host, service = _without_model(settings) if settings.without_model else _with_model(settings, ranks)
         stack.callback(host.close)
         orders = TracingOrders(endpoint=settings.otlp_endpoint)
         service.tracing = await stack.enter_async_context(tracing_by(orders, service="forerun-worker"))
@@ -139,16 +143,31 @@ def _info(what: Description) -> tuple[str, ...]:
     return what.name, role, what.model_revision, what.dtype, what.device, what.version
 
 
-def _with_model(settings: WorkerSettings) -> tuple[Host, SessionService]:
-    loaded = load_model(
-        settings.model,
-        dtype=settings.dtype,
-        device=settings.device,
-        threads=settings.threads,
-        revision=settings.revision,
-    )
-    max_length = min(settings.max_length, loaded.context_length or settings.max_length)
-    engine = _engine(settings, loaded.model, max_length + TREE_ROOM)
+def follow(settings: WorkerSettings) -> None:
+    """Be a rank other than the first, until that one ends.
+
+    Raises:
+        ForerunError: It cannot start, or is alone all of a sudden; the message says why.
+    """
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.SIG_IGN)  # they are for rank 0, which tells when it has drained
+    with ExitStack() as stack:
+        ranks = _ranks(settings, stack)
+        assert ranks is not None
+        _, engine, _ = _loaded_engine(settings, ranks)
+        obey(engine, ranks)
+
+
+def _ranks(settings: WorkerSettings, stack: ExitStack | AsyncExitStack) -> Ranks | None:
+    if settings.tensor_parallel == 1:
+        return None
+    ranks = Ranks(settings.tensor_parallel, device_type=settings.device)
+    stack.callback(ranks.leave)
+    return ranks
+
+
+def _with_model(settings: WorkerSettings, ranks: Ranks | None) -> tuple[Host, SessionService]:
+    loaded, engine, max_length = _loaded_engine(settings, ranks)
     host = _host(settings, engine, max_length)
     about = partial(_description, settings, host, loaded.tokenizer, loaded.revision, profile_of(engine))
     if settings.role == "verify":
@@ -157,11 +176,32 @@ def _with_model(settings: WorkerSettings) -> tuple[Host, SessionService]:
     return host, DraftService(host, about(most_outcomes=drafter.most_outcomes), drafter)
 
 
-def _engine(settings: WorkerSettings, model: PreTrainedModel, rows: int) -> Engine:
+def _loaded_engine(settings: WorkerSettings, ranks: Ranks | None) -> tuple[LoadedModel, Engine, int]:
+    """The model, its engine, and how many tokens a session may have."""
+    loaded = load_model(
+        settings.model,
+        dtype=settings.dtype,
+        device=settings.device,
+        threads=settings.threads,
+        revision=settings.revision,
+        ranks=settings.tensor_parallel,
+    )
+    max_length = min(settings.max_length, loaded.context_length or settings.max_length)
+    return loaded, _engine(settings, loaded.model, max_length + TREE_ROOM, ranks), max_length
+
+
+def _engine(settings: WorkerSettings, model: PreTrainedModel, rows: int, ranks: Ranks | None) -> Engine:
+    if ranks is not None:
+        ranks.least(rows)  # some read their part sooner than others, who must not be waited for inside of a forward
     row_bytes = Engine(model, slots=1, max_length=1, check=False).cache_bytes
     slots = affordable_slots(
         settings.slots, settings.cache_gib, slot_bytes=rows * row_bytes, free=free_bytes(model.device)
     )
+    if ranks is not None:
+        slots = ranks.least(slots)
+        if ranks.leads:
+            return LeadingEngine(model, ranks, slots=slots, max_length=rows)
+        return Engine(model, slots=slots, max_length=rows)
     engine = Engine(model, slots=slots, max_length=rows, exact=settings.exact)
     if not settings.exact:
         prepack_linears(model, settings.prepack)
@@ -246,7 +286,7 @@ def _description(
         max_length=host.max_length,
         slots=host.engine.slots,
         dtype=settings.dtype,
-        device=settings.device,
+        device=settings.device if settings.tensor_parallel == 1 else f"{settings.tensor_parallel} x {settings.device}",
         version=_version(),
         instance_id=uuid.uuid4().hex,
         most_outcomes=most_outcomes,

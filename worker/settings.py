@@ -20,6 +20,11 @@ Prepack = Literal["auto", "on", "off"]
 PACKABLE = frozenset({("float32", "cpu"), ("bfloat16", "cpu")})
 """Number format and kind of device of weights that can be packed."""
 
+RANK_DEVICES = ("cpu", "cuda")
+"""Of a target on several ranks; which GPU is whose follows from the rank."""
+
+_COUNTS = ("threads", "slots", "tensor_parallel", "remember_tenants", "max_length", "max_sessions", "max_calls")
+
 Role = Literal["draft", "verify"]
 ROLES: tuple[Role, ...] = ("draft", "verify")
 
@@ -42,7 +47,9 @@ class WorkerSettings:
         device: A torch device.
         exact: Whether a target in bfloat16 on a CPU decides every token as in plain decoding, to the last bit.
         prepack: Whether weights on a CPU are packed for its kernels when the model is loaded: on, off, or auto if a
-            trial finds that faster. An exact target's are not.
+            trial finds that faster. An exact target's are not, nor those of one on several ranks.
+        tensor_parallel: Processes (ranks) that serve a target together, each with a part of every layer, its keys and
+            values. On GPUs the device is cuda, and each takes one.
         threads: Torch threads; processes that spin on more threads than cores lose tenfold.
         slots: Sessions whose caches fit at once; None: as many as fit into cache_gib, or 16.
         cache_gib: Most memory for their keys and values, in GiB; None: what the machine has.
@@ -80,6 +87,7 @@ class WorkerSettings:
     device: str = "cpu"
     exact: bool = False
     prepack: Prepack = "auto"
+    tensor_parallel: int = 1
     threads: int = 1
     slots: int | None = None
     cache_gib: float | None = None
@@ -102,7 +110,7 @@ class WorkerSettings:
             raise ConfigurationError("role", f"{self.role!r} is neither draft nor verify")
         if not self.name:
             raise ConfigurationError("name", "a worker needs a name")
-        for field in ("threads", "slots", "remember_tenants", "max_length", "max_sessions", "max_calls"):
+        for field in _COUNTS:
             if getattr(self, field) is not None and getattr(self, field) < 1:
                 raise ConfigurationError(field, f"{getattr(self, field)} is not positive")
         if self.cache_gib is not None and not 0 < self.cache_gib < math.inf:
@@ -128,6 +136,8 @@ class WorkerSettings:
             require_packable(dtype=self.dtype, device=self.device)
             if self.exact:
                 raise ConfigurationError("prepack", "is not for an exact target: its products are taken another way")
+        if self.tensor_parallel > 1:
+            self._check_ranks()
         _, port = split_address(self.listen)
         if self.redis_url is not None and self.advertise is None and _is_everywhere(self.listen):
             raise ConfigurationError("advertise", f"{self.listen} is no address that others could call; name one")
@@ -140,6 +150,14 @@ class WorkerSettings:
                 "otlp_endpoint", f"{self.otlp_endpoint!r} begins neither with http:// nor https://"
             )
         self._check_protection()
+
+    def _check_ranks(self) -> None:
+        if self.role != "verify":
+            raise ConfigurationError("tensor_parallel", "is for targets; a drafter fits into one process")
+        if self.exact or self.prepack == "on":
+            raise ConfigurationError("exact" if self.exact else "prepack", "is not for a target on several ranks")
+        if self.device not in RANK_DEVICES:
+            raise ConfigurationError("device", f"{self.device!r}: for several ranks say {' or '.join(RANK_DEVICES)}")
 
     def _check_protection(self) -> None:
         if (self.tls_cert is None) != (self.tls_key is None):

@@ -29,6 +29,7 @@ def exactness(
     profile: Cost = "plain",
     dtype: Annotated[Dtype, typer.Option(help="Number format of the models.")] = "float32",
     exact: Annotated[bool, typer.Option("--exact", help="Serve a target in bfloat16 bit for bit.")] = False,
+    tensor_parallel: Annotated[int, typer.Option(min=1, help="Ranks among which the target is parted.")] = 1,
     quick: Quick = False,
     seed: Seed = DEFAULT_SEED,
     as_json: AsJson = False,
@@ -59,7 +60,7 @@ def exactness(
         seed=seed,
         as_json=as_json,
         output=output,
-        fleet={"dtype": dtype, "exact": exact},
+        fleet={"dtype": dtype, "exact": exact, "tensor_parallel": tensor_parallel},
     )
     if figures[0].value:
         raise typer.Exit(FAILURE)

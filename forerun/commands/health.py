@@ -1,5 +1,6 @@
 """`forerun health`: whether processes are well; for operators, and for the probes of containers."""
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -28,6 +29,9 @@ def health(
     ] = False,
     ca: Ca = None,
     cert: Cert = None,
+    key: Annotated[
+        Path | None, typer.Option(help="PEM file of the key of --cert.", show_default="the same file")
+    ] = None,
     server_name: ServerName = None,
     timeout_s: Annotated[float, typer.Option(min=0.01, help="How long each may take to answer, in seconds.")] = 3.0,
     as_json: Annotated[bool, typer.Option("--json", help="Print one line of JSON on stdout.")] = False,
@@ -43,7 +47,10 @@ def health(
     from forerun.connection import Connection
     from forerun.health import State, health_of
 
-    ways = [Connection.to(each, ca=ca, cert=cert, server_name=server_name) for each in addresses or (DEFAULT_ADDRESS,)]
+    ways = [
+        Connection.to(each, ca=ca, cert=cert, key=key, server_name=server_name)
+        for each in addresses or (DEFAULT_ADDRESS,)
+    ]
     answers = [health_of(way, timeout_s=timeout_s) for way in ways]
     well = {State.SERVING, State.NOT_SERVING} if alive else {State.SERVING}
     ok = all(answer.state in well for answer in answers)

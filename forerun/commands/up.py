@@ -38,6 +38,12 @@ def up(
     verify_workers: Annotated[
         int | None, typer.Option(min=1, help="Processes that serve the target.", show_default="1")
     ] = None,
+    tensor_parallel: Annotated[
+        int | None,
+        typer.Option(
+            min=1, help="Ranks of each of them, for a target too large for one GPU (--device cuda).", show_default="1"
+        ),
+    ] = None,
     target_threads: Annotated[
         int | None,
         typer.Option(
@@ -122,6 +128,7 @@ def up(
         "target": target or (target_of(profile) if profile else None),
         "drafters": None if drafters is None else drafters_of(drafters),
         "verify_workers": verify_workers,
+        "tensor_parallel": tensor_parallel,
         "target_threads": target_threads,
         "listen": listen,
         "http": http,

@@ -6,7 +6,7 @@ from typing import Any
 
 import yaml
 
-from worker.__main__ import _parser
+from worker.__main__ import settings_of
 from worker.settings import WorkerSettings
 
 ROOT = Path(__file__).parents[2]
@@ -38,5 +38,4 @@ def worker_settings(command: Sequence[str]) -> WorkerSettings:
     """The settings behind `worker ROLE --model ...`, as an image's entry point is told."""
     program, role, *options = command
     assert program == "worker"
-    told = vars(_parser().parse_args(["--role", role, *options]))
-    return WorkerSettings(**{name: value for name, value in told.items() if value is not None})
+    return settings_of(["--role", role, *options])

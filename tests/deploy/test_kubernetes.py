@@ -1,13 +1,17 @@
 """The Kubernetes manifests keep to the API's schema and to our own rules. No cluster has run them."""
 
+import re
 from collections.abc import Iterator
 from typing import Any
 
 import kubernetes_validate
 import pytest
+import typer
 
 from controller.settings import Settings
+from forerun.__main__ import app
 from tests.deploy.deployed import DEPLOY, ENTRIES_A_GIB, documents, gib, redis_gib, worker_settings
+from worker.__main__ import settings_of as settings_from
 from worker.settings import WorkerSettings
 
 FOLDER = DEPLOY / "kubernetes"
@@ -20,6 +24,8 @@ OBJECTS = [object_ for file in FILES for object_ in documents(file)]
 (AUTOSCALING,) = documents(FOLDER / "autoscaling/kustomization.yaml")
 SCALERS = [object_ for name in AUTOSCALING["resources"] for object_ in documents(FOLDER / "autoscaling" / name)]
 CONTROLLER = Settings.load(FOLDER / "config/controller.yaml")
+
+METRICS_PORT = 9464
 
 Object = dict[str, Any]
 
@@ -42,12 +48,21 @@ def name_of(object_: Object) -> str:
 
 def settings_of(worker: str) -> WorkerSettings:
     """What a worker's arguments say, with the names that Kubernetes puts in."""
-    fields = {"POD_NAME": f"{worker}-0", "POD_NAMESPACE": "forerun", "POD_IP": "10.0.0.1"}
-    told = {variable["name"] for variable in CONTAINERS[worker].get("env", ())}
-    arguments = CONTAINERS[worker]["args"]
-    for name in told:
-        arguments = [argument.replace(f"$({name})", fields[name]) for argument in arguments]
-    return worker_settings(arguments)
+    return worker_settings(arguments_of(CONTAINERS[worker], pod=f"{worker}-0"))
+
+
+def settings_of_rank(container: Object) -> WorkerSettings:
+    """What a rank's arguments say."""
+    return settings_from(arguments_of(container, pod="target-ranks-0"))
+
+
+def arguments_of(container: Object, *, pod: str) -> list[str]:
+    """The arguments, as the container gets them."""
+    fields = {"POD_NAME": pod, "POD_NAMESPACE": "forerun", "POD_IP": "10.0.0.1"}
+    arguments: list[str] = container["args"]
+    for variable in container.get("env", ()):
+        arguments = [argument.replace(f"$({variable['name']})", fields[variable["name"]]) for argument in arguments]
+    return arguments
 
 
 def selected(selector: Object) -> set[str]:
@@ -103,25 +118,70 @@ def test_a_workload_selects_its_own_pods_alone(name: str) -> None:
     assert selected(WORKLOADS[name]["spec"]["selector"]) == {name}
 
 
-def test_probes_ask_at_the_port_that_is_listened_at() -> None:
-    listened = {"controller": CONTROLLER.listen} | {name: settings_of(name).listen for name in WORKERS}
+def probes_of(container: Object) -> dict[str, dict[str, Any]]:
+    """What each probe of a container of ours tells `forerun health`, by its parameters."""
+    commands: Any = typer.main.get_command(app)
+    health = commands.commands["health"]
+    asked = {key: probe["exec"]["command"] for key, probe in container.items() if key.endswith("Probe")}
+    assert all(words[:2] == ["forerun", "health"] for words in asked.values())
+    return {key: health.make_context("health", words[2:]).params for key, words in asked.items()}
 
-    for name, address in listened.items():
-        container = CONTAINERS[name]
-        (port,) = container["ports"]
-        probes = [probe for key, probe in container.items() if key.endswith("Probe")]
-        assert address == f"0.0.0.0:{port['containerPort']}"
-        assert {probe["grpc"]["port"] for probe in probes} == {port["containerPort"]}, name
+
+def test_processes_listen_where_services_and_prometheus_look() -> None:
+    listened = {"controller": (CONTROLLER.listen, CONTROLLER.metrics.listen)}
+    listened |= {name: (settings_of(name).listen, settings_of(name).metrics_listen) for name in WORKERS}
+
+    for name, addresses in listened.items():
+        ports = {port["name"]: port["containerPort"] for port in CONTAINERS[name]["ports"]}
+        assert addresses == (f"0.0.0.0:{ports['grpc']}", f"0.0.0.0:{ports['metrics']}"), name
+
+
+@pytest.mark.parametrize("name", [*WORKERS, "controller"])
+def test_probes_ask_at_the_port_that_is_listened_at_and_know_the_certificate(name: str) -> None:
+    ports = {port["name"]: port["containerPort"] for port in CONTAINERS[name]["ports"]}
+    mounted = [mount["mountPath"] for mount in CONTAINERS[name]["volumeMounts"]]
+
+    for asked in probes_of(CONTAINERS[name]).values():
+        assert asked["addresses"] == [f"127.0.0.1:{ports['grpc']}"]
+        assert str(asked["ca"].parent) in mounted
+        if name == "controller":
+            assert asked["server_name"] == "forerun.forerun.svc"
+        else:
+            assert CONTROLLER.workers_tls is not None
+            assert (asked["cert"], asked["key"]) == (settings_of(name).tls_cert, settings_of(name).tls_key)
+            assert asked["server_name"] == CONTROLLER.workers_tls.server_name
 
 
 def test_a_controller_lives_without_a_target_but_gets_no_requests() -> None:
-    probes = {key: probe["grpc"]["service"] for key, probe in CONTAINERS["controller"].items() if key.endswith("Probe")}
+    alive = {key: asked["alive"] for key, asked in probes_of(CONTAINERS["controller"]).items()}
 
-    assert probes == {
-        "startupProbe": "speculation.v1.RouterService",
-        "livenessProbe": "speculation.v1.RouterService",
-        "readinessProbe": "speculation.v1.GenerationService",
-    }
+    assert alive == {"startupProbe": True, "livenessProbe": True, "readinessProbe": False}
+
+
+def test_nothing_of_ours_listens_in_plain_text_or_lets_in_who_has_no_token() -> None:
+    assert CONTROLLER.tls is not None
+    assert CONTROLLER.workers_tls is not None
+    assert CONTROLLER.tokens is not None
+    assert not CONTROLLER.insecure
+    for name in WORKERS:
+        assert settings_of(name).tls_client_ca is not None
+        assert not settings_of(name).insecure
+
+
+def test_secrets_are_mounted_and_never_written_down() -> None:
+    assert not of_kind("Secret")
+    for name in (*WORKERS, "controller"):
+        volumes = {volume["name"]: volume for volume in PODS[name]["spec"]["volumes"]}
+        for mount in CONTAINERS[name]["volumeMounts"]:
+            if mount["mountPath"].startswith("/run/secrets/"):
+                secret = volumes[mount["name"]]["secret"]
+                assert mount["mountPath"] == f"/run/secrets/{secret['secretName']}"
+                assert mount["readOnly"]
+                assert secret["defaultMode"] == 0o440, "for our group, and for nobody else"
+        told = [str(told) for told in (CONTROLLER.tls, CONTROLLER.workers_tls, CONTROLLER.tokens)]
+        words = " ".join(told if name == "controller" else CONTAINERS[name]["args"])
+        mounted = {mount["mountPath"] for mount in CONTAINERS[name]["volumeMounts"]}
+        assert set(re.findall(r"/run/secrets/[\w-]+", words)) <= mounted
 
 
 def test_the_log_fits_into_redis_and_redis_into_its_limit() -> None:
@@ -200,6 +260,11 @@ def let_in() -> set[tuple[str, str, int]]:
     }
 
 
+def calls() -> set[tuple[str, str, int]]:
+    """The same without metrics."""
+    return {way for way in let_in() if way[2] != METRICS_PORT}
+
+
 def test_whoever_is_not_let_in_stays_out() -> None:
     everybody = next(
         p for p in of_kind("NetworkPolicy") if p["spec"]["podSelector"] == {} and "egress" not in p["spec"]
@@ -209,10 +274,17 @@ def test_whoever_is_not_let_in_stays_out() -> None:
 
 
 def test_only_controllers_reach_workers_and_only_labelled_namespaces_reach_controllers() -> None:
-    assert {way for way in let_in() if way[1] in WORKERS} == {("controller", name, 50061) for name in WORKERS}
-    assert {way for way in let_in() if way[1] == "controller"} == {
+    assert {way for way in calls() if way[1] in WORKERS} == {("controller", name, 50061) for name in WORKERS}
+    assert {way for way in calls() if way[1] == "controller"} == {
         ("namespaces forerun-callers=allowed", "controller", 50050)
     }
+
+
+def test_prometheus_reaches_the_metrics_of_all_and_nothing_else() -> None:
+    prometheus = "namespaces forerun-metrics=allowed"
+
+    assert let_in() - calls() == {(prometheus, name, METRICS_PORT) for name in (*WORKERS, "controller")}
+    assert {way for way in let_in() if way[0] == prometheus} == let_in() - calls()
     assert {way for way in let_in() if way[1] == "redis"} == {
         (name, "redis", 6379) for name in ("controller", *WORKERS)
     }
@@ -248,3 +320,72 @@ def test_a_scaler_is_about_a_workload_of_ours(scaler: Object) -> None:
 
     assert WORKLOADS[about["name"]]["kind"] == about["kind"]
     assert scaler["spec"]["minReplicas"] == WORKLOADS[about["name"]]["spec"]["replicas"]
+
+
+(RANKS,) = documents(FOLDER / "leaderworkerset/target.yaml")
+(RANKS_POLICY,) = documents(FOLDER / "leaderworkerset/network-policy.yaml")
+GROUP = RANKS["spec"]["leaderWorkerTemplate"]
+RANK_PODS = [GROUP["leaderTemplate"], GROUP["workerTemplate"]]
+
+
+def test_a_target_over_several_machines_is_what_leader_worker_set_allows() -> None:
+    """Its fields are those of leaderworkerset.x-k8s.io/v1 (api/leaderworkerset/v1 of kubernetes-sigs/lws)."""
+    assert (RANKS["apiVersion"], RANKS["kind"]) == ("leaderworkerset.x-k8s.io/v1", "LeaderWorkerSet")
+    assert RANKS["spec"].keys() <= {
+        "replicas",
+        "leaderWorkerTemplate",
+        "rolloutStrategy",
+        "startupPolicy",
+        "networkConfig",
+    }
+    assert GROUP.keys() <= {
+        *("leaderTemplate", "workerTemplate", "size", "restartPolicy", "subGroupPolicy"),
+        *("volumeClaimTemplates", "persistentVolumeClaimRetentionPolicy"),
+    }
+    assert GROUP["restartPolicy"] == "RecreateGroupOnPodRestart", "ranks begin together or not at all"
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.parametrize("pod", RANK_PODS, ids=["first", "other"])
+def test_the_pods_of_ranks_are_what_the_api_allows(pod: Object, version: str) -> None:
+    spec = {"selector": {"matchLabels": pod["metadata"]["labels"]}, "template": pod}
+    kubernetes_validate.validate(
+        {"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "ranks"}, "spec": spec},
+        version,
+        strict=True,
+    )
+    kubernetes_validate.validate(RANKS_POLICY, version, strict=True)
+
+
+def test_torchrun_starts_as_many_ranks_as_the_worker_is_told_each_with_a_gpu() -> None:
+    for pod in RANK_PODS:
+        (container,) = pod["spec"]["containers"]
+        per_pod = int(next(word.rpartition("=")[2] for word in container["command"] if "nproc-per-node" in word))
+        settings = settings_of_rank(container)
+        assert settings.tensor_parallel == per_pod * GROUP["size"]
+        assert container["resources"]["limits"]["nvidia.com/gpu"] == str(per_pod)
+        assert settings.tls_client_ca is not None
+        assert container["command"][-2:] == ["--module", "worker"]
+
+
+def test_only_the_first_pod_of_ranks_is_called_and_probed() -> None:
+    (first,), (other,) = (pod["spec"]["containers"] for pod in RANK_PODS)
+    settings = settings_of_rank(first)
+
+    assert {"startupProbe", "livenessProbe", "readinessProbe"} <= first.keys()
+    assert {asked["cert"] for asked in probes_of(first).values()} == {settings.tls_cert}
+    assert {port["containerPort"] for port in first["ports"]} == {50061, METRICS_PORT}
+    assert "ports" not in other
+    assert not [key for key in other if key.endswith("Probe")]
+    assert RANK_PODS[0]["spec"]["terminationGracePeriodSeconds"] >= settings.grace_s + 5
+
+
+def test_ranks_are_reached_by_ranks_alone_but_for_what_workers_are() -> None:
+    labels = RANK_PODS[0]["metadata"]["labels"]
+    own = RANKS_POLICY["spec"]["podSelector"]["matchLabels"]
+    (let_in,), (out,) = RANKS_POLICY["spec"]["ingress"], RANKS_POLICY["spec"]["egress"]
+
+    assert own.items() <= labels.items()
+    assert let_in == {"from": [{"podSelector": {"matchLabels": own}}]}
+    assert out == {"to": [{"podSelector": {"matchLabels": own}}]}
+    assert labels["forerun-role"] == "worker", "so that controllers and Prometheus reach rank 0 by the other policies"

@@ -249,7 +249,13 @@ def test_the_command_line_overrules_the_file(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("given", "processors", "threads"),
-    [({}, 2, 1), ({}, 32, 26), ({"verify_workers": 2}, 32, 13), ({"target_threads": 3}, 2, 3)],
+    [
+        ({}, 2, 1),
+        ({}, 32, 26),
+        ({"verify_workers": 2}, 32, 13),
+        ({"tensor_parallel": 2}, 32, 13),
+        ({"target_threads": 3}, 2, 3),
+    ],
 )
 def test_targets_share_the_processors_that_others_leave(given: dict[str, int], processors: int, threads: int) -> None:
     settings = FleetSettings(**given)

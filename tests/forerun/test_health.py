@@ -4,6 +4,7 @@ import asyncio
 import json
 import socket
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -12,6 +13,7 @@ from forerun.connection import Connection
 from forerun.health import KINDS, State, health_of
 from speculation.v1 import draft_pb2, generation_pb2, verify_pb2
 from tests import fakes
+from tests.certificates import Authority
 from tests.controller.house import eventually, house, run
 from tests.forerun.fake_service import FakeGenerationService, serving
 from worker import serve as worker_serve
@@ -106,3 +108,53 @@ def test_what_is_no_address_is_the_callers_mistake(
     assert forerun(monkeypatch, "health", address) == 2
 
     assert "is not host:port" in capsys.readouterr().err
+
+
+def test_a_worker_with_tls_is_asked_with_a_certificate_as_probes_of_kubernetes_do(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    async def scenario() -> None:
+        fleet = Authority("fleet")
+        (cert, key), ca = fleet.pair("worker.forerun").write(tmp_path, "worker"), fleet.write(tmp_path)
+        settings = WorkerSettings(
+            role="draft",
+            model=f"suffix:{model_folder('target')}",
+            name="suffix",
+            tls_cert=cert,
+            tls_key=key,
+            tls_client_ca=ca,
+        )
+        async with worker_serve.running(settings) as ready:
+            known = ("--ca", str(ca), "--server-name", "worker.forerun")
+            shown = ("--cert", str(cert), "--key", str(key))
+            asked = {
+                (): 1,
+                known: 1,
+                (*shown, "--ca", str(ca)): 1,
+                (*known, *shown): 0,
+                (*known, *shown, "--alive"): 0,
+            }
+            for options, status in asked.items():
+                assert await asyncio.to_thread(forerun, monkeypatch, "health", ready.address, *options) == status, (
+                    options
+                )
+
+    run(scenario())
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        (("--server-name", "a"), "ca: is missing"),
+        (("--ca", "nowhere.pem"), "ca: "),
+        (("--ca", "nowhere.pem", "--cert", "a"), "key: is missing"),
+    ],
+)
+def test_what_lacks_for_tls_is_said_in_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], options: tuple[str, ...], told: str
+) -> None:
+    assert forerun(monkeypatch, "health", closed_port(), *options) == 2
+
+    said = capsys.readouterr().err
+    assert told in said
+    assert len(said.splitlines()) == 1

@@ -60,6 +60,8 @@ def test_a_process_says_when_it_is_ready_serves_and_ends_on_sigterm(tmp_path: Pa
         pytest.param(["--cache-gib", "-1"], "cache_gib", id="no memory"),
         pytest.param(["--least-idle", "-1"], "least_idle_s", id="no time"),
         pytest.param(["--remember", "100"], "without a model", id="no such memory"),
+        pytest.param(["--tensor-parallel", "2"], "is for targets", id="ranks of a drafter"),
+        pytest.param(["--tensor-parallel", "0"], "tensor_parallel", id="no ranks"),
         pytest.param(["--listen", "nonsense"], "listen", id="no address"),
         pytest.param(
             ["--listen", "0.0.0.0:0", "--redis", "redis://127.0.0.1"], "advertise", id="no address for others"
@@ -80,3 +82,17 @@ def test_a_worker_that_cannot_start_says_why_in_one_line(
 
 def test_a_worker_listens_on_loopback_unless_told_otherwise() -> None:
     assert WorkerSettings(role="draft", model="m", name="n").listen.startswith("127.0.0.1:")
+
+
+def test_ranks_that_others_than_were_asked_for_started_do_not_begin(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setenv("WORLD_SIZE", "3")
+
+    status = main(["--role", "verify", "--name", "tiny", "--model", "unused", "--tensor-parallel", "2"])
+
+    assert (status, capsys.readouterr().err) == (
+        1,
+        "worker: tensor_parallel: 2 ranks were asked for, and 3 started\n",
+    )

@@ -145,9 +145,10 @@ def test_a_worker_with_tls_is_asked_with_a_certificate_as_probes_of_kubernetes_d
 @pytest.mark.parametrize(
     ("options", "told"),
     [
-        (("--server-name", "a"), "ca: is missing"),
+        (("--server-name", "a"), "server_name: is for TLS: name the ca"),
+        (("--cert", "a"), "cert: is for TLS: name the ca"),
+        (("--key", "a"), "key: is for TLS: name the ca"),
         (("--ca", "nowhere.pem"), "ca: "),
-        (("--ca", "nowhere.pem", "--cert", "a"), "key: is missing"),
     ],
 )
 def test_what_lacks_for_tls_is_said_in_one_line(

@@ -122,7 +122,7 @@ def test_workers_are_told_what_is_left_of_the_callers_time() -> None:
             assert 0 < left <= 20.5, "gRPC rounds a timeout up by a hundredth"
         for left in await remaining():
             assert left is not None
-            assert 20 < left <= 50, "who brings no deadline gets the controller's"
+            assert 20.5 < left <= 50.5, "who brings no deadline gets the controller's"
 
     run(scenario())
 

@@ -40,6 +40,8 @@ def application(client: AsyncClient, settings: GatewaySettings) -> Door:
         # Their pages load scripts from elsewhere.
         docs_url=None,
         redoc_url=None,
+        # A path that is nearly one is none: a redirect would be made of the Host that the caller names.
+        redirect_slashes=False,
         # It would hand on what callers wrote, where validation fails. Traces go on to the controller by their headers.
         telemetry={"tracing": False, "metrics": False, "logs": False},
     )
@@ -90,7 +92,8 @@ def _add_health(app: FastAPI, client: AsyncClient) -> None:
 
 _STREAMED: dict[str, Any] = {
     "description": "The answer; with `stream`, server-sent events of its chunks",
-    "content": {"text/event-stream": {"schema": {"type": "string"}}},
+    # Without a schema: readers of the document take one as that of each event, in an object of theirs.
+    "content": {"text/event-stream": {}},
 }
 
 AnyRequest = CompletionRequest | ChatRequest

@@ -367,3 +367,16 @@ def test_what_fails_in_a_stream_is_told_by_an_event() -> None:
                 assert "[DONE]" not in raw.text
 
     run(scenario())
+
+
+def test_a_path_that_is_nearly_one_is_none() -> None:
+    """No redirect: it would be made of the Host that the caller names."""
+
+    async def scenario() -> None:
+        async with front() as (gateway, _):
+            response = await gateway.http.get("/v1/completions/", headers={"host": "elsewhere.example"})
+
+            assert response.status_code == 404
+            assert problem_of(response)["type"] == "invalid_request_error"
+
+    run(scenario())

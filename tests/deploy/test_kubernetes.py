@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import kubernetes_validate
@@ -143,12 +144,12 @@ def test_probes_ask_at_the_port_that_is_listened_at_and_know_the_certificate(nam
 
     for asked in probes_of(CONTAINERS[name]).values():
         assert asked["addresses"] == [f"127.0.0.1:{ports['grpc']}"]
-        assert str(asked["ca"].parent) in mounted
+        assert str(Path(asked["ca"]).parent) in mounted
         if name == "controller":
             assert asked["server_name"] == "forerun.forerun.svc"
         else:
             assert CONTROLLER.workers_tls is not None
-            assert (asked["cert"], asked["key"]) == (settings_of(name).tls_cert, settings_of(name).tls_key)
+            assert (Path(asked["cert"]), asked["key"]) == (settings_of(name).tls_cert, settings_of(name).tls_key)
             assert asked["server_name"] == CONTROLLER.workers_tls.server_name
 
 
@@ -373,7 +374,7 @@ def test_only_the_first_pod_of_ranks_is_called_and_probed() -> None:
     settings = settings_of_rank(first)
 
     assert {"startupProbe", "livenessProbe", "readinessProbe"} <= first.keys()
-    assert {asked["cert"] for asked in probes_of(first).values()} == {settings.tls_cert}
+    assert {Path(asked["cert"]) for asked in probes_of(first).values()} == {settings.tls_cert}
     assert {port["containerPort"] for port in first["ports"]} == {50061, METRICS_PORT}
     assert "ports" not in other
     assert not [key for key in other if key.endswith("Probe")]

@@ -13,8 +13,8 @@ $(STAMP): pyproject.toml requirements.lock
 	$(PYTHON) -m venv $(VENV) && $(RUN)pip install --quiet --requirement requirements.lock && $(RUN)pip install --quiet --no-deps --editable . && touch $@
 check: setup  ## lint, types, dependency rules, generated code
 	$(RUN)ruff check && $(RUN)ruff format --check && $(RUN)mypy && $(RUN)lint-imports && $(RUN)pytest -q tests/test_generated_code.py
-test: setup chromium  ## the suite
-	$(RUN)pytest
+test: setup chromium  ## the suite, two files at a time
+	$(RUN)pytest --numprocesses 2 --dist loadfile
 test-slow: setup  ## what takes minutes
 	$(RUN)pytest -m slow
 test-gpu: setup  ## what needs a CUDA device

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 from transformers import (
     LogitsProcessor,
     MinPLogitsWarper,
@@ -115,7 +116,9 @@ class Sampler:
         parameters = self.parameters
         if parameters.repetition_penalty != 1.0:
             everything = self._histories(context, paths)
-            scores = RepetitionPenaltyLogitsProcessor(parameters.repetition_penalty)(everything, scores)
+            penalised = RepetitionPenaltyLogitsProcessor(parameters.repetition_penalty)
+            # With a column for what fills up: not every release of transformers passes over what is no token.
+            scores = penalised(everything, pad(scores, (0, 1)))[:, : self._vocab_size]
         if parameters.presence_penalty or parameters.frequency_penalty:
             answers = self._histories(context[self._prompt_length :], paths)
             counts = scores.new_zeros(len(paths), self._vocab_size + 1)

@@ -118,8 +118,11 @@ class RequestReader:
             prompt = tuple(message.tokens.ids)
             check_token_ids("tokens", prompt, self._tokenizer.vocab_size)
         elif kind == "chat":
-            prompt = await self._tokenizer.encode_chat([(turn.role, turn.content) for turn in _turns(message.chat)])
+            turns = _turns(message.chat)
+            await self._require_room(sum(len(turn.content) for turn in turns))
+            prompt = await self._tokenizer.encode_chat([(turn.role, turn.content) for turn in turns])
         elif kind == "text":
+            await self._require_room(len(message.text))
             # Asked before tokens are counted: many tokenizers begin even an empty text with a token of their own.
             prompt = await self._tokenizer.encode(message.text) if message.text else ()
         else:
@@ -127,6 +130,13 @@ class RequestReader:
         if not prompt:
             raise InvalidRequestError(kind, "the prompt has no token")
         return prompt
+
+    async def _require_room(self, characters: int) -> None:
+        """Refuse what cannot fit before it is read: millions of characters take a tokenizer many seconds, in which it
+        reads nobody else's, and gigabytes."""
+        least, max_length = characters // self._tokenizer.longest_token, await self._fleet.max_length()
+        if least > max_length:
+            raise PromptTooLongError(least, 1, max_length)
 
     def _pins(self, message: generation_pb2.Speculation) -> Pins:
         known = self._fleet.drafter_names

@@ -38,6 +38,8 @@ class Tokenizer:
 
     Attributes:
         vocab_size: One more than the largest token id.
+        longest_token: Characters of the longest token: no text has fewer tokens than its length over this, but for
+            tokenizers that leave out what they find superfluous.
         fingerprint: See speculation/fingerprint.py.
         end_token_ids: At which the model ends its answers.
     """
@@ -45,6 +47,7 @@ class Tokenizer:
     def __init__(self, tokenizer: Any, end_token_ids: Iterable[int] = ()) -> None:
         vocabulary = tokenizer.get_vocab()
         self.vocab_size: int = max(vocabulary.values()) + 1
+        self.longest_token: int = max(map(len, vocabulary))
         self.fingerprint = tokenizer_fingerprint(vocabulary)
         own_end = () if tokenizer.eos_token_id is None else (tokenizer.eos_token_id,)
         self.end_token_ids = frozenset((*own_end, *end_token_ids))

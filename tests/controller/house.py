@@ -57,6 +57,7 @@ class LetterTokenizer:
     """One printable character for each token."""
 
     vocab_size = VOCAB_SIZE
+    longest_token = 2
     fingerprint = FINGERPRINT
     end_token_ids = frozenset((END_TOKEN,))
 

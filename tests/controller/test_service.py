@@ -20,6 +20,7 @@ from tests.controller.house import (
     QUICK,
     VERIFY,
     House,
+    LetterTokenizer,
     eventually,
     house,
     plain,
@@ -96,6 +97,27 @@ def test_a_request_without_a_prompt_is_refused() -> None:
             assert error_info(caught.value).metadata["field"] == "prompt"  # type: ignore[union-attr]
 
     run(scenario())
+
+
+def test_a_text_that_cannot_fit_is_refused_before_it_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A tokenizer would read many megabytes for many seconds, and nobody else's prompt meanwhile."""
+    read_lengths = []
+
+    async def encode(self: LetterTokenizer, text: str) -> tuple[int, ...]:
+        read_lengths.append(len(text))
+        return tuple(ord(character) - 32 for character in text)
+
+    async def scenario() -> None:
+        monkeypatch.setattr(LetterTokenizer, "encode", encode)
+        turns = [{"role": "user", "content": "a" * 100_000}] * 2
+        async with house() as home:
+            for prompt in ({"text": "a" * 100_000}, {"chat": {"messages": turns}}):
+                with pytest.raises(grpc.aio.AioRpcError) as caught:
+                    await read(home.generation.Generate(generation_pb2.GenerateRequest(**prompt), timeout=5))
+                assert error_info(caught.value).reason == "PROMPT_TOO_LONG"  # type: ignore[union-attr]
+
+    run(scenario())
+    assert read_lengths == []
 
 
 @pytest.mark.parametrize(

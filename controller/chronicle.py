@@ -8,11 +8,12 @@ from time import time_ns
 from typing import Protocol
 
 from controller.account import Account
-from controller.curve import LearningCurve, RoundsSum
+from controller.curve import LearningCurve
 from controller.generation import FleetSession, Round
 from controller.records import Author, Outcome, RoundReport, decision_record, outcome_record, round_record
 from controller.records import round_report as report_of
 from controller.request import GenerationRequest
+from controller.rounds_sum import RoundsSum
 from controller.sequence import Sequence as TokenSequence
 from controller.steering import SteeredPolicy
 from controller.terms import Mode
@@ -39,15 +40,6 @@ class NoLog:
         """Forget it."""
 
 
-@dataclass(slots=True)
-class ArmTally:
-    """What came of one combination of drafters and shape."""
-
-    rounds: int = 0
-    drafted_tokens: int = 0
-    accepted_tokens: int = 0
-
-
 @dataclass(slots=True, kw_only=True)
 class RememberedRequest:
     """What is remembered of one request.
@@ -61,8 +53,6 @@ class RememberedRequest:
         decisions: Serialised: a tenth of the memory of the objects.
         rounds: Likewise, each with the place of its decision.
         outcome: How it ended; None while it runs.
-        drafted_tokens: Nodes verified.
-        accepted_tokens: Of these, kept.
         drafters: Whose trees were verified.
         drafting: What rounds with something to verify came to.
         plain: What the others did.
@@ -78,8 +68,6 @@ class RememberedRequest:
     decisions: list[bytes] = field(default_factory=list)
     rounds: list[tuple[int, bytes]] = field(default_factory=list)
     outcome: Outcome | None = None
-    drafted_tokens: int = 0
-    accepted_tokens: int = 0
     drafters: set[str] = field(default_factory=set)
     drafting: RoundsSum = field(default_factory=RoundsSum)
     plain: RoundsSum = field(default_factory=RoundsSum)
@@ -96,11 +84,8 @@ class RememberedRequest:
 
     def add(self, done: Round) -> None:
         """Count a round."""
-        tree, seconds = done.outcome.tree, done.outcome.timings.round_ns / 1e9
-        self.drafted_tokens += len(tree)
-        self.accepted_tokens += done.outcome.verdict.num_accepted
         self.drafters |= done.outcome.drafts.keys()
-        (self.drafting if len(tree) else self.plain).add(len(done.emitted), seconds)
+        (self.drafting if len(done.outcome.tree) else self.plain).add(done)
 
 
 Arm = tuple[tuple[str, ...], TreeShape | None]
@@ -120,7 +105,7 @@ class Chronicle:
         self.log = log
         self.tokens_of: Sequence[str] = ()
         self.curve = LearningCurve()
-        self.arms: Recent[Arm, ArmTally] = Recent(REMEMBERED_ARMS)
+        self.arms: Recent[Arm, RoundsSum] = Recent(REMEMBERED_ARMS)
         self._requests: Recent[str, RememberedRequest] = Recent(REMEMBERED_REQUESTS)
 
     def open(self, request: GenerationRequest, policy: SteeredPolicy, session: FleetSession) -> "RequestChronicle":
@@ -165,10 +150,7 @@ class Chronicle:
     def count(self, done: Round) -> None:
         """Add a round to what is known of its arm."""
         plan = done.plan
-        tally = self.arms.use((plan.drafters, plan.shape if plan.speculates else None), ArmTally)
-        tally.rounds += 1
-        tally.drafted_tokens += len(done.outcome.tree)
-        tally.accepted_tokens += done.outcome.verdict.num_accepted
+        self.arms.use((plan.drafters, plan.shape if plan.speculates else None), RoundsSum).add(done)
 
 
 class RequestChronicle:

@@ -86,8 +86,12 @@ class ConcurrencyLimit:
         ceiling = self.ceiling
         return max(1, int(self._share * ceiling + 1e-9)) if self.adaptive else ceiling
 
-    def note(self, done: Round, *, objective_ms: float | None, running: int) -> None:
-        """Be told of a round, of what its class wants a token to take, and of how many requests run."""
+    def note(self, done: Round, *, objective_ms: float | None, running: int) -> bool:
+        """Be told of a round, of what its class wants a token to take, and of how many requests run.
+
+        Returns:
+            Whether the limit may be another one now.
+        """
         window, timings = self._window, done.outcome.verdict.timings
         window.rounds += 1
         window.waited_ns += timings.queue_ns
@@ -96,9 +100,11 @@ class ConcurrencyLimit:
         if objective_ms is not None:
             window.took_ms += done.outcome.timings.round_ns * MS_PER_NS
             window.allowed_ms += objective_ms * len(done.emitted)
-        if window.rounds >= LEAST_ROUNDS and self._now() - window.began >= WINDOW_S:
-            self._adapt(window)
-            self._window = _Window(self._now())
+        if window.rounds < LEAST_ROUNDS or self._now() - window.began < WINDOW_S:
+            return False
+        self._adapt(window)
+        self._window = _Window(self._now())
+        return True
 
     def _adapt(self, window: _Window) -> None:
         if window.strained:

@@ -4,27 +4,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from time import time_ns
 
+from controller.rounds_sum import RoundsSum
+
 MOST_POINTS = 128
 """Beyond that two neighbours become one."""
-
-
-@dataclass(slots=True)
-class RoundsSum:
-    """What some rounds came to."""
-
-    rounds: int = 0
-    emitted_tokens: int = 0
-    seconds: float = 0.0
-
-    def add(self, emitted_tokens: int, seconds: float, *, rounds: int = 1) -> None:
-        """Add a round, or several."""
-        self.rounds += rounds
-        self.emitted_tokens += emitted_tokens
-        self.seconds += seconds
-
-    def merge(self, other: "RoundsSum") -> None:
-        """Add all rounds of another sum."""
-        self.add(other.emitted_tokens, other.seconds, rounds=other.rounds)
 
 
 @dataclass(slots=True, kw_only=True)

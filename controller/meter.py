@@ -15,6 +15,7 @@ from controller.account import Account
 from controller.generation import Round
 from controller.records import Outcome
 from controller.request import GenerationRequest
+from controller.rounds_sum import NS, RoundsSum
 from controller.steering import SteeredPolicy
 from router_models.plan import Plan
 from speculation.errors import ForerunError
@@ -25,8 +26,6 @@ MOST_ARMS = 400
 """Combinations of drafters, shape class, task and policy that are told apart."""
 
 MOST_TENANTS = 64
-
-NS = 1e-9
 
 DURATION_S = (0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.28, 2.56, 5.12, 10.24, 20.48, 40.96, 81.92)
 """Of OpenTelemetry's conventions for generative AI, like the next; both begin lower there than most of these end."""
@@ -39,25 +38,6 @@ TOKEN_S = (0.001, 0.0025, 0.005, 0.0075, 0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.
 TOKENS = (1, 4, 16, 64, 256, 1024, 4096, 16384, 65536)
 
 ROUND_S = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.28, 2.56)
-
-
-@dataclass(slots=True)
-class ArmTally:
-    """What came of the rounds of one combination.
-
-    Attributes:
-        rounds: How many.
-        drafted: Nodes verified in them.
-        accepted: Of these, kept.
-        emitted: Tokens that answers gained.
-        seconds: What they took, from planning to the verdict.
-    """
-
-    rounds: int = 0
-    drafted: int = 0
-    accepted: int = 0
-    emitted: int = 0
-    seconds: float = 0.0
 
 
 class Meter:
@@ -100,7 +80,7 @@ class Meter:
         self.durations: dict[Labels, Histogram] = {("",): Histogram(DURATION_S)}
         self.first_token, self.per_token = Histogram(FIRST_TOKEN_S), Histogram(TOKEN_S)
         self.usage: dict[Labels, Histogram] = {("input",): Histogram(TOKENS), ("output",): Histogram(TOKENS)}
-        self.arms: dict[Labels, ArmTally] = {}
+        self.arms: dict[Labels, RoundsSum] = {}
         self.decisions: Counter[Labels] = Counter()
         self.drafts = self.drafted = 0
         self.accepted = [0] * (MAX_DEPTH + 1)
@@ -127,13 +107,13 @@ class Meter:
         tenant = "" if self._tenants is None else self._tenants.of(request.tenant)
         return RequestMeter(self, policy, task=self._tasks.of(request.task), tenant=tenant)
 
-    def arm(self, key: Labels) -> ArmTally:
-        """The tally of a combination."""
-        tally = self.arms.get(key)
-        if tally is None:
+    def arm(self, key: Labels) -> RoundsSum:
+        """What came of a combination."""
+        found = self.arms.get(key)
+        if found is None:
             full = len(self.arms) >= MOST_ARMS
-            tally = self.arms.setdefault((OTHER,) * len(key) if full else key, ArmTally())
-        return tally
+            found = self.arms.setdefault((OTHER,) * len(key) if full else key, RoundsSum())
+        return found
 
 
 class Losses(Protocol):
@@ -174,12 +154,8 @@ class RequestMeter:
             meter.drafts += 1
             meter.drafted += drafted
             meter.accepted[accepted] += 1
-        tally = meter.arm(("+".join(done.plan.drafters) or NONE, shape_class(done.plan), self._task, policy.name))
-        tally.rounds += 1
-        tally.drafted += drafted
-        tally.accepted += accepted
-        tally.emitted += len(done.emitted)
-        tally.seconds += timings.round_ns * NS
+        drafters = "+".join(done.plan.drafters) or NONE
+        meter.arm((drafters, shape_class(done.plan), self._task, policy.name)).add(done)
         meter.verify_time.observe(timings.verify_ns * NS)
         if done.plan.speculates:
             meter.draft_time.observe(timings.draft_ns * NS)

@@ -9,9 +9,10 @@ from controller.access import Access
 from controller.call_counts import CallCounts
 from controller.configuration import Configuration
 from controller.event_log import EventLog
-from controller.meter import ArmTally, Meter
+from controller.meter import Meter
 from controller.reception import Reception
 from controller.roster import Health, Roster, Worker
+from controller.rounds_sum import RoundsSum
 from controller.scorer import Scorer
 from controller.shared_learning import SharedLearning
 from controller.snapshot import Snapshot
@@ -69,8 +70,8 @@ class ControllerFacts:
         return self if self.learning is None else replace(self, unlearnt=await self.learning.unlearnt())
 
 
-def _of_arms(number: Callable[[ArmTally], float]) -> Callable[[ControllerFacts], Values]:
-    return lambda facts: {key: number(tally) for key, tally in facts.meter.arms.items()}
+def _of_arms(number: Callable[[RoundsSum], float]) -> Callable[[ControllerFacts], Values]:
+    return lambda facts: {key: number(rounds) for key, rounds in facts.meter.arms.items()}
 
 
 def _of_log(number: Callable[[EventLog], float]) -> Callable[[ControllerFacts], Values]:
@@ -240,35 +241,35 @@ SPECULATION: tuple[Metric[ControllerFacts], ...] = (
         COUNTER,
         "forerun_rounds_total",
         "Rounds, by drafters (joined by +), form and size of the tree asked for, task and policy.",
-        _of_arms(lambda tally: tally.rounds),
+        _of_arms(lambda rounds: rounds.rounds),
         ARM,
     ),
     Metric(
         COUNTER,
         "forerun_drafted_tokens_total",
         "Drafted tokens that were verified, likewise.",
-        _of_arms(lambda tally: tally.drafted),
+        _of_arms(lambda rounds: rounds.drafted_tokens),
         ARM,
     ),
     Metric(
         COUNTER,
         "forerun_accepted_tokens_total",
         "Of these, kept.",
-        _of_arms(lambda tally: tally.accepted),
+        _of_arms(lambda rounds: rounds.accepted_tokens),
         ARM,
     ),
     Metric(
         COUNTER,
         "forerun_emitted_tokens_total",
         "Tokens that answers gained, the target's own included.",
-        _of_arms(lambda tally: tally.emitted),
+        _of_arms(lambda rounds: rounds.emitted_tokens),
         ARM,
     ),
     Metric(
         COUNTER,
         "forerun_round_seconds_total",
         "Time of these rounds, from planning to the verdict, seconds.",
-        _of_arms(lambda tally: tally.seconds),
+        _of_arms(lambda rounds: rounds.seconds),
         ARM,
     ),
     Metric(

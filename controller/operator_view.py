@@ -10,10 +10,11 @@ import yaml
 from controller.acts import Act
 from controller.chronicle import RememberedRequest
 from controller.configuration import Configuration, Replacement
-from controller.curve import CurvePoint, RoundsSum
+from controller.curve import CurvePoint
 from controller.event_log import without_password
 from controller.meter import Meter
 from controller.reception import Reception
+from controller.rounds_sum import RoundsSum
 from controller.settings import Change, Section, Settings, changes
 from speculation.v1 import log_pb2, router_pb2
 
@@ -31,8 +32,8 @@ def recent_request(remembered: RememberedRequest) -> router_pb2.RecentRequest:
         prompt_tokens=remembered.prompt_tokens,
         completion_tokens=remembered.emitted_tokens,
         rounds=len(remembered.rounds),
-        num_draft_tokens=remembered.drafted_tokens,
-        num_accepted_draft_tokens=remembered.accepted_tokens,
+        num_draft_tokens=remembered.drafting.drafted_tokens,
+        num_accepted_draft_tokens=remembered.drafting.accepted_tokens,
         rounds_ns=int(remembered.seconds * 1e9),
         drafters=sorted(remembered.drafters),
     )
@@ -56,17 +57,17 @@ def traffic(meter: Meter, reception: Reception, *, since_ms: int) -> router_pb2.
 
 
 def _arms(meter: Meter) -> Iterator[router_pb2.ArmTraffic]:
-    for (drafters, shape, task, policy), tally in meter.arms.items():
+    for (drafters, shape, task, policy), rounds in meter.arms.items():
         yield router_pb2.ArmTraffic(
             drafters=drafters,
             shape=shape,
             task=task,
             policy=policy,
-            rounds=tally.rounds,
-            drafted_tokens=tally.drafted,
-            accepted_tokens=tally.accepted,
-            emitted_tokens=tally.emitted,
-            rounds_s=tally.seconds,
+            rounds=rounds.rounds,
+            drafted_tokens=rounds.drafted_tokens,
+            accepted_tokens=rounds.accepted_tokens,
+            emitted_tokens=rounds.emitted_tokens,
+            rounds_s=rounds.seconds,
         )
 
 

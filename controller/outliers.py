@@ -35,6 +35,11 @@ class Pace:
         self._exchanges += 1
         self._mean_s += (took_s - self._mean_s) * max(NEWEST, 1 / self._exchanges)
 
+    @property
+    def may_be_outlier(self) -> bool:
+        """Whether there is anything to hold against its peers: it is known, and not so fast that nobody minds."""
+        return self.mean_s is not None and self.mean_s > LEAST_S
+
     def is_outlier(self, peers: "Iterable[Pace]", *, factor: float) -> bool:
         """Whether it is this many times slower than the median of its peers."""
         known = [peer.mean_s for peer in peers if peer.mean_s is not None]

@@ -93,8 +93,8 @@ class Ticket:
         """Be told of a round of this request."""
         reception = self._reception
         objective_ms = self.latency_class.token_objective_ms
-        reception.limit.note(done, objective_ms=objective_ms, running=reception.inside)
-        reception.look()
+        if reception.limit.note(done, objective_ms=objective_ms, running=reception.inside):
+            reception.look()
 
     def used(self, tokens: int) -> None:
         """So many tokens prompt and answer had in the end."""

@@ -368,14 +368,17 @@ class Roster:
         """A worker did what it was asked. One that is much slower than its peers is ejected, never the last one."""
         self.retries.called()
         worker.pace.add(took_s)
-        factor = self.timeouts.slow_factor
-        # All targets are alike; a drafter's peers are those of the same model.
-        alike = self._serving(worker.role, lambda d: worker.role is Role.VERIFY or d.name == worker.name)
-        peers = [other for other in alike if other is not worker]
-        if factor is not None and worker.serving and worker.pace.is_outlier((one.pace for one in peers), factor=factor):
-            worker.eject(f"takes more than {factor:g} times as long as its peers")
+        if worker.serving and worker.pace.may_be_outlier and self._lags(worker):
+            worker.eject(f"takes more than {self.timeouts.slow_factor:g} times as long as its peers")
         else:
             worker.worked()
+
+    def _lags(self, worker: Worker) -> bool:
+        """Whether it is much slower than its peers: all targets are alike, and drafters of the same model."""
+        factor = self.timeouts.slow_factor
+        alike = self._serving(worker.role, lambda d: worker.role is Role.VERIFY or d.name == worker.name)
+        peers = (other.pace for other in alike if other is not worker)
+        return factor is not None and worker.pace.is_outlier(peers, factor=factor)
 
     def is_quiet(self, worker: Worker, *, beside: DraftStream | None = None) -> bool:
         """Whether no request of this controller has a session on a worker or its machine, one session not counted."""

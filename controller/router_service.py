@@ -7,10 +7,8 @@ import grpc
 
 from controller.acts import Acts
 from controller.chronicle import Chronicle
-from controller.configuration import Configuration
 from controller.event_log import EventLog
-from controller.fleet import WorkerFleet
-from controller.meter import Meter
+from controller.metrics import ControllerFacts
 from controller.operator_view import (
     config,
     config_state,
@@ -19,11 +17,9 @@ from controller.operator_view import (
     recent_request,
     traffic,
 )
-from controller.reception import Reception
 from controller.roster import Health, Worker
 from controller.scorer import Scorer
 from controller.shared_learning import SharedLearning
-from controller.steering import Steering
 from controller.terms import Mode
 from controller.text import Tokenizer
 from controller.veil import Veil
@@ -56,31 +52,17 @@ _MODES = {
 class RouterService(router_pb2_grpc.RouterServiceServicer):
     """Shows and steers the choice of drafters and trees."""
 
-    def __init__(
-        self,
-        *,
-        fleet: WorkerFleet,
-        steering: Steering,
-        chronicle: Chronicle,
-        log: EventLog | None,
-        tokenizer: Tokenizer,
-        configuration: Configuration,
-        scorer: Scorer,
-        meter: Meter,
-        reception: Reception,
-        acts: Acts,
-        learning: SharedLearning | None = None,
-    ) -> None:
-        self._fleet = fleet
-        self._steering = steering
+    def __init__(self, facts: ControllerFacts, *, chronicle: Chronicle, tokenizer: Tokenizer, acts: Acts) -> None:
+        """
+        Args:
+            facts: Of the controller: what is shown, and what is steered.
+            chronicle: What its requests did.
+            tokenizer: The target's.
+            acts: Where what operators do is noted.
+        """
+        self._facts = facts
         self._chronicle = chronicle
-        self._log = log
         self._tokenizer = tokenizer
-        self._configuration = configuration
-        self._learning = learning
-        self._scorer = scorer
-        self._meter = meter
-        self._reception = reception
         self._acts = acts
         self._since_ms = time_ns() // 1_000_000
 
@@ -93,17 +75,17 @@ class RouterService(router_pb2_grpc.RouterServiceServicer):
     ) -> router_pb2.ShowResponse:
         """The fleet, the policies and what they have decided so far."""
         return router_pb2.ShowResponse(
-            policy=self._steering.policy,
-            known_policies=sorted(self._steering.policies),
-            kill_switch=self._steering.kill_switch,
-            workers=[_worker_state(worker) for worker in self._fleet.workers],
+            policy=self._facts.steering.policy,
+            known_policies=sorted(self._facts.steering.policies),
+            kill_switch=self._facts.steering.kill_switch,
+            workers=[_worker_state(worker) for worker in self._facts.fleet.workers],
             arms=self._arms(),
-            log=_log_state(self._log),
-            config=config_state(self._configuration),
-            mode=_MODES[self._steering.orders.default.mode],
-            kill_switch_in_config=self._steering.orders.kill_switch,
-            learning=_learning_state(self._learning),
-            scoring=_scoring_state(self._scorer),
+            log=_log_state(self._facts.log),
+            config=config_state(self._facts.configuration),
+            mode=_MODES[self._facts.steering.orders.default.mode],
+            kill_switch_in_config=self._facts.steering.orders.kill_switch,
+            learning=_learning_state(self._facts.learning),
+            scoring=_scoring_state(self._facts.scorer),
         )
 
     async def Explain(  # noqa: N802
@@ -129,7 +111,7 @@ class RouterService(router_pb2_grpc.RouterServiceServicer):
         self, request: router_pb2.ShowTrafficRequest, context: CallContext
     ) -> router_pb2.ShowTrafficResponse:
         """What requests have come to."""
-        return traffic(self._meter, self._reception, since_ms=self._since_ms)
+        return traffic(self._facts.meter, self._facts.reception, since_ms=self._since_ms)
 
     async def ShowLearningCurve(  # noqa: N802
         self, request: router_pb2.ShowLearningCurveRequest, context: CallContext
@@ -142,7 +124,7 @@ class RouterService(router_pb2_grpc.RouterServiceServicer):
         self, request: router_pb2.ShowConfigRequest, context: CallContext
     ) -> router_pb2.ShowConfigResponse:
         """The configuration in force, and those before it."""
-        return config(self._configuration)
+        return config(self._facts.configuration)
 
     async def ListActs(  # noqa: N802
         self, request: router_pb2.ListActsRequest, context: CallContext
@@ -155,7 +137,7 @@ class RouterService(router_pb2_grpc.RouterServiceServicer):
     ) -> router_pb2.SetPolicyResponse:
         """Put another policy in charge."""
         async with errors_to_status(context):
-            previous = self._steering.set_policy(request.policy)
+            previous = self._facts.steering.set_policy(request.policy)
             self._acts.note(context, "policy put in charge", f"{request.policy}, in place of {previous}")
             return router_pb2.SetPolicyResponse(previous_policy=previous)
 
@@ -163,28 +145,28 @@ class RouterService(router_pb2_grpc.RouterServiceServicer):
         self, request: router_pb2.SetKillSwitchRequest, context: CallContext
     ) -> router_pb2.SetKillSwitchResponse:
         """Stop or allow all speculation."""
-        was_engaged = self._steering.set_kill_switch(request.engaged)
+        was_engaged = self._facts.steering.set_kill_switch(request.engaged)
         self._acts.note(context, "kill switch engaged" if request.engaged else "kill switch released")
-        return router_pb2.SetKillSwitchResponse(was_engaged=was_engaged, engaged=self._steering.kill_switch)
+        return router_pb2.SetKillSwitchResponse(was_engaged=was_engaged, engaged=self._facts.steering.kill_switch)
 
     async def ReloadConfig(  # noqa: N802
         self, request: router_pb2.ReloadConfigRequest, context: CallContext
     ) -> router_pb2.ReloadConfigResponse:
         """Read the configuration file now."""
         async with errors_to_status(context):
-            changed = await self._configuration.reload()
-            return router_pb2.ReloadConfigResponse(config=config_state(self._configuration), changed=changed)
+            changed = await self._facts.configuration.reload()
+            return router_pb2.ReloadConfigResponse(config=config_state(self._facts.configuration), changed=changed)
 
     def _arms(self) -> list[router_pb2.ArmCount]:
         return [
             router_pb2.ArmCount(
                 drafters=drafters,
                 shape=shape_to_proto(shape) if shape is not None else None,
-                rounds=tally.rounds,
-                drafted_tokens=tally.drafted_tokens,
-                accepted_tokens=tally.accepted_tokens,
+                rounds=rounds.rounds,
+                drafted_tokens=rounds.drafted_tokens,
+                accepted_tokens=rounds.accepted_tokens,
             )
-            for (drafters, shape), tally in self._chronicle.arms.items()
+            for (drafters, shape), rounds in self._chronicle.arms.items()
         ]
 
 

@@ -67,6 +67,7 @@ from speculation.metrics_http import serving_metrics
 from speculation.readable import Readable
 from speculation.tls import Certificates, PemFile, add_port
 from speculation.trace_export import TracingOrders, tracing_by
+from speculation.tracing import Tracing
 
 logger = logging.getLogger(__name__)
 
@@ -187,103 +188,138 @@ async def running(
         insecure=settings.insecure,
         remedy="set tls, or insecure: true where the whole network is trusted",
     )
-    access, certificates, workers_tls = _access(settings), _certificates(settings), _workers_tls(settings)
+    certificates = _certificates(settings)
+    async with AsyncExitStack() as stack:
+        parts = await _assembled(settings, tokenizer, stack)
+        parts.obey(settings)
+        configuration, acts, calls = Configuration(settings, file, apply=parts.obey), Acts(), CallCounts()
+        facts = parts.facts(configuration, calls)
+        models = ModelService(_store_of(settings, parts.redis_url, parts.steering, stack), acts)
+        router = RouterService(facts, chronicle=parts.chronicle, tokenizer=parts.tokenizer, acts=acts)
+        metrics_address = await _metrics_address(settings, facts, stack)
+        guards = parts.access.interceptors(NEEDED_ROLES)
+        naming = CallIdentity(parts.tracing, model=lambda: parts.fleet.model.name if parts.fleet.model else "")
+        server = grpc.aio.server(options=SERVER_OPTIONS, interceptors=(Readable(), naming, calls, *guards))
+        address = f"{settings.listen.rpartition(':')[0]}:{add_port(server, settings.listen, certificates)}"
+        await stack.enter_async_context(
+            _listening(server, configuration, parts.generation, (router, models), parts.fleet)
+        )
+        configuration.address = address
+        parts.spawn(configuration.run())
+        yield Controller(
+            address=address,
+            fleet=parts.fleet,
+            steering=parts.steering,
+            generation=parts.generation,
+            configuration=configuration,
+            access=parts.access,
+            metrics_address=metrics_address,
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Parts:
+    """What a controller is made of, all under way.
+
+    Attributes:
+        spawn: Keeps tasks until the controller ends.
+        redis_url: Where its Redis is; empty: nowhere.
+    """
+
+    tokenizer: Tokenizer
+    access: Access
+    tracing: Tracing
+    spawn: Spawn
+    redis_url: str
+    fleet: WorkerFleet
+    list_workers: ListWorkers
+    log: EventLog | None
+    steering: Steering
+    learning: SharedLearning | None
+    chronicle: Chronicle
+    scorer: Scorer
+    quotas: Quotas
+    generation: GenerationService
+
+    def obey(self, now: Settings) -> None:
+        """Take up settings, the first or others."""
+        self.steering.apply(now.router.orders(now.content_hash))
+        self.generation.obey(_limits(now))
+        admission = now.admission
+        self.generation.reception.obey(
+            admission.precedence, most=now.limits.concurrent_requests, adaptive=admission.adaptive
+        )
+        self.quotas.obey(tuple(entry.quota for entry in now.quotas))
+        self.chronicle.tokens_of = now.privacy.log_tokens_of
+        self.fleet.timeouts = _fleet_timeouts(now)
+        self.fleet.outcomes_ahead = now.router.outcomes_ahead
+        self.list_workers(_workers(now))
+
+    def facts(self, configuration: Configuration, calls: CallCounts) -> ControllerFacts:
+        """Where everything is that can be told."""
+        return ControllerFacts(
+            meter=self.generation.meter,
+            reception=self.generation.reception,
+            calls=calls,
+            access=self.access,
+            fleet=self.fleet,
+            steering=self.steering,
+            configuration=configuration,
+            scorer=self.scorer,
+            log=self.log,
+            learning=self.learning,
+            spans=self.tracing.counts,
+            code_version=self.chronicle.author.code_version,
+        )
+
+
+async def _assembled(settings: Settings, tokenizer: Tokenizer | None, stack: AsyncExitStack) -> _Parts:
+    """The parts of a controller, which end with the stack."""
+    access, workers_tls = _access(settings), _workers_tls(settings)
     tokenizer = tokenizer or load_tokenizer(settings.tokenizer)
     identity = TokenizerIdentity(fingerprint=tokenizer.fingerprint, vocab_size=tokenizer.vocab_size)
     fleet = WorkerFleet(identity, _fleet_timeouts(settings), workers_tls)
-    async with AsyncExitStack() as stack:
-        url = await _redis_url(settings, stack)
-        tracing = await stack.enter_async_context(tracing_by(_tracing_orders(settings), service="forerun-controller"))
-        spawn = await stack.enter_async_context(owned_tasks())
-        log, list_workers = await _started_log(settings, url, fleet, stack)
-        spawn(fleet.run())
-        steering = Steering(_policies(settings), settings.router.policy)
-        learning = _shared_learning(settings, url, steering)
-        if learning is not None:
-            steering.model_version = learning.model_version
-            spawn(learning.run())
-        chronicle = Chronicle(_author(), log or NoLog())
-        if learning is not None:
-            chronicle.curve.learnt = learning.learnt
-        scorer = Scorer(fleet, steering, chronicle.author, log, Random())
-        spawn(scorer.run())
-        quotas = Quotas()
-        reception = Reception(ConcurrencyLimit(settings.limits.concurrent_requests, slots=lambda: fleet.verify_slots))
-        spawn(reception.follow(fleet.changed))
-        generation = GenerationService(
-            tokenizer=tokenizer,
-            fleet=fleet,
-            steering=steering,
-            chronicle=chronicle,
-            limits=_limits(settings),
-            reception=reception,
-            scorer=scorer,
-            access=access,
-            quotas=quotas,
-            meter=Meter(most_tasks=settings.metrics.most_tasks, tenants=settings.metrics.tenants),
-        )
-
-        def obey(now: Settings) -> None:
-            steering.apply(now.router.orders(now.content_hash))
-            generation.obey(_limits(now))
-            reception.obey(
-                now.admission.precedence, most=now.limits.concurrent_requests, adaptive=now.admission.adaptive
-            )
-            quotas.obey(tuple(entry.quota for entry in now.quotas))
-            chronicle.tokens_of = now.privacy.log_tokens_of
-            fleet.timeouts = _fleet_timeouts(now)
-            fleet.outcomes_ahead = now.router.outcomes_ahead
-            list_workers(_workers(now))
-
-        obey(settings)
-        configuration = Configuration(settings, file, apply=obey)
-        acts = Acts()
-        models = ModelService(_store_of(settings, url, steering, stack), acts)
-        router = RouterService(
-            fleet=fleet,
-            steering=steering,
-            chronicle=chronicle,
-            log=log,
-            tokenizer=tokenizer,
-            configuration=configuration,
-            learning=learning,
-            scorer=scorer,
-            meter=generation.meter,
-            reception=generation.reception,
-            acts=acts,
-        )
-        calls = CallCounts()
-        facts = ControllerFacts(
-            meter=generation.meter,
-            reception=reception,
-            calls=calls,
-            access=access,
-            fleet=fleet,
-            steering=steering,
-            configuration=configuration,
-            scorer=scorer,
-            log=log,
-            learning=learning,
-            spans=tracing.counts,
-            code_version=chronicle.author.code_version,
-        )
-        metrics_address = await _metrics_address(settings, facts, stack)
-        guards = access.interceptors(NEEDED_ROLES)
-        naming = CallIdentity(tracing, model=lambda: fleet.model.name if fleet.model is not None else "")
-        server = grpc.aio.server(options=SERVER_OPTIONS, interceptors=(Readable(), naming, calls, *guards))
-        address = f"{settings.listen.rpartition(':')[0]}:{add_port(server, settings.listen, certificates)}"
-        await stack.enter_async_context(_listening(server, configuration, generation, (router, models), fleet))
-        configuration.address = address
-        spawn(configuration.run())
-        yield Controller(
-            address=address,
-            fleet=fleet,
-            steering=steering,
-            generation=generation,
-            configuration=configuration,
-            access=access,
-            metrics_address=metrics_address,
-        )
+    url = await _redis_url(settings, stack)
+    tracing = await stack.enter_async_context(tracing_by(_tracing_orders(settings), service="forerun-controller"))
+    spawn = await stack.enter_async_context(owned_tasks())
+    log, list_workers = await _started_log(settings, url, fleet, stack)
+    steering, chronicle = Steering(_policies(settings), settings.router.policy), Chronicle(_author(), log or NoLog())
+    learning = _shared_learning(settings, url, steering)
+    if learning is not None:
+        steering.model_version, chronicle.curve.learnt = learning.model_version, learning.learnt
+        spawn(learning.run())
+    scorer, quotas = Scorer(fleet, steering, chronicle.author, log, Random()), Quotas()
+    reception = Reception(ConcurrencyLimit(settings.limits.concurrent_requests, slots=lambda: fleet.verify_slots))
+    for work in (fleet.run(), scorer.run(), reception.follow(fleet.changed)):
+        spawn(work)
+    generation = GenerationService(
+        tokenizer=tokenizer,
+        fleet=fleet,
+        steering=steering,
+        chronicle=chronicle,
+        limits=_limits(settings),
+        reception=reception,
+        scorer=scorer,
+        access=access,
+        quotas=quotas,
+        meter=Meter(most_tasks=settings.metrics.most_tasks, tenants=settings.metrics.tenants),
+    )
+    return _Parts(
+        tokenizer=tokenizer,
+        access=access,
+        tracing=tracing,
+        spawn=spawn,
+        redis_url=url,
+        fleet=fleet,
+        list_workers=list_workers,
+        log=log,
+        steering=steering,
+        learning=learning,
+        chronicle=chronicle,
+        scorer=scorer,
+        quotas=quotas,
+        generation=generation,
+    )
 
 
 def _access(settings: Settings) -> Access:

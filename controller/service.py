@@ -136,7 +136,7 @@ class RequestReader:
         reads nobody else's, and gigabytes."""
         least, max_length = characters // self._tokenizer.longest_token, await self._fleet.max_length()
         if least > max_length:
-            raise PromptTooLongError(least, 1, max_length)
+            raise PromptTooLongError(least, 1, max_length, at_least=True)
 
     def _pins(self, message: generation_pb2.Speculation) -> Pins:
         known = self._fleet.drafter_names

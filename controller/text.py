@@ -39,7 +39,7 @@ class Tokenizer:
     Attributes:
         vocab_size: One more than the largest token id.
         longest_token: Characters of the longest token: no text has fewer tokens than its length over this, but for
-            tokenizers that leave out what they find superfluous.
+            tokenizers that leave out what they find superfluous, or make one token of all that they do not know.
         fingerprint: See speculation/fingerprint.py.
         end_token_ids: At which the model ends its answers.
     """

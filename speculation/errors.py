@@ -72,11 +72,18 @@ class PromptTooLongError(InvalidRequestError):
 
     reason = "PROMPT_TOO_LONG"
 
-    def __init__(self, prompt_tokens: int, max_new_tokens: int, context_length: int) -> None:
+    def __init__(self, prompt_tokens: int, max_new_tokens: int, context_length: int, *, at_least: bool = False) -> None:
+        """
+        Args:
+            prompt_tokens: Of the prompt.
+            max_new_tokens: Of the answer.
+            context_length: Of the model.
+            at_least: Whether the prompt may have more: it was not read.
+        """
         super().__init__(
             "prompt",
-            f"{prompt_tokens} prompt tokens and {max_new_tokens} new tokens do not fit into the {context_length} "
-            "tokens of context; shorten the prompt or lower max_new_tokens",
+            f"{'at least ' * at_least}{prompt_tokens} prompt tokens and {max_new_tokens} new tokens do not fit into "
+            f"the {context_length} tokens of context; shorten the prompt or lower max_new_tokens",
         )
         self.metadata["context_length"] = str(context_length)
 

@@ -7,8 +7,9 @@ import pytest
 import yaml
 
 from controller import curve
-from controller.curve import LearningCurve, RoundsSum
+from controller.curve import LearningCurve
 from controller.event_log import without_password
+from controller.rounds_sum import RoundsSum
 from controller.settings import PrivacySettings, RedisSettings, Settings
 from speculation.v1 import log_pb2, router_pb2
 from tests.controller.house import DRAFT, DRAFT_TOO, VERIFY, house, run, write_settings

@@ -115,6 +115,7 @@ def test_a_text_that_cannot_fit_is_refused_before_it_is_read(monkeypatch: pytest
                 with pytest.raises(grpc.aio.AioRpcError) as caught:
                     await read(home.generation.Generate(generation_pb2.GenerateRequest(**prompt), timeout=5))
                 assert error_info(caught.value).reason == "PROMPT_TOO_LONG"  # type: ignore[union-attr]
+                assert caught.value.details().startswith("prompt: at least ")  # type: ignore[union-attr]
 
     run(scenario())
     assert read_lengths == []

@@ -12,7 +12,7 @@ import worker.prepacked
 from speculation.errors import ConfigurationError, UnservableModelError
 from tests.architectures import served_model
 from worker.engine import Chunk, Engine
-from worker.prepacked import PrepackedLinear, prepack_linears
+from worker.prepacked import PrepackedLinear, prepack_linears, rounded_rows
 from worker.probe import TOLERANCES, relative_error
 from worker.settings import Prepack, WorkerSettings
 
@@ -108,3 +108,23 @@ def test_nothing_is_packed_unasked() -> None:
 def test_it_is_refused_where_it_is_not_offered(settings: dict[str, object], problem: str) -> None:
     with pytest.raises(ConfigurationError, match=problem):
         WorkerSettings(**{"role": "draft", "model": "m", "name": "n", "prepack": "on"} | settings)
+
+
+@pytest.mark.parametrize("rows", [1, 17, 32, 33, 47, 100, 129, 1000])
+@torch.inference_mode()
+def test_products_of_any_number_of_rows_are_those_of_a_few_numbers(rows: int) -> None:
+    layer = nn.Linear(24, 40)
+    inputs = torch.randn(2, rows, 24)
+
+    outputs = PrepackedLinear(layer)(inputs)
+
+    assert outputs.shape == (2, rows, 40)
+    assert relative_error(outputs, layer(inputs)) <= TOLERANCES[torch.float32]
+
+
+def test_rows_are_rounded_up_to_few_numbers_that_are_near() -> None:
+    rounded = [rounded_rows(rows) for rows in range(1, 513)]
+
+    assert rounded[:32] == list(range(1, 33)), "verifications are paid by the row"
+    assert all(rows <= known <= 1.13 * rows for rows, known in enumerate(rounded, start=1))
+    assert len(set(rounded)) == 64

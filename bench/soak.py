@@ -225,7 +225,8 @@ async def _watch(fleet: LocalFleet, lives: dict[int, Life], ends_s: float, step:
     while (now_s := time.monotonic()) < ends_s:
         for name, process in _processes(fleet):
             with suppress(psutil.NoSuchProcess, psutil.AccessDenied):
-                lives.setdefault(process.pid, Life(name)).looks.append(_look(process, now_s))
+                if (look := _look(process, now_s)).memory_mib:  # one that has just died has none
+                    lives.setdefault(process.pid, Life(name)).looks.append(look)
         while told < now_s - began_s:
             step()
             told += 1

@@ -11,14 +11,15 @@ from pydantic.fields import FieldInfo
 
 from controller.latency_classes import BATCH, INTERACTIVE, STANDARD, LatencyClass, Precedence
 from controller.quotas import Quota
-from controller.settings_file import content_of, parsed
+from controller.settings_file import ADDRESS, LABEL, content_of, parsed
 from controller.terms import DraftPin, Mode, Orders, Rule, Terms
 from router_models.catalogue import all_policies
 from router_models.plan import CHAIN_OF_4
 from speculation.foresight import MOST_OUTCOMES
 from speculation.tree import MAX_BRANCHING, MAX_DEPTH, MAX_NODES, TreeShape
 
-Address = Annotated[str, Field(pattern=r"^\S+:\d{1,5}$")]
+Address = Annotated[str, Field(pattern=ADDRESS)]
+Label = Annotated[str, Field(pattern=LABEL)]
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Milliseconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1)]
@@ -61,7 +62,7 @@ class RedisSettings(Section):
 
     url: str
     """redis://, rediss://, unix:// or embedded://PATH, which starts one for this host alone."""
-    namespace: Annotated[str, Field(pattern=r"^[\w.-]{1,64}$")] = "default"
+    namespace: Label = "default"
     """Shared by the workers and controllers of one fleet."""
     log_entries: Count | None = None
     """About how many entries each stream of the log keeps. Absent: 1,000,000, or 200,000 in an embedded Redis, which
@@ -291,7 +292,7 @@ class LimitSettings(Section):
 class LatencyClassSettings(Section):
     """Requests that are in the same hurry."""
 
-    name: Annotated[str, Field(pattern=r"^[\w.-]{1,64}$")]
+    name: Label
     """What requests call it: `latency_class`, or `service_tier` over HTTP."""
     most_wait_s: Seconds = STANDARD.most_wait_s
     """Longest wait for a place. Who would have to wait longer is turned away at once, and told when to call again."""

@@ -1,16 +1,27 @@
 """YAML files of settings: read, and whatever is wrong in them told with line and field."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, TypeVar
 
 import yaml
 from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
 
 from speculation.errors import ConfigurationError
 
 Model = TypeVar("Model", bound=BaseModel)
+
+ADDRESS, LABEL = r"^\S+:\d{1,5}$", r"^[\w.-]{1,64}$"
+FORMS: Mapping[str, str] = MappingProxyType(
+    {
+        ADDRESS: "must be host:port, like 127.0.0.1:50050",
+        LABEL: "must be 1 to 64 letters, digits, dots, dashes and underscores",
+    }
+)
+"""What patterns ask for, in words."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,9 +112,14 @@ def _doubles(root: yaml.Node) -> Iterator[Problem]:
 def _located(root: yaml.Node, error: ValidationError) -> Iterator[Problem]:
     for problem in error.errors():
         field = ".".join(str(step) for step in problem["loc"]) or "the file"
-        unknown = problem["type"] == "extra_forbidden"
-        message = "there is no such field" if unknown else problem["msg"].removeprefix("Value error, ")
-        yield Problem(line=_line_of(root, problem["loc"]), field=field, message=message)
+        yield Problem(line=_line_of(root, problem["loc"]), field=field, message=_in_words(problem))
+
+
+def _in_words(problem: ErrorDetails) -> str:
+    if problem["type"] == "extra_forbidden":
+        return "there is no such field"
+    pattern = problem.get("ctx", {}).get("pattern", "")
+    return FORMS.get(pattern, problem["msg"].removeprefix("Value error, "))
 
 
 def _line_of(node: yaml.Node, location: tuple[int | str, ...]) -> int:

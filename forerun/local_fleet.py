@@ -16,7 +16,7 @@ import yaml
 from pydantic import Field, ValidationInfo, field_validator
 
 from controller.embedded_redis import SCHEME
-from controller.settings import Address, Count, RedisSettings, Section, Settings, WorkerEntry
+from controller.settings import Address, Count, Label, RedisSettings, Section, Settings, WorkerEntry
 from forerun.client import RouterClient, WorkerHealth, WorkerView
 from forerun.models import model_folder
 from forerun.supervisor import LISTEN, Listener, ProcessSpec, ProcessStatus, Supervisor
@@ -37,7 +37,6 @@ ZOO_DRAFTERS: Mapping[str, str] = MappingProxyType(
 
 Role = Literal["draft", "verify"]
 Name = Annotated[str, Field(min_length=1)]
-ProcessName = Annotated[str, Field(pattern=r"^[\w.-]{1,64}$")]
 TARGET, CONTROLLER, GATEWAY, PAGE = "target", "controller", "gateway", "page"
 CONTROLLER_FILE = "controller.yaml"
 """The controller's configuration, in the fleet's folder: it follows changes of the file."""
@@ -100,7 +99,7 @@ class FleetSettings(Settings):
     """
 
     target: Name = "zoo:target@deep"
-    drafters: Mapping[ProcessName, Name] = Field(default_factory=lambda: dict(ZOO_DRAFTERS))
+    drafters: Mapping[Label, Name] = Field(default_factory=lambda: dict(ZOO_DRAFTERS))
     verify_workers: Count = 1
     tensor_parallel: Count = 1
     target_threads: Count | None = None

@@ -86,7 +86,7 @@ def test_a_wrong_configuration_ends_it_with_one_line(tmp_path: Path) -> None:
     )
 
     assert done.returncode == 1
-    assert done.stderr.splitlines() == [f"error: {config}:2: listen: String should match pattern '^\\S+:\\d{{1,5}}$'"]
+    assert done.stderr.splitlines() == [f"error: {config}:2: listen: must be host:port, like 127.0.0.1:50050"]
 
 
 def test_a_tokenizer_brings_the_end_tokens_of_its_model(tmp_path: Path) -> None:

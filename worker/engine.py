@@ -21,13 +21,16 @@ from speculation.errors import CapacityError, InvalidRequestError, UnservableMod
 from speculation.tree import ROOT
 from worker.attention import IMPLEMENTATION, AttentionStep, ShapeRecorder, UnsupportedAttentionError, running
 from worker.cache import KeyValuePool, LayerShape, PackedRow
+from worker.compiled_model import CompiledModel, compiled_model
 from worker.exact_attention import ExactStep, refuse_inexact, step_of_queries
 from worker.exact_linear import make_linears_exact, pad_rows
 from worker.exact_probe import BITS_LENGTH, require_equal_bits
 from worker.lean_layers import LeanModel, lean_model, make_layers_lean
 from worker.models import context_length
+from worker.prepacked import prepack_linears
 from worker.probe import PROBE_LENGTH, PROBE_SLOTS, refuse_unservable, require_exact
 from worker.scratch import EMPTY, Chunk, Scratch
+from worker.settings import Prepack
 from worker.slots import NoFreeSlotError
 from worker.step import PooledStep, Span
 
@@ -65,6 +68,7 @@ class Engine:
         check: Compare the engine with the plain model first, and refuse the model if they differ.
         padded: Attend to short sessions in one padded batch; None does so on GPUs.
         exact: Let the logits of a token not depend, to the last bit, on what else a forward holds; bfloat16 on a CPU.
+        prepack: Whether weights are packed once the model is checked; not for exact ones.
 
     Attributes:
         probe_error: Largest relative error of the logits seen by the check; 0.0 where it was switched off.
@@ -82,6 +86,7 @@ class Engine:
         check: bool = True,
         padded: bool | None = None,
         exact: bool = False,
+        prepack: Prepack = "off",
     ) -> None:
         if slots < 1 or max_length < 1:
             raise ValueError(f"slots={slots} and max_length={max_length} must both be positive")
@@ -119,7 +124,12 @@ class Engine:
             self.probe_error = require_exact(model, trial)
         if check and exact:
             require_equal_bits(model, Engine(model, slots=2, max_length=BITS_LENGTH, check=False, exact=True))
+        if not exact:
+            prepack_linears(model, prepack)
         self._pool = KeyValuePool(shapes, rows=slots * max_length, device=self.device)
+        self._compiled: CompiledModel | None = None
+        if self._lean is not None:
+            self._compiled = compiled_model(self._lean, self._pool, max_length)
 
     @property
     def num_free(self) -> int:
@@ -282,6 +292,8 @@ class Engine:
             step: AttentionStep = ExactStep(self._pool, spans, torch.tensor(rows), step=self._query_step)
             padded = [_padded(numbers) for numbers in (token_ids, positions, wanted)]
             return self._call(step, torch.tensor(padded[0]), torch.tensor(padded[1]), padded[2])[: len(wanted)]
+        if self._compiled is not None and self._compiled.takes(spans):
+            return self._compiled(token_ids, spans, wanted)
         row = torch.tensor([token_ids, positions, rows], device=self.device)
         step = PooledStep(self._pool, spans, row[2], padded=self._padded)
         return self._call(step, row[0], row[1], None if wanted == list(range(len(token_ids))) else wanted)

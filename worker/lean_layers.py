@@ -56,18 +56,23 @@ class LeanModel:
 
     def __init__(self, model: Any) -> None:
         decoder = model.model
-        self._embed, self._rotary = decoder.embed_tokens, decoder.rotary_emb
-        self._layers: tuple[nn.Module, ...] = tuple(decoder.layers)
-        self._norm, self._model = _Norm(decoder.norm), model
+        self.embed, self.rotary = decoder.embed_tokens, decoder.rotary_emb
+        self.layers: tuple[LeanLayer, ...] = tuple(decoder.layers)
+        self.norm, self._model = RootMeanSquareNorm(decoder.norm), model
+
+    @property
+    def head(self) -> nn.Module:
+        """From normed rows to logits, as it is now: it may be packed later."""
+        return cast(nn.Module, self._model.lm_head)
 
     def __call__(self, token_ids: Tensor, positions: Tensor, wanted: Tensor | None) -> Tensor:
         """Logits (wanted, vocab) of a packed row; None wants all, in order."""
-        hidden = self._embed(token_ids)[None]
-        rotation = self._rotary(hidden, positions[None])
-        for layer in self._layers:
+        hidden = self.embed(token_ids)[None]
+        rotation = self.rotary(hidden, positions[None])
+        for layer in self.layers:
             hidden = layer(hidden, attention_mask=None, position_embeddings=rotation)
         rows = hidden[0] if wanted is None else hidden[0][wanted]
-        return cast(Tensor, self._model.lm_head(self._norm(rows)))
+        return cast(Tensor, self.head(self.norm(rows)))
 
 
 class LeanLayer(nn.Module):
@@ -85,16 +90,16 @@ class LeanLayer(nn.Module):
         self.output = attention.o_proj
         self.gate_up = _joined(feed_forward.gate_proj, feed_forward.up_proj)
         self.down = feed_forward.down_proj
-        self._norms = _Norm(layer.input_layernorm), _Norm(layer.post_attention_layernorm)
-        self._head_size: int = attention.head_dim
+        self.norms = RootMeanSquareNorm(layer.input_layernorm), RootMeanSquareNorm(layer.post_attention_layernorm)
+        self.head_size: int = attention.head_dim
         self._num_queries: int = attention.q_proj.out_features // attention.head_dim
         self._num_keys: int = attention.k_proj.out_features // attention.head_dim
         self._hidden_units: int = feed_forward.up_proj.out_features
-        self._scoring = Scoring(scale=attention.scaling)
-        self._head_norms = _head_norms(attention, self._num_queries, self._num_keys)
+        self.scoring = Scoring(scale=attention.scaling)
+        self.head_norms = _head_norms(attention, self._num_queries, self._num_keys)
         # rotate_half(x) is x with its halves swapped and the first one negated: one `roll` and these signs.
-        signs = torch.ones(self._head_size, dtype=layer.input_layernorm.weight.dtype, device=self.down.weight.device)
-        signs[: self._head_size // 2] = -1
+        signs = torch.ones(self.head_size, dtype=layer.input_layernorm.weight.dtype, device=self.down.weight.device)
+        signs[: self.head_size // 2] = -1
         self._signs = signs
         self.attention_type = getattr(layer, "attention_type", None)  # some models pick the mask by it
 
@@ -110,35 +115,35 @@ class LeanLayer(nn.Module):
                 raise RuntimeError("this model belongs to an Engine; load another copy to call it directly")
             return cast(Tensor, self._plain[0](hidden_states, **options))
         rows = hidden_states[0]
-        query, key, value = self._rotated(self._norms[0](rows), *options["position_embeddings"])
-        attended = step.attend(self, query, key, value, options["attention_mask"], self._scoring)
+        query, key, value = self._rotated(self.norms[0](rows), *options["position_embeddings"])
+        attended = step.attend(self, query, key, value, options["attention_mask"], self.scoring)
         rows = self.output(attended.reshape(len(rows), -1)).add_(rows)
-        gate_up = self.gate_up(self._norms[1](rows))
+        gate_up = self.gate_up(self.norms[1](rows))
         gated = functional.silu(gate_up[:, : self._hidden_units]).mul_(gate_up[:, self._hidden_units :])
         return cast(Tensor, self.down(gated)).add_(rows)[None]
 
     def _rotated(self, rows: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Query, key and value, each (1, heads, tokens, head size), the first two turned to their positions."""
-        heads = self.query_key_value(rows).view(len(rows), -1, self._head_size).transpose(0, 1)[None]
+        heads = self.query_key_value(rows).view(len(rows), -1, self.head_size).transpose(0, 1)[None]
         num_rotated = self._num_queries + self._num_keys
         flat = heads[:, :num_rotated]
-        if self._head_norms is not None:
-            weight, eps = self._head_norms
-            flat = functional.rms_norm(flat, (self._head_size,), eps=eps) * weight
-        swapped = flat.roll(self._head_size // 2, -1)
+        if self.head_norms is not None:
+            weight, eps = self.head_norms
+            flat = functional.rms_norm(flat, (self.head_size,), eps=eps) * weight
+        swapped = flat.roll(self.head_size // 2, -1)
         rotated = torch.addcmul(flat * cos[:, None], swapped, (sin * self._signs)[:, None])
         return rotated[:, : self._num_queries], rotated[:, self._num_queries :], heads[:, num_rotated:]
 
 
-class _Norm:
+class RootMeanSquareNorm:
     """Root mean square norm with a weight (Zhang and Sennrich 2019, arXiv:1910.07467)."""
 
     def __init__(self, norm: Any) -> None:
-        self._weight: Tensor = norm.weight.detach()
-        self._eps: float = norm.variance_epsilon
+        self.weight: Tensor = norm.weight.detach()
+        self.eps: float = norm.variance_epsilon
 
     def __call__(self, rows: Tensor) -> Tensor:
-        return functional.rms_norm(rows, self._weight.shape, self._weight, self._eps)
+        return functional.rms_norm(rows, self.weight.shape, self.weight, self.eps)
 
 
 def _is_lean(layer: nn.Module) -> bool:

@@ -32,7 +32,6 @@ from worker.metrics import METRICS, WorkerFacts
 from worker.models import LoadedModel, load_model, load_vocabulary
 from worker.parallel_engine import LeadingEngine
 from worker.parallel_engine import follow as obey
-from worker.prepacked import prepack_linears
 from worker.profiling import profile_of
 from worker.ranks import Ranks
 from worker.registration import Registration
@@ -202,10 +201,7 @@ def _engine(settings: WorkerSettings, model: PreTrainedModel, rows: int, ranks: 
         if ranks.leads:
             return LeadingEngine(model, ranks, slots=slots, max_length=rows)
         return Engine(model, slots=slots, max_length=rows)
-    engine = Engine(model, slots=slots, max_length=rows, exact=settings.exact)
-    if not settings.exact:
-        prepack_linears(model, settings.prepack)
-    return engine
+    return Engine(model, slots=slots, max_length=rows, exact=settings.exact, prepack=settings.prepack)
 
 
 def _without_model(settings: WorkerSettings) -> tuple[Host, SessionService]:

@@ -226,11 +226,12 @@ def test_a_bad_job_fails_alone(engine: Engine, thread: EngineThread) -> None:
 
 def test_a_cancelled_call_ends_its_job_and_frees_what_it_held(engine: Engine, thread: EngineThread) -> None:
     async def cancel_amid() -> list[int]:
-        endless = asyncio.create_task(thread.run(reading(engine, [1], 10**9)))
-        await asyncio.sleep(0.05)
-        endless.cancel()
+        begun = threading.Event()
+        call = asyncio.create_task(thread.run(endless(engine, begun)))
+        await asyncio.to_thread(begun.wait, 10)
+        call.cancel()
         with pytest.raises(asyncio.CancelledError):
-            await endless
+            await call
         best, _ = await thread.run(reading(engine, [1, 2, 3], 1))
         return best
 
@@ -369,11 +370,12 @@ def test_closing_fails_the_calls_that_are_not_done(engine: Engine) -> None:
     thread = EngineThread(engine)
 
     async def close_amid() -> None:
-        endless = asyncio.create_task(thread.run(reading(engine, [1], 10**9)))
-        await asyncio.sleep(0.05)
+        begun = threading.Event()
+        call = asyncio.create_task(thread.run(endless(engine, begun)))
+        await asyncio.to_thread(begun.wait, 10)
         await asyncio.to_thread(thread.close)
         with pytest.raises(DrainingError):
-            await endless
+            await call
         with pytest.raises(DrainingError):
             await thread.run(_nothing())
 

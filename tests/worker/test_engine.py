@@ -2,7 +2,8 @@
 
 import functools
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import pytest
 import torch
@@ -293,18 +294,30 @@ def test_a_refused_forward_changes_no_slot(engine: Engine, fault: str) -> None:
     assert_close(continuation(engine, sound), plain_logits("llama", [*range(5), 7, 8, 9])[-3:])
 
 
-def test_a_forward_that_fails_halfway_changes_no_slot(engine: Engine) -> None:
-    slot = prefilled(engine, range(10))
-    engine.forward([Chunk(slot=slot, token_ids=[20, 21], parents=[ROOT, ROOT])])
-    last_layer = engine._model.model.layers[-1]
-
+@contextmanager
+def failing_in_its_last_layer(engine: Engine) -> Iterator[None]:
     def fail(*_: object) -> None:
         raise MemoryError("out of memory in the last layer")
 
-    handle = last_layer.register_forward_pre_hook(fail)
-    with pytest.raises(MemoryError):
+    if engine._compiled is None:
+        with engine._model.model.layers[-1].register_forward_pre_hook(fail):
+            yield
+    else:
+        last = engine._compiled._layers.pop()
+        engine._compiled._layers.append(fail)
+        yield
+        engine._compiled._layers[-1] = last
+
+
+@pytest.mark.parametrize("compiled", [True, False])
+def test_a_forward_that_fails_halfway_changes_no_slot(engine: Engine, compiled: bool) -> None:
+    if not compiled:
+        engine._compiled = None
+    slot = prefilled(engine, range(10))
+    engine.forward([Chunk(slot=slot, token_ids=[20, 21], parents=[ROOT, ROOT])])
+
+    with failing_in_its_last_layer(engine), pytest.raises(MemoryError):
         engine.forward([Chunk(slot=slot, token_ids=[22, 23, 24])])
-    handle.remove()
 
     (logits,) = engine.forward([Chunk(slot=slot, token_ids=[25], parents=[1])])
     engine.commit(slot, [1, 2])

@@ -24,10 +24,9 @@ def packed(model: PreTrainedModel) -> list[PrepackedLinear]:
 @pytest.mark.parametrize("architecture", ["qwen3", "gemma3", "gpt2"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_logits_are_the_same_but_for_rounding(architecture: str, dtype: torch.dtype) -> None:
-    models = [served_model(architecture).to(dtype)]
-    models.append(copy.deepcopy(models[0]))
-    engines = [Engine(model, slots=1, max_length=64) for model in models]
-    prepack_linears(models[1], "on")
+    model = served_model(architecture).to(dtype)
+    prepacks: list[Prepack] = ["off", "on"]
+    engines = [Engine(copy.deepcopy(model), slots=1, max_length=64, prepack=prepack) for prepack in prepacks]
     slots = [engine.open() for engine in engines]
 
     for count in (1, 3, 16, 33):
@@ -41,9 +40,8 @@ def test_logits_are_the_same_but_for_rounding(architecture: str, dtype: torch.dt
 def test_weights_are_held_once() -> None:
     model = served_model("qwen3")
     tied = model.get_input_embeddings().weight.data_ptr()
-    Engine(model, slots=1, max_length=64)
 
-    prepack_linears(model, "on")
+    Engine(model, slots=1, max_length=64, prepack="on")
 
     assert packed(model)
     plain = [layer for layer in model.modules() if type(layer) is nn.Linear]

@@ -20,6 +20,9 @@ MAX_ROWS = 64
 MAX_SCORES = 8192
 """New tokens of a session times the keys that they look at; beyond, torch's products of matrices are faster."""
 
+LENGTH_DEPENDENT = frozenset({"dynamic", "longrope"})
+"""Rotations whose angles change with the length of a text: no table holds them."""
+
 Rows = NDArray[np.float32]
 
 _logger = logging.getLogger(__name__)
@@ -137,7 +140,10 @@ def _product(layer: nn.Module) -> Callable[[Rows], Rows]:
 
 
 def _rotation(model: LeanModel, max_length: int) -> Rows | None:
-    """(positions, 2, half a head) cosines and sines; None where a head is not turned whole, by halves that agree."""
+    """(positions, 2, half a head) cosines and sines; None where a head is not turned whole, by halves that agree, or
+    not always by the same angles."""
+    if getattr(model.rotary, "rope_type", "default") in LENGTH_DEPENDENT:
+        return None
     positions = torch.arange(max_length)[None]
     tables = [table[0] for table in model.rotary(torch.zeros(1, 1, 1), positions)]
     half = model.layers[0].head_size // 2

@@ -6,12 +6,12 @@ its drafter does elsewhere. The request itself is the finest level.
 """
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from router_models.contexts import LEVELS, Key, Path, Paths, is_of_a_request
+from router_models.formulas import expected_hazards
 from router_models.ranks import NOMINAL_HAZARDS, Counts, no_counts
 from router_models.recent import Recent
 
@@ -28,26 +28,6 @@ MOST_CONTEXTS = 4096
 """Contexts held at once; beyond that the one used longest ago is forgotten."""
 
 
-@dataclass(frozen=True, slots=True)
-class Rates:
-    """Beta posteriors of hazards, by their means and by the observations that they are worth, the prior's included.
-
-    Attributes:
-        mean: (paths, classes).
-        total: (paths, classes).
-    """
-
-    mean: NDArray[np.float64]
-    total: NDArray[np.float64]
-
-    def mean_and_one_deviation_better(self) -> NDArray[np.float64]:
-        """(2, paths, classes): as expected, and with first candidates that are likelier by a standard deviation."""
-        both = np.array((self.mean, self.mean))
-        first = self.mean[:, 0]
-        both[1, :, 0] += np.sqrt(first * (1.0 - first) / (self.total[:, 0] + 1.0))
-        return both
-
-
 class AcceptanceModel:
     """Beta posteriors of all drafters' hazards."""
 
@@ -57,11 +37,11 @@ class AcceptanceModel:
         self._most_contexts = most_contexts
         self._rows: Recent[Key, int] = Recent(most_contexts)
         self._rows_given = 0
-        self._found: Recent[Key, tuple[Paths, int, NDArray[np.intp]]] = Recent(most_contexts)
+        self._found: Recent[Key, tuple[Paths, int, NDArray[np.int64]]] = Recent(most_contexts)
         self._counts = np.zeros((1 + most_contexts, *no_counts().shape))  # row 0 is of contexts that were never seen
         self._strength = strength
         by_level = [*[strength] * (LEVELS - 1), STRENGTH_IN_REQUEST]
-        self._strengths = {levels: np.array(by_level[:levels])[:, None] for levels in range(1, LEVELS + 1)}
+        self._strengths = {levels: np.array(by_level[:levels]) for levels in range(1, LEVELS + 1)}
         self._memories = memory, MEMORY_IN_REQUEST
 
     def learn(self, path: Iterable[Key], counts: Counts) -> None:
@@ -71,18 +51,19 @@ class AcceptanceModel:
             known *= np.exp(-counts[1] / self._memories[is_of_a_request(key)])
             known += counts
 
-    def rates(self, paths: Paths) -> Rates:
-        """(paths, classes) posteriors of hazards in contexts: paths equally long, beginning at the coarsest level."""
-        return self._rates_of(self._rows_of(paths))
+    def hazards(self, paths: Paths) -> NDArray[np.float64]:
+        """(2, paths, classes) hazards in contexts: as expected, and with first candidates that are likelier by a
+        standard deviation. The paths are equally long, and begin at the coarsest level."""
+        return self._hazards_of(self._rows_of(paths))
 
     def mean(self, path: Path) -> NDArray[np.float64]:
         """(classes,) expected hazards in one context."""
-        rates: NDArray[np.float64] = self._rates_of(self._look_up((path,))).mean[0]
-        return rates
+        mean: NDArray[np.float64] = self._hazards_of(self._look_up((path,)))[0, 0]
+        return mean
 
     def first_mean(self, path: Path) -> float:
         """The expected hazard of first candidates in one context, `mean(path)[0]` for a tenth of the time."""
-        strengths = self._strengths[len(path)][:, 0].tolist()
+        strengths = self._strengths[len(path)].tolist()
         mean = NOMINAL_HAZARDS[0]
         for key, strength in zip(path, strengths, strict=True):
             hits, trials = self._counts[self._rows.get(key, _NEVER_SEEN), :, 0].tolist()
@@ -111,20 +92,10 @@ class AcceptanceModel:
         for key, value in counts.items():
             self._counts[self._row_of(key)] = value
 
-    def _rates_of(self, rows: NDArray[np.intp]) -> Rates:
-        known = self._counts.take(rows, axis=0)
-        strengths = self._strengths[rows.shape[1]]
-        totals = strengths + known[:, :, 1]
-        hits = known[:, :, 0]
-        hits[:, 0] += strengths[0] * _PRIOR_MEAN
-        # Level by level, mean = (hits + strength * mean above) / total, all at once: every level's hits count for as
-        # much as the levels below it leave to it.
-        left = (strengths / totals)[:, ::-1].cumprod(axis=1)[:, ::-1]
-        shares = hits / totals
-        shares[:, :-1] *= left[:, 1:]
-        return Rates(shares.sum(axis=1), totals[:, -1])
+    def _hazards_of(self, rows: NDArray[np.int64]) -> NDArray[np.float64]:
+        return expected_hazards(self._counts, rows, self._strengths[rows.shape[1]], _PRIOR_MEAN)
 
-    def _rows_of(self, paths: Paths) -> NDArray[np.intp]:
+    def _rows_of(self, paths: Paths) -> NDArray[np.int64]:
         """(paths, levels), looked up again only where another context got a row since the request's last round."""
         request = paths[0][-1]
         found = self._found.get(request)
@@ -132,8 +103,8 @@ class AcceptanceModel:
             found = self._found.put(request, (paths, self._rows_given, self._look_up(paths)))
         return found[2]
 
-    def _look_up(self, paths: Paths) -> NDArray[np.intp]:
-        return np.array([[self._rows.get(key, _NEVER_SEEN) for key in path] for path in paths])
+    def _look_up(self, paths: Paths) -> NDArray[np.int64]:
+        return np.array([[self._rows.get(key, _NEVER_SEEN) for key in path] for path in paths], dtype=np.int64)
 
     def _row_of(self, key: Key) -> int:
         """Of a context, which is now the one used last; a new one takes the row of the one used longest ago."""

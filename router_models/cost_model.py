@@ -7,6 +7,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from router_models import formulas
 from router_models.plan import Plan
 from router_models.policy import RoundOutcome
 from speculation.profile import ForwardProfile
@@ -259,13 +260,10 @@ class CostModel:
         return np.array([self.of_drafter(name).weights(crowd)[:2].sum() for name in drafters])
 
     def draft_ms(self, drafters: Sequence[str], levels: Array, nodes: Array, unread: Array, beside: int) -> Array:
-        """(..., drafters, shapes) levels and nodes, (drafters,) tokens to be read, to (..., drafters, shapes)."""
+        """(drafters, shapes) levels and nodes, (drafters,) tokens to be read, to (drafters, shapes)."""
         crowd = crowd_of(beside)
         weights = np.array([self.of_drafter(name).weights(crowd) for name in drafters])
-        fixed, level, node, token = weights.T[:, :, None]
-        cost = (fixed + token * unread[:, None]) + level * levels + node * nodes
-        positive: Array = np.maximum(cost, 1e-3)
-        return positive
+        return formulas.draft_ms(weights, unread, levels, nodes)
 
     def verify_ms(self, nodes: Array, beside: int) -> tuple[Array, float]:
         """(...) nodes to (...): the target's part of a round and all that is neither draft nor verification. And the

@@ -12,13 +12,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from router_models.ranks import ShapeMenu, accepted_of, first_candidates, rank_probabilities
+from router_models import formulas
+from router_models.ranks import TreeMenu, accepted_of, first_candidates
 from speculation.tree import TokenTree, TreeShape
 
 Array = NDArray[np.float64]
-
-MIN_RATE, MAX_RATE = 1e-4, 0.995
-"""Hazards are kept within these, so that powers and logarithms of theirs are harmless."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +56,7 @@ class Forecaster:
             self._log_least = np.log([shape.least_confidence for shape in shapes])
         self._budget = np.array([float(shape.budget) for shape in shapes])
         self._trees = np.array([place for place, shape in enumerate(shapes) if shape.branching > 1], dtype=np.int64)
-        self._menu = ShapeMenu([self.shapes[place] for place in self._trees]) if len(self._trees) else None
+        self._menu = TreeMenu([self.shapes[place] for place in self._trees])
 
     def forecast(self, hazards: Array) -> Forecast:
         """(..., classes) hazards to (..., shapes)."""
@@ -73,34 +71,14 @@ class Forecaster:
         Returns:
             The forecast, and (truths, ..., shapes) accepted tokens.
         """
-        truths = within(truths)
-        rates = truths[..., :1]
-        # A chain that is not ended by doubt is as long as it may be: the logarithm of no confidence is minus infinity.
-        length = np.minimum(self._log_least / np.log(rates[0]), self._depth)
-        levels = np.minimum(length + 1.0, self._depth)
-        accepted = chain_accepted(rates, length)
-        nodes = length
-        if self._menu is not None:
-            accepted[..., self._trees] = self._menu.expected_accepted(rank_probabilities(truths))
-            levels[..., self._trees] = self._depth[self._trees]
-            nodes[..., self._trees] = self._budget[self._trees]
-        return Forecast(accepted[0], levels, nodes), accepted
-
-
-def chain_accepted(rate: Array, length: Array) -> Array:
-    """Expected accepted tokens of chains: the sum of the powers of the rate, up to a length that need not be whole.
-
-    Args:
-        rate: Within MIN_RATE and MAX_RATE.
-        length: Broadcasts against it.
-    """
-    accepted: Array = (1.0 - rate**length) * (rate / (1.0 - rate))
-    return accepted
-
-
-def within(rates: Array) -> Array:
-    """Rates that are neither certain nor impossible."""
-    return np.minimum(np.maximum(rates, MIN_RATE), MAX_RATE)
+        menu, (*outer, classes) = self._menu, truths.shape
+        accepted, levels, nodes = formulas.forecast(
+            np.ascontiguousarray(truths).reshape(outer[0], -1, classes),
+            *(self._depth, self._log_least, self._budget, self._trees),
+            *(menu.parents, menu.ranks, menu.members),
+        )
+        accepted = accepted.reshape(*outer, -1)
+        return Forecast(accepted[0], levels.reshape(accepted.shape[1:]), nodes.reshape(accepted.shape[1:])), accepted
 
 
 def _nodes_a_level_reach(shape: TreeShape) -> int:

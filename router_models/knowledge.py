@@ -13,11 +13,12 @@ from router_models.contexts import KIND, Key, Path, Paths, field_of, is_of_a_req
 from router_models.cost_model import CostModel
 from router_models.drift import Drift
 from router_models.forecast import Corrections, Forecaster, observe
+from router_models.formulas import CLASS_ENDS
 from router_models.homes import HomeModel
 from router_models.model_state import ModelState
 from router_models.plan import Plan
 from router_models.policy import RoundContext, RoundOutcome, TextScores
-from router_models.ranks import CLASS_ENDS, NUM_CLASSES, Counts, count_ranks, no_counts
+from router_models.ranks import NUM_CLASSES, Counts, count_ranks, no_counts
 from router_models.reading import MOST_REQUESTS
 from router_models.recent import Recent
 from router_models.reticence import Prospect, ReticenceModel

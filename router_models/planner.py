@@ -12,6 +12,7 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
+from router_models import formulas
 from router_models.ahead_model import Draft
 from router_models.contexts import kind_of
 from router_models.forecast import Forecast, Forecaster
@@ -45,8 +46,6 @@ in a request is found out anyway, by the rounds of others (docs/log.md, "Two req
 ALIKE, UNALIKE = 0.9, 0.436
 """What of the doubts of a shape's correction is shared by all of its drafter's shapes, as most are learnt from the same
 rounds, and what is its own; their squares add up to one."""
-
-_EVERY_DRAW = np.arange(DRAWS)
 
 Array = NDArray[np.float64]
 Doubts = tuple[Array, Array]
@@ -158,16 +157,11 @@ class PlannerPolicy(Policy):
             exploration: The share of the doubts that is drawn from.
         """
         drafters, shapes = accepted.shape
-        shared, own = doubts
         drawn = self._normals.draw(DRAWS, drafters, 1 + shapes)
-        # What is drawn may be less than no tokens: that is slower than plain decoding, as no tokens would be.
-        doubted = exploration * accepted / costs_ms
-        speeds = gains / costs_ms + doubted * shared * drawn[..., :1] + doubted * own * drawn[..., 1:]
-        speeds = speeds.reshape(DRAWS, -1)
-        best = speeds.argmax(axis=-1)
+        places, speeds = formulas.fastest(gains, accepted, *doubts, costs_ms, drawn, exploration)
         return [
-            divmod(choice, shapes) if speed > 1.0 / plain_ms else None
-            for choice, speed in zip(best.tolist(), speeds[_EVERY_DRAW, best].tolist(), strict=True)
+            divmod(place, shapes) if speed > 1.0 / plain_ms else None
+            for place, speed in zip(places.tolist(), speeds.tolist(), strict=True)
         ]
 
     def learn(self, context: RoundContext, plan: Plan, outcome: RoundOutcome) -> None:
@@ -225,14 +219,12 @@ class PlannerPolicy(Policy):
         """(drafters, shapes) forecasts and doubts of them; corrected if the menu is ours, those of `prospects` by
         what their answers brought."""
         paths = self._knowledge.paths(context)
-        rates = self._knowledge.acceptance.rates(paths)
-        likely, accepted = forecaster.forecast_if(rates.mean_and_one_deviation_better())
-        by_rate = (accepted[1] / accepted[0] - 1.0) / SHARPNESS**0.5
+        likely, accepted = forecaster.forecast_if(self._knowledge.acceptance.hazards(paths))
         if forecaster is not self._forecaster:
-            return likely, (by_rate, np.zeros_like(by_rate))
+            uncorrected = np.zeros((*likely.accepted.shape, 4))
+            return likely, formulas.doubts(accepted, uncorrected, SHARPNESS, ALIKE, UNALIKE)
         corrected = np.array([corrections.judged for corrections in self._knowledge.corrections_on(paths)])
-        by_shape = corrected[..., 3]
-        likely, doubts = likely.times(corrected), (np.hypot(by_rate, ALIKE * by_shape), UNALIKE * by_shape)
+        likely, doubts = likely.times(corrected), formulas.doubts(accepted, corrected, SHARPNESS, ALIKE, UNALIKE)
         for row, prospect in prospects.items():
             brought = prospect.brought(likely.stacked()[row])
             likely.accepted[row], likely.levels[row], likely.nodes[row] = brought.T

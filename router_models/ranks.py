@@ -12,18 +12,10 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from router_models.formulas import CLASS_ENDS, rank_probabilities, trees_accepted
 from speculation.tree import ROOT, TokenTree, TreeShape
 
-CLASS_ENDS = (1, 2, 4, 8)
-"""Last rank of each class: the 1st candidate, the 2nd, the 3rd and 4th, the 5th to 8th."""
-
 NUM_CLASSES = len(CLASS_ENDS)
-
-_CLASS_SIZES = np.diff((0, *CLASS_ENDS))
-_CLASS_OF_RANK = np.repeat(np.arange(NUM_CLASSES), _CLASS_SIZES)
-
-_IMPOSSIBLE = 1e-300
-"""Stands for a probability of 0, which has no logarithm."""
 
 NOMINAL_HAZARDS = (0.6, 0.3, 0.3, 0.3)
 """Of a middling drafter: which nodes a shape would have, before anything is known."""
@@ -125,35 +117,27 @@ def _count_unsure(counts: Counts, tree: TokenTree, node: int, level: int, shape:
         counts[0, 0] += 0.5 * min(shape.least_confidence / believed, 1.0)
 
 
-def rank_probabilities(hazards: NDArray[np.float64]) -> NDArray[np.float64]:
-    """(..., classes) hazards to (..., ranks) probabilities; within a class all ranks are taken to be alike."""
-    in_class = hazards / _CLASS_SIZES
-    in_class[..., 1:] *= np.multiply.accumulate(1.0 - hazards[..., :-1], axis=-1)
-    per_rank: NDArray[np.float64] = in_class[..., _CLASS_OF_RANK]
-    return per_rank
-
-
-class ShapeMenu:
-    """Shapes, and which nodes each most likely has: together they are one trie.
+class TreeMenu:
+    """Shapes of trees, and which nodes each most likely has: together they are one trie.
 
     Attributes:
-        shapes: As given.
+        parents: (nodes,) place of each node's parent, parents first; -1 is the root.
+        ranks: (nodes,) of each among its siblings, 0 the likeliest.
+        members: (nodes, shapes) 1 where a node is in a shape.
     """
 
     def __init__(self, shapes: Sequence[TreeShape]) -> None:
-        self.shapes = tuple(shapes)
-        members = [likeliest_nodes(shape) for shape in self.shapes]
+        members = [likeliest_nodes(shape) for shape in shapes]
         nodes = sorted(set().union(*members))
-        ranks = range(CLASS_ENDS[-1])
-        self._paths = np.array([[node.count(rank) for node in nodes] for rank in ranks], dtype=np.float64)
-        self._membership = np.array([[node in nodes_of for nodes_of in members] for node in nodes], dtype=np.float64)
+        places = {node: place for place, node in enumerate(nodes)}
+        self.parents = np.array([places.get(node[:-1], ROOT) for node in nodes], dtype=np.int64)
+        self.ranks = np.array([node[-1] for node in nodes], dtype=np.int64)
+        in_shapes = [[float(node in nodes_of) for nodes_of in members] for node in nodes]
+        self.members = np.array(in_shapes).reshape(len(nodes), len(shapes))
 
     def expected_accepted(self, per_rank: NDArray[np.float64]) -> NDArray[np.float64]:
-        """(..., ranks) probabilities to (..., shapes) expected accepted tokens: each node counts if it is reached, and
-        it is reached if every rank on its path is taken."""
-        reached = np.exp(np.log(np.maximum(per_rank, _IMPOSSIBLE)) @ self._paths)
-        expected: NDArray[np.float64] = reached @ self._membership
-        return expected
+        """(ranks,) probabilities to (shapes,) expected accepted tokens."""
+        return trees_accepted(per_rank, self.parents, self.ranks, self.members)
 
 
 def likeliest_nodes(shape: TreeShape) -> set[tuple[int, ...]]:

@@ -6,9 +6,10 @@ from functools import cache
 import numpy as np
 
 from router_models.cost_model import levels_forwarded
+from router_models.formulas import rank_probabilities
 from router_models.plan import Plan
 from router_models.policy import RoundContext, RoundOutcome, TextScores
-from router_models.ranks import accepted_of, rank_probabilities
+from router_models.ranks import accepted_of
 from speculation.calibration import UNCALIBRATED, Calibration
 from speculation.tree import EMPTY_TREE, TokenTree, TreeShape, chain, merge
 from tests.router_models.world import World

@@ -3,12 +3,10 @@
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
-import numpy as np
-
 from forerun.diagnosis.evidence import MIN_GROUP, Evidence, grouped, mean, pace, pace_at_most
 from forerun.diagnosis.findings import Cause, Suspicion
 from forerun.diagnosis.rows import Kind, Row
-from router_models.forecast import chain_accepted
+from router_models.formulas import chain_accepted
 from router_models.ranks import NOMINAL_HAZARDS
 from speculation.tree import TreeShape
 
@@ -202,9 +200,11 @@ def _as_if_it_knew(evidence: Evidence, name: str, kinds: frozenset[Kind]) -> Cal
 def _with_a_chain(evidence: Evidence, row: Row, name: str, rate: float) -> Row:
     """A round of plain decoding, had a drafter of that rate drafted the chain that suits it."""
     _, each_ms = evidence.forward_costs
-    lengths = np.arange(1.0, LONGEST_CHAIN + 1)
-    cost_ms = row.cost_ms + lengths * (evidence.level_ms([name]) + each_ms)
-    best = float(np.min(cost_ms / (1.0 + chain_accepted(np.array(rate), lengths))))
+    node_ms = evidence.level_ms([name]) + each_ms
+    best = min(
+        (row.cost_ms + length * node_ms) / (1.0 + chain_accepted(rate, length))
+        for length in range(1, LONGEST_CHAIN + 1)
+    )
     return replace(row, tokens=max(row.tokens, row.cost_ms / best), explained=True)
 
 
@@ -219,9 +219,9 @@ def _with_rate(
 
 def _richer(row: Row, rate: float, expected: float) -> Row:
     """A round with the same tree, had its candidates been taken at another rate; trees are taken for chains."""
-    length = np.array(float(max(row.tree.depth, 1)))
-    ratio = (1.0 + chain_accepted(np.array(expected), length)) / (1.0 + chain_accepted(np.array(rate), length))
-    return replace(row, tokens=row.tokens * max(float(ratio), 1.0), explained=True)
+    length = max(row.tree.depth, 1)
+    ratio = (1.0 + chain_accepted(expected, length)) / (1.0 + chain_accepted(rate, length))
+    return replace(row, tokens=row.tokens * max(ratio, 1.0), explained=True)
 
 
 def _drafts_alone(row: Row, name: str, kind: Kind) -> bool:

@@ -7,17 +7,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from router_models.formulas import CLASS_ENDS, rank_probabilities
 from router_models.ranks import (
-    CLASS_ENDS,
     NOMINAL_HAZARDS,
-    ShapeMenu,
+    TreeMenu,
     accepted_of,
     count_ranks,
     first_candidates,
     judged,
     likeliest_nodes,
     no_counts,
-    rank_probabilities,
 )
 from speculation.tree import ROOT, TokenTree, TreeShape, chain
 from tests.router_models.world import World
@@ -110,7 +109,7 @@ def test_a_shape_has_no_node_without_its_parent_nor_before_its_elder_sibling(sha
 
 @given(st.floats(0, 1), st.integers(1, 10))
 def test_a_chain_is_worth_the_sum_of_the_powers_of_its_rate(rate: float, depth: int) -> None:
-    menu = ShapeMenu([TreeShape(depth=depth, branching=1, budget=depth)])
+    menu = TreeMenu([TreeShape(depth=depth, branching=1, budget=depth)])
 
     expected = menu.expected_accepted(rank_probabilities(np.array([rate, 0.0, 0.0, 0.0])))
 
@@ -121,20 +120,10 @@ def test_a_chain_is_worth_the_sum_of_the_powers_of_its_rate(rate: float, depth: 
 def test_a_menu_values_each_shape_as_if_it_were_alone(shapes: list[TreeShape], hazards: np.ndarray) -> None:
     per_rank = rank_probabilities(hazards)
 
-    together = ShapeMenu(shapes).expected_accepted(per_rank)
+    together = TreeMenu(shapes).expected_accepted(per_rank)
 
     by_hand = [sum(np.prod([per_rank[rank] for rank in node]) for node in likeliest_nodes(shape)) for shape in shapes]
     assert together == pytest.approx(by_hand)
-
-
-def test_draws_and_drafters_are_valued_all_at_once() -> None:
-    menu = ShapeMenu([TreeShape(depth=3, branching=2, budget=6), TreeShape(depth=2, branching=1, budget=2)])
-    per_rank = rank_probabilities(np.random.default_rng(1).uniform(size=(5, 3, 4)))
-
-    values = menu.expected_accepted(per_rank)
-
-    assert values.shape == (5, 3, 2)
-    assert values[4, 2] == pytest.approx(menu.expected_accepted(per_rank[4, 2]))
 
 
 def test_counts_of_many_rounds_give_the_hazards_back() -> None:

@@ -2,9 +2,9 @@
 
 import numpy as np
 
+from router_models.formulas import rank_probabilities
 from router_models.planner import PlannerPolicy
 from router_models.policy import RoundContext, TextScores
-from router_models.ranks import rank_probabilities
 from tests.router_models.world import Tally, World
 
 GOOD = np.array([0.85, 0.4, 0.2, 0.1])

@@ -8,9 +8,10 @@ from types import MappingProxyType
 import numpy as np
 
 from router_models.cost_model import levels_forwarded
+from router_models.formulas import rank_probabilities
 from router_models.plan import Plan
 from router_models.policy import Policy, RoundContext, RoundOutcome, RoundTimings
-from router_models.ranks import likeliest_nodes, rank_probabilities, steps_of
+from router_models.ranks import likeliest_nodes, steps_of
 from speculation.calibration import UNCALIBRATED, Calibration
 from speculation.tree import EMPTY_TREE, ROOT, TokenTree, TreeShape
 from speculation.verdict import Verdict

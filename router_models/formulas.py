@@ -1,6 +1,6 @@
 """What a plan is worked out by: hazards, what shapes bring at them, what that costs, and which choice is the fastest.
 
-Compiled (router_models/compiled.py). Who chooses what goes in and what comes of it: acceptance_model.py, forecast.py,
+Compiled (speculation.compiled.py). Who chooses what goes in and what comes of it: acceptance_model.py, forecast.py,
 cost_model.py, planner.py.
 """
 
@@ -9,7 +9,7 @@ from math import hypot, log, sqrt
 import numpy as np
 from numpy.typing import NDArray
 
-from router_models.compiled import compiled
+from speculation.compiled import compiled
 
 Array = NDArray[np.float64]
 Places = NDArray[np.int64]

@@ -3,51 +3,31 @@
 Each row is computed by itself in a fixed order, and attention reads the keys that a token sees in the order of its
 text, so that a row's bits do not depend on the other rows of a forward; only `project`, which takes four rows at a
 time, rounds otherwise for the last few.
-
-Compiled code is kept beside this file or in the user's folder for it (NUMBA_CACHE_DIR), by processor.
 """
 
-import logging
 import math
-from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
-from numba import boolean, float32, int64, njit, void
+from numba import boolean, float32, int64, void
 from numpy.typing import NDArray
+
+from speculation.compiled import compiled
 
 Rows = NDArray[np.float32]
 
-_Function = TypeVar("_Function", bound=Callable[..., Any])
-
 REORDERED = frozenset({"reassoc", "contract", "arcp", "nsz"})
 """What sums need to be vectorised. Not `nnan` and `ninf`: what is no number stays none."""
+
+CONTRACTED = frozenset({"contract"})
+"""Not reordered; none at all would be the caller's, which are."""
 
 _ZERO, _ONE = np.float32(0.0), np.float32(1.0)
 
 _vector, _rows, _table = float32[::1], float32[:, ::1], float32[:, :, ::1]
 
-_logger = logging.getLogger(__name__)
 
-
-def _compiled(*signature: Any, reordered: bool = True) -> Callable[[_Function], _Function]:
-    """Compile a function, at once if it has a signature, and keep the code on disk where that can be written."""
-    compiler: Any = njit  # its annotations know no signature that is left out
-    # A callee without flags of its own would inherit its caller's.
-    options: dict[str, Any] = {"fastmath": set(REORDERED) if reordered else {"contract"}, "error_model": "numpy"}
-
-    def compiled(function: _Function) -> _Function:
-        try:
-            kernel: _Function = compiler(*signature, cache=True, **options)(function)
-        except RuntimeError as error:
-            _logger.debug("compiled anew at every start: %s", error)
-            kernel = compiler(*signature, **options)(function)
-        return kernel
-
-    return compiled
-
-
-@_compiled(reordered=False)  # reordered, the rounding by adding and subtracting a large number would be left out
+@compiled(fastmath=CONTRACTED)  # reordered, the rounding by adding and subtracting a large number would be left out
 def _exp(x: Any) -> Any:
     """e to the x, within two units in the last place, x being cut to [-87, 88]. Source: Cephes, expf."""
     bounded = max(min(x, np.float32(88.0)), np.float32(-87.0))
@@ -63,7 +43,7 @@ def _exp(x: Any) -> Any:
     return power * np.int32((shifted.view(np.int32) + np.int32(127)) << np.int32(23)).view(np.float32)
 
 
-@_compiled(void(_rows, _vector, float32, _rows))
+@compiled(void(_rows, _vector, float32, _rows), fastmath=REORDERED)
 def normalise(rows: Rows, weight: Rows, eps: float, normed: Rows) -> None:
     """Root mean square norm of (n, channels). Source: Zhang and Sennrich 2019, arXiv:1910.07467."""
     size = rows.shape[1]
@@ -76,7 +56,7 @@ def normalise(rows: Rows, weight: Rows, eps: float, normed: Rows) -> None:
             normed[row, i] = rows[row, i] * factor * weight[i]
 
 
-@_compiled(void(_rows, _rows))
+@compiled(void(_rows, _rows), fastmath=REORDERED)
 def add(rows: Rows, other: Rows) -> None:
     """Add (n, channels) to rows in place."""
     for row in range(len(rows)):
@@ -84,7 +64,7 @@ def add(rows: Rows, other: Rows) -> None:
             rows[row, i] += other[row, i]
 
 
-@_compiled(void(_rows, _rows, float32))
+@compiled(void(_rows, _rows, float32), fastmath=REORDERED)
 def normalise_heads(joined: Rows, weights: Rows, eps: float) -> None:
     """Root mean square norm of the first heads of each row, in place; weights are (heads, head size)."""
     num_heads, size = weights.shape
@@ -99,7 +79,7 @@ def normalise_heads(joined: Rows, weights: Rows, eps: float) -> None:
                 heads[row, head, i] = heads[row, head, i] * factor * weights[head, i]
 
 
-@_compiled(void(_rows, _rows))
+@compiled(void(_rows, _rows), fastmath=REORDERED)
 def gate(gate_up: Rows, gated: Rows) -> None:
     """silu(gate) * up, for rows (n, 2 * hidden units) with gates first."""
     size = gated.shape[1]
@@ -109,7 +89,7 @@ def gate(gate_up: Rows, gated: Rows) -> None:
             gated[row, i] = halves[row, 0, i] / (_ONE + _exp(-halves[row, 0, i])) * halves[row, 1, i]
 
 
-@_compiled(void(_rows, _rows, _vector, _rows))
+@compiled(void(_rows, _rows, _vector, _rows), fastmath=REORDERED)
 def project(rows: Rows, weights: Rows, bias: Rows, projected: Rows) -> None:
     """Rows (n, in) times weights (out, in), and the bias (out,) added: (n, out)."""
     whole = len(rows) - len(rows) % 4
@@ -134,7 +114,7 @@ def project(rows: Rows, weights: Rows, bias: Rows, projected: Rows) -> None:
             projected[row, out] = sum0 + bias[out]
 
 
-@_compiled(void(_rows, _table, int64[:, ::1], _table, _table))
+@compiled(void(_rows, _table, int64[:, ::1], _table, _table), fastmath=REORDERED)
 def place(joined: Rows, rotation: Rows, places: NDArray[np.int64], keys: Rows, values: Rows) -> None:
     """Turn queries and keys to their positions, in place, and store keys and values.
 
@@ -163,7 +143,7 @@ def place(joined: Rows, rotation: Rows, places: NDArray[np.int64], keys: Rows, v
                 values[row, head, i] = heads[token, num_rotated + head, i]
 
 
-@_compiled()
+@compiled(fastmath=REORDERED)
 def _see(first_row: int, committed: int, related: Any, token: int, seen: Any) -> int:
     """List the pool rows that a token looks at; returns how many they are."""
     for i in range(committed):
@@ -180,7 +160,7 @@ def _see(first_row: int, committed: int, related: Any, token: int, seen: Any) ->
 # rows at a time, so that a query or a sum is loaded once for four.
 
 
-@_compiled()
+@compiled(fastmath=REORDERED)
 def _weigh(
     queries: Any, token: int, head: int, keys: Any, key_head: int, seen: Any, count: int, scale: float, weights: Any
 ) -> None:
@@ -214,7 +194,7 @@ def _weigh(
         weights[at] /= total
 
 
-@_compiled()
+@compiled(fastmath=REORDERED)
 def _mix(
     values: Any, value_head: int, seen: Any, count: int, weights: Any, outputs: Any, token: int, head: int
 ) -> None:
@@ -236,7 +216,7 @@ def _mix(
             outputs[token, head, i] += weight0 * values[row0, value_head, i]
 
 
-@_compiled(void(_rows, _table, _table, int64[:, ::1], boolean[:, ::1], float32, _rows))
+@compiled(void(_rows, _table, _table, int64[:, ::1], boolean[:, ::1], float32, _rows), fastmath=REORDERED)
 def attend(
     joined: Rows,
     keys: Rows,

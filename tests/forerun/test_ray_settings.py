@@ -42,7 +42,7 @@ def test_a_worker_needs_a_processor_unless_it_is_said_what_it_needs(tmp_path: Pa
         pytest.param("code: {worker: draft --model m --listen 127.0.0.1:1}", "listen is not", id="listen"),
         pytest.param("code: {worker: draft --model m, cpus: -1}", "greater than or equal to 0", id="cpus"),
         pytest.param("code: {worker: draft --model m, gpu: 1}", "there is no such field", id="unknown field"),
-        pytest.param("a b: {worker: draft --model m}", "pattern", id="name of a worker"),
+        pytest.param("a b: {worker: draft --model m}", "must be 1 to 64 letters", id="name of a worker"),
     ],
 )
 def test_a_wrong_worker_is_told_with_its_line(tmp_path: Path, line: str, told: str) -> None:

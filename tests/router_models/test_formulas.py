@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from numba.core.registry import CPUDispatcher
 
 from router_models import formulas
-from router_models.compiled import compiled
+from speculation.compiled import compiled
 
 DRAFTERS, SHAPES, DRAWS = 3, 5, 8
 

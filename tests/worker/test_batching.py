@@ -266,8 +266,13 @@ def test_a_long_prompt_does_not_hold_up_others(
 ) -> None:
     monkeypatch.setattr(sessions, "CPU_SLICE", 4)
     monkeypatch.setattr(batching, "MAX_BATCH_TOKENS", 6)
-    table = SessionTable(engine, max_length=MAX_LENGTH)
+    table, queued = SessionTable(engine, max_length=MAX_LENGTH), threading.Event()
     ended: list[str] = []
+    plain_forward = engine.forward
+
+    def forward(chunks: Sequence[Chunk]) -> list[torch.Tensor]:
+        assert queued.wait(10)
+        return plain_forward(chunks)
 
     async def ask(name: str, session: Session, length: int) -> None:
         await thread.run(table.call(session, context_of([5] * length), verify(engine, session, EMPTY_TREE)))
@@ -276,7 +281,12 @@ def test_a_long_prompt_does_not_hold_up_others(
     async def together() -> None:
         long_ones = [asyncio.create_task(ask("long", new_session(), 160)) for _ in range(3)]
         await asyncio.sleep(0)
-        await asyncio.gather(ask("short", new_session(prompt_length=1), 1), *long_ones)
+        short_one = asyncio.create_task(ask("short", new_session(prompt_length=1), 1))
+        await asyncio.sleep(0)
+        queued.set()
+        await asyncio.gather(short_one, *long_ones)
+
+    monkeypatch.setattr(engine, "forward", forward)
 
     run(together())
     assert ended == ["short", "long", "long", "long"]

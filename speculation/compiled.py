@@ -1,0 +1,42 @@
+"""Functions over small arrays are compiled, by Numba: NumPy and torch take microseconds a call, however small they are.
+
+They are compiled when their module is imported, for the types they name and no others, so that no request ever waits
+for it. Code is kept beside the module or in the user's cache (NUMBA_CACHE_DIR overrides both); where neither can be
+written to, every process compiles its own.
+
+Numba keeps code by the file that a function stands in, and does not look into others: a function calls compiled ones of
+its own module only.
+"""
+
+import logging
+from collections.abc import Callable
+from typing import Any, TypeVar, cast
+
+import numba
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+EXACT: frozenset[str] = frozenset()
+"""Of what a compiler may do for speed with numbers that are not whole: nothing."""
+
+_logger = logging.getLogger(__name__)
+
+
+def compiled(*signature: Any, fastmath: frozenset[str] = EXACT) -> Callable[[Function], Function]:
+    """The function compiled for arguments of these types; it divides by zero as NumPy does.
+
+    Args:
+        signature: In Numba's words; none for a function that only compiled ones of its module call.
+        fastmath: What LLVM may do with sums and products, by its names. A function without any inherits its caller's.
+    """
+    compiler: Any = numba.njit  # its annotations know no signature that is left out
+    options: dict[str, Any] = {"error_model": "numpy"} | ({"fastmath": set(fastmath)} if fastmath else {})
+
+    def compile_function(function: Function) -> Function:
+        try:
+            return cast(Function, compiler(*signature, cache=True, **options)(function))
+        except (OSError, RuntimeError) as error:  # there is no place to keep it
+            _logger.debug("compiled anew at every start: %s", error)
+            return cast(Function, compiler(*signature, **options)(function))
+
+    return compile_function

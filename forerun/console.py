@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 import sys
 from collections.abc import Callable, Mapping
 from enum import Enum
@@ -18,7 +19,14 @@ from speculation.errors import (
     UnknownNameError,
 )
 
-PEOPLE = Console(stderr=True, highlight=False)
+WIDTH_OF_FILES = 160
+"""Where nobody has said how wide a line may be, as in a file, tables of figures fit into this."""
+
+PEOPLE = Console(
+    stderr=True,
+    highlight=False,
+    width=None if sys.stderr.isatty() or "COLUMNS" in os.environ else WIDTH_OF_FILES,
+)
 """Tables, progress and remarks while a command runs."""
 
 RESULT = Console(highlight=False, soft_wrap=True)

@@ -79,7 +79,7 @@ class Report:
 
 def _table(figures: Sequence[Figure]) -> Table:
     table = Table(box=None, header_style="dim")
-    table.add_column("figure", no_wrap=True)
+    table.add_column("figure", overflow="fold")
     for heading in ("value", "95% interval", "goal"):
         table.add_column(heading, justify="right")
     for entry in figures:

@@ -1,6 +1,6 @@
 """What a plan is worked out by: hazards, what shapes bring at them, what that costs, and which choice is the fastest.
 
-Compiled (speculation.compiled.py). Who chooses what goes in and what comes of it: acceptance_model.py, forecast.py,
+Compiled (speculation/compiled.py). Who chooses what goes in and what comes of it: acceptance_model.py, forecast.py,
 cost_model.py, planner.py.
 """
 

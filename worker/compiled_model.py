@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable, Sequence
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -60,9 +61,9 @@ class CompiledModel:
 
         self._kernels = kernels
         self._embeddings = _array(model.embed.weight)
-        self._layers = [_Layer(layer, pool) for layer in model.layers]
+        self._layers = [_Layer(layer, pool, kernels) for layer in model.layers]
         self._norm = _array(model.norm.weight), model.norm.eps
-        self._head = _product(model.head)
+        self._head = _product(model.head, kernels)
         self._rotation = rotation
 
     def takes(self, spans: Sequence[Span]) -> bool:
@@ -87,14 +88,13 @@ class _Layer:
     Args:
         layer: Whose weights and products it takes.
         pool: Where keys and values live.
+        kernels: The module of that name.
     """
 
-    def __init__(self, layer: LeanLayer, pool: KeyValuePool) -> None:
-        from worker import kernels
-
+    def __init__(self, layer: LeanLayer, pool: KeyValuePool, kernels: ModuleType) -> None:
         self._kernels = kernels
         products = layer.query_key_value, layer.output, layer.gate_up, layer.down
-        self._query_key_value, self._output, self._gate_up, self._down = map(_product, products)
+        self._query_key_value, self._output, self._gate_up, self._down = (_product(one, kernels) for one in products)
         self._norms = [(_array(norm.weight), norm.eps) for norm in layer.norms]
         self._head_norms = layer.head_norms and (_array(layer.head_norms[0][:, 0]), layer.head_norms[1])
         self._keys, self._values = _array(pool.keys[layer]), _array(pool.values[layer])
@@ -120,20 +120,18 @@ class _Layer:
         kernels.add(rows, self._down(gated))
 
 
-def _product(layer: nn.Module) -> Callable[[Rows], Rows]:
+def _product(layer: nn.Module, kernels: ModuleType) -> Callable[[Rows], Rows]:
     """What a linear layer does to rows: by its own operator where weights are packed, else by our kernel."""
     if isinstance(layer, PrepackedLinear):
         packed = layer.forward
         return lambda rows: packed(torch.from_numpy(rows)).numpy()
-    from worker.kernels import project
-
     plain: Any = layer
     weights = _array(plain.weight)
     bias = np.zeros(len(weights), np.float32) if plain.bias is None else _array(plain.bias)
 
     def product(rows: Rows) -> Rows:
         projected = np.empty((len(rows), len(weights)), np.float32)
-        project(rows, weights, bias, projected)
+        kernels.project(rows, weights, bias, projected)
         return projected
 
     return product

@@ -38,7 +38,7 @@ SERVICE_NAME = generation_pb2.DESCRIPTOR.services_by_name["GenerationService"].f
 
 GENERATE = f"/{SERVICE_NAME}/Generate"
 
-MOST_STOPS = 16
+MOST_STOPS, LONGEST_STOP = 16, 1_024
 LONGEST_REQUEST_ID = 128
 LONGEST_LABEL = 64
 
@@ -115,6 +115,7 @@ class RequestReader:
     async def _prompt(self, message: generation_pb2.GenerateRequest) -> tuple[int, ...]:
         kind = message.WhichOneof("prompt")
         if kind == "tokens":
+            await self._require_room_for(len(message.tokens.ids))
             prompt = tuple(message.tokens.ids)
             check_token_ids("tokens", prompt, self._tokenizer.vocab_size)
         elif kind == "chat":
@@ -134,9 +135,11 @@ class RequestReader:
     async def _require_room(self, characters: int) -> None:
         """Refuse what cannot fit before it is read: millions of characters take a tokenizer many seconds, in which it
         reads nobody else's, and gigabytes."""
-        least, max_length = characters // self._tokenizer.longest_token, await self._fleet.max_length()
-        if least > max_length:
-            raise PromptTooLongError(least, 1, max_length, at_least=True)
+        await self._require_room_for(characters // self._tokenizer.longest_token, at_least=True)
+
+    async def _require_room_for(self, tokens: int, *, at_least: bool = False) -> None:
+        if tokens > (max_length := await self._fleet.max_length()):
+            raise PromptTooLongError(tokens, 1, max_length, at_least=at_least)
 
     def _pins(self, message: generation_pb2.Speculation) -> Pins:
         known = self._fleet.drafter_names
@@ -167,8 +170,11 @@ def _check_lengths(message: generation_pb2.GenerateRequest) -> None:
             raise InvalidRequestError(field, f"has more than {longest} characters")
     if len(message.stop) > MOST_STOPS:
         raise InvalidRequestError("stop", f"{len(message.stop)} strings; at most {MOST_STOPS} are allowed")
-    if "" in message.stop:
-        raise InvalidRequestError("stop", "an empty string would stop every answer at once")
+    for stop in message.stop:
+        if not stop:
+            raise InvalidRequestError("stop", "an empty string would stop every answer at once")
+        if len(stop) > LONGEST_STOP:
+            raise InvalidRequestError("stop", f"a string has more than {LONGEST_STOP} characters")
     if message.logprobs > MAX_TOP_LOGPROBS:
         raise InvalidRequestError("logprobs", f"{message.logprobs} is more than {MAX_TOP_LOGPROBS}")
 

@@ -1,9 +1,12 @@
 """Calls without a message, and bytes that are none, are the caller's mistake, and have a status that says so.
 
 gRPC's asyncio server answers bytes that it cannot parse with UNKNOWN, in the parser's words, and writes down a
-traceback for each; a call that ends its side without its one message it never answers at all.
+traceback for each; a call that ends its side without its one message it never answers at all. And it keeps what was
+sent, megabytes for every call that is refused: see `_let_go`, and messages are read one by one because its iterator
+over them is never freed if it is left before its end.
 """
 
+import asyncio
 import inspect
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import aclosing
@@ -19,6 +22,12 @@ Handler = Any
 CallContext = grpc.aio.ServicerContext[Any, Any]
 Behaviour = Callable[[Any, CallContext], Any]
 Deserializer = Callable[[bytes], Any]
+
+ENDINGS = (grpc.aio.AbortError, asyncio.CancelledError)
+"""How a call ends that is not answered to its end, by us or by its caller. Nobody reads their tracebacks."""
+
+END: object = grpc.aio.EOF  # type: ignore[attr-defined]
+"""Read where the caller has said all."""
 
 UNREADABLE = object()
 """Stands in for a message that could not be read."""
@@ -53,44 +62,62 @@ class Readable(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # generic
         )
 
 
-def _reading(behaviour: Behaviour, asked: Callable[[AsyncIterator[Any], CallContext], Awaitable[Any]]) -> Behaviour:
+def _reading(behaviour: Behaviour, asked: Callable[[CallContext], Awaitable[Any]]) -> Behaviour:
     """The same behaviour, which gets what `asked` makes of the messages."""
     if inspect.isasyncgenfunction(behaviour):
 
         async def answer_each(requests: AsyncIterator[Any], context: CallContext) -> AsyncIterator[Any]:
-            async with aclosing(behaviour(await asked(requests, context), context)) as responses:
-                async for response in responses:
-                    yield response
+            try:
+                async with aclosing(behaviour(await asked(context), context)) as responses:
+                    async for response in responses:
+                        yield response
+            except ENDINGS as ending:
+                del context
+                raise _let_go(ending) from None
 
         return answer_each
 
     async def answer(requests: AsyncIterator[Any], context: CallContext) -> Any:
-        return await behaviour(await asked(requests, context), context)
+        try:
+            return await behaviour(await asked(context), context)
+        except ENDINGS as ending:
+            del context
+            raise _let_go(ending) from None
 
     return answer
 
 
-async def _message(requests: AsyncIterator[Any], context: CallContext) -> Any:
+def _let_go(ending: BaseException) -> BaseException:
+    """The same without the frames that it came through. gRPC keeps it with the call, which these frames know: a circle
+    with the messages in it, and the collector of garbage, which sees few objects, would not look for long."""
+    ending.__traceback__ = ending.__context__ = None
+    return ending
+
+
+async def _message(context: CallContext) -> Any:
     """The only one of a call."""
     async with errors_to_status(context):
-        async for message in requests:
-            return _readable(message)
-        raise InvalidRequestError("message", "is missing")
+        message = await context.read()
+        if message is END:
+            raise InvalidRequestError("message", "is missing")
+        return _readable(message)
 
 
-async def _messages(requests: AsyncIterator[Any], context: CallContext) -> AsyncIterator[Any]:
+async def _messages(context: CallContext) -> AsyncIterator[Any]:
     """Those of a stream."""
-    return _Messages(requests, context)
+    return _Messages(context)
 
 
 class _Messages(AsyncIterator[Any]):
     """Those of a stream, until there is one that is none."""
 
-    def __init__(self, requests: AsyncIterator[Any], context: CallContext) -> None:
-        self._requests, self._context = requests, context
+    def __init__(self, context: CallContext) -> None:
+        self._context = context
 
     async def __anext__(self) -> Any:
-        message = await anext(self._requests)
+        message = await self._context.read()
+        if message is END:
+            raise StopAsyncIteration
         if message is UNREADABLE:
             async with errors_to_status(self._context):
                 _readable(message)

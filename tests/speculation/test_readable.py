@@ -1,9 +1,11 @@
 """Bytes that are no message, towards every form of call, and what must stay as it was for those that are."""
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from typing import Any
+import gc
+import weakref
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from typing import Any, ClassVar
 
 import grpc
 import pytest
@@ -27,6 +29,49 @@ async def echo_joined(requests: AsyncIterator[bytes], context: Any) -> bytes:
     return b"".join([request async for request in requests])
 
 
+class Known:
+    """A message of which it can be seen whether it is still there."""
+
+    some: ClassVar["weakref.WeakSet[Known]"] = weakref.WeakSet()
+
+    def __init__(self, content: bytes) -> None:
+        self.content = content
+        self.some.add(self)
+
+
+async def refuse(request: Known, context: Any) -> bytes:
+    try:
+        raise ValueError(request.content)
+    except ValueError:
+        await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "refused")
+        raise
+
+
+async def refuse_all(requests: AsyncIterator[Known], context: Any) -> AsyncIterator[bytes]:
+    async for request in requests:
+        yield await refuse(request, context)
+
+
+async def wait(request: Known, context: Any) -> bytes:
+    await asyncio.Event().wait()
+    return request.content
+
+
+async def until(holds: Callable[[], bool]) -> None:
+    while not holds():  # noqa: ASYNC110 - nobody tells when a message is gone
+        await asyncio.sleep(0.01)
+
+
+@contextmanager
+def nobody_collecting() -> Iterator[None]:
+    gc.collect()
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
+
+
 def read(content: bytes) -> bytes:
     if content.startswith(b"bad"):
         raise ValueError(content)
@@ -44,6 +89,9 @@ async def served() -> AsyncIterator[tuple[grpc.aio.Channel, Any]]:
         "Unary": grpc.unary_unary_rpc_method_handler(echo, read),
         "Raw": grpc.unary_unary_rpc_method_handler(echo),
         "Joined": grpc.stream_unary_rpc_method_handler(echo_joined, read),
+        "Refuse": grpc.unary_unary_rpc_method_handler(refuse, Known),
+        "RefuseAll": grpc.stream_stream_rpc_method_handler(refuse_all, Known),
+        "Wait": grpc.unary_unary_rpc_method_handler(wait, Known),
     }
     server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("test.Echo", methods),))
     port = server.add_insecure_port("127.0.0.1:0")
@@ -136,3 +184,20 @@ def test_good_calls_are_what_they_were() -> None:
             watch.cancel()
 
     run(scenario())
+
+
+@pytest.mark.parametrize("method", ["Refuse", "RefuseAll", "Wait"])
+def test_of_a_call_that_was_not_answered_nothing_stays(method: str) -> None:
+    """Not even until garbage is collected: a message can be of 16 MiB, and few objects come with it."""
+
+    async def scenario() -> None:
+        async with served() as (channel, _):
+            call: Any = channel.stream_stream(f"{ECHO}/{method}")(iter([b"a", b"b"]), timeout=10)
+            if method == "Wait":
+                await until(lambda: len(Known.some) == 1)
+                call.cancel()
+            assert await call.code() in (grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.CANCELLED)
+            await until(lambda: not Known.some)
+
+    with nobody_collecting():
+        run(scenario())

@@ -12,9 +12,10 @@ import os
 import shutil
 import sys
 import tempfile
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
+from types import MappingProxyType
 from typing import TextIO
 
 from redis.exceptions import RedisError
@@ -32,6 +33,13 @@ LONGEST_SOCKET_PATH = 107
 
 MEMORY = "512mb"
 """What is asked for beyond it is refused. The log keeps within it: see `log_entries` in the settings."""
+
+STEADY_HEAP: Mapping[str, str] = MappingProxyType(
+    {"MALLOC_MMAP_THRESHOLD_": str(64 << 10), "MALLOC_TRIM_THRESHOLD_": str(128 << 10)}
+)
+"""For servers built with glibc's allocator. Left to itself it raises both bounds with the largest block that it has
+met, and the heap then grows in pieces that are never given back: 11 to 18 MiB within a million records of which a
+thousand are kept, 10.0 to 10.3 with these."""
 
 START_TIMEOUT_S = 10.0
 LOOK_AGAIN_S = 0.05
@@ -181,6 +189,7 @@ class EmbeddedRedis:
         return await asyncio.create_subprocess_exec(
             *(sys.executable, "-I", "-S", "-c", LAUNCHER, str(os.getpid()), self._binary),
             *arguments,
+            env={**STEADY_HEAP, **os.environ},
             stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.DEVNULL,
             start_new_session=True,  # Ctrl-C in a terminal is for us; the server ends after we have drained

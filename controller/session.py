@@ -147,6 +147,9 @@ class RequestSession:
             with suppress(ForerunError):
                 target = self._target.result()
                 target.worker.close(target.stream)
+        # Tasks that were cancelled know the session. It knows them no more, so that all of it can go at once.
+        self._drafters.clear()
+        self._target = None
 
     def offer(self, sequence: Sequence) -> tuple[str, ...]:
         """Drafters that can be asked now: serving, long enough for the sequence, and not still at an older round."""

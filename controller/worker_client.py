@@ -464,14 +464,17 @@ class WorkerStream(Generic[RequestT, ReplyT]):
         gRPC raises CancelledError both when our task is cancelled, which must pass, and when `give_up` cancelled the
         call, which must not be mistaken for it.
         """
-        if isinstance(error, grpc.aio.AioRpcError):
-            if error.code() is grpc.StatusCode.DEADLINE_EXCEEDED:
-                raise TimeoutError("the request's deadline has passed") from error
-            raise error_of(error, self.address) from error
-        task = asyncio.current_task()
-        if isinstance(error, asyncio.CancelledError) and (not self._given_up or (task and task.cancelling())):
-            raise error
-        raise WorkerUnavailableError(f"{self.address}: {self._given_up or 'the session was lost'}") from error
+        try:
+            if isinstance(error, grpc.aio.AioRpcError):
+                if error.code() is grpc.StatusCode.DEADLINE_EXCEEDED:
+                    raise TimeoutError("the request's deadline has passed") from error
+                raise error_of(error, self.address) from error
+            task = asyncio.current_task()
+            if isinstance(error, asyncio.CancelledError) and (not self._given_up or (task and task.cancelling())):
+                raise error
+            raise WorkerUnavailableError(f"{self.address}: {self._given_up or 'the session was lost'}") from error
+        finally:
+            del error  # it will know this frame, and must not be known by it: a circle
 
 
 def _refusal(reply: _Reply, address: str) -> CapacityError | DrainingError | None:

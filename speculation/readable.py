@@ -72,7 +72,7 @@ def _reading(behaviour: Behaviour, asked: Callable[[CallContext], Awaitable[Any]
                     async for response in responses:
                         yield response
             except ENDINGS as ending:
-                del context
+                del requests, context
                 raise _let_go(ending) from None
 
         return answer_each
@@ -81,7 +81,7 @@ def _reading(behaviour: Behaviour, asked: Callable[[CallContext], Awaitable[Any]
         try:
             return await behaviour(await asked(context), context)
         except ENDINGS as ending:
-            del context
+            del requests, context
             raise _let_go(ending) from None
 
     return answer

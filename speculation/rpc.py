@@ -77,6 +77,7 @@ async def errors_to_status(context: "grpc.aio.ServicerContext[Any, Any]") -> Asy
     except ForerunError as error:
         # The public aio context has no abort_with_status; setting the trailing metadata is what that call does.
         status = rpc_status.to_status(status_of(error))
+        error.__traceback__ = None  # a frame in it may hold the error, and what the caller sent: a circle
         told = context.trailing_metadata() or ()  # which it would replace
         await context.abort(status.code, status.details, (*told, *status.trailing_metadata))
 

@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 from google.protobuf.message import DecodeError
 from redis.asyncio import Redis
@@ -11,6 +11,7 @@ from redis.exceptions import RedisError
 
 from controller.event_log import redis_client
 from controller.experience import RoundLesson, round_lesson
+from forerun.diagnosis.evidence import mean
 from forerun.diagnosis.rows import Answer, Row
 from router_models.ranks import count_ranks
 from speculation.errors import ConfigurationError, InvalidRequestError, WorkerUnavailableError
@@ -45,6 +46,8 @@ class Window:
         dropped: Records that their controllers had to drop before they reached the log.
         failed_requests: Requests that a worker's failure or their deadline ended.
         requests: Requests that ended.
+        waited_ms: Their mean time before they had a place.
+        lasted_ms: Their mean time in all.
     """
 
     rows: tuple[Row, ...]
@@ -54,6 +57,8 @@ class Window:
     dropped: int = 0
     failed_requests: int = 0
     requests: int = 0
+    waited_ms: float = 0.0
+    lasted_ms: float = 0.0
 
 
 async def read_window(url: str, *, namespace: str, since_ms: int, most_rounds: int = MOST_ROUNDS) -> Window:
@@ -91,7 +96,8 @@ async def _window(redis: Redis, streams: str, since_ms: int, most_rounds: int) -
         if not _as_chosen(record, decisions)
     )
     chosen = [(record, lesson) for record, lesson in records if _as_chosen(record, decisions)]
-    statuses = await _outcomes(redis, f"{streams}outcomes", since_ms, most_rounds)
+    outcomes = await _outcomes(redis, f"{streams}outcomes", since_ms, most_rounds)
+    statuses = Counter(outcome.status for outcome in outcomes)
     return Window(
         rows=tuple(_rows(chosen, decisions)),
         cut=cut,
@@ -100,7 +106,9 @@ async def _window(redis: Redis, streams: str, since_ms: int, most_rounds: int) -
         # Of a record that was written twice the later count, which includes the earlier.
         dropped=sum({fields.get(b"record", b""): int(fields.get(b"dropped", 0)) for fields in entries}.values()),
         failed_requests=statuses[log_pb2.OUTCOME_STATUS_WORKER_ERROR] + statuses[log_pb2.OUTCOME_STATUS_DEADLINE],
-        requests=statuses.total(),
+        requests=len(outcomes),
+        waited_ms=mean(outcome.waited_ms for outcome in outcomes),
+        lasted_ms=mean(outcome.lasted_ms for outcome in outcomes),
     )
 
 
@@ -149,17 +157,25 @@ async def _decisions(
     return found
 
 
-async def _outcomes(redis: Redis, stream: str, since_ms: int, most: int) -> "Counter[int]":
-    """How requests ended, by status."""
-    statuses: Counter[int] = Counter()
+class _Outcome(NamedTuple):
+    status: int
+    waited_ms: float
+    lasted_ms: float
+
+
+async def _outcomes(redis: Redis, stream: str, since_ms: int, most: int) -> Sequence[_Outcome]:
+    """How requests ended, the latest ones; not with their texts, which records hold, too."""
+    outcomes: list[_Outcome] = []
     async for fields in _latest(redis, stream, since_ms):
         try:
-            statuses[log_pb2.OutcomeRecord.FromString(fields.get(b"record", b"")).status] += 1
+            record = log_pb2.OutcomeRecord.FromString(fields.get(b"record", b""))
         except DecodeError:
             continue
-        if statuses.total() >= most:
+        timings = record.timings
+        outcomes.append(_Outcome(record.status, timings.queue_ns / NS_PER_MS, timings.total_ns / NS_PER_MS))
+        if len(outcomes) >= most:
             break
-    return statuses
+    return outcomes
 
 
 def _as_chosen(record: log_pb2.RoundRecord, decisions: Mapping[str, log_pb2.DecisionRecord]) -> bool:

@@ -5,6 +5,9 @@ from collections.abc import Iterator, Mapping
 from forerun.client import RouterMode, RouterView, WorkerHealth
 from forerun.decision_log import Window
 
+LONG_SHARE, LONG_MS = 0.05, 20.0
+"""Of requests' time before they have a place: below either nothing is told. Reading a request takes some of it."""
+
 _MODES: Mapping[RouterMode, str] = {
     RouterMode.OFF: "router.mode is off: nothing is speculated where no rule says otherwise",
     RouterMode.OBSERVE: "router.mode is observe: plans are logged, and plain decoding is served",
@@ -47,3 +50,8 @@ def notes_in(window: Window) -> Iterator[str]:
         yield f"{window.dropped} records never reached the log: figures are those of the rest"
     if window.failed_requests:
         yield f"{window.failed_requests} of {window.requests} requests were ended by a failure or their deadline"
+    if window.waited_ms > max(LONG_SHARE * window.lasted_ms, LONG_MS):
+        yield (
+            f"requests waited {window.waited_ms:.0f} ms of their {window.lasted_ms:.0f} ms for a place (means): more "
+            "verify workers or slots; docs/overload.md says who waits for whom"
+        )

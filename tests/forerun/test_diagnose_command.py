@@ -23,10 +23,10 @@ from forerun.client import (
 )
 from forerun.commands.diagnose import HELD_BACK
 from forerun.decision_log import read_window
-from forerun.state_notes import notes_on
+from forerun.state_notes import notes_in, notes_on
 from speculation.errors import WorkerUnavailableError
 from speculation.v1 import router_pb2
-from tests.controller.house import DRAFT, VERIFY, House, eventually, house, run
+from tests.controller.house import DRAFT, ONE_PLACE, VERIFY, House, eventually, house, run
 from tests.controller.shared import FULL, NAMESPACE, Commons, commons
 from tests.forerun.test_command_line import forerun
 
@@ -151,6 +151,23 @@ def test_rounds_under_the_kill_switch_are_counted_and_not_judged(diagnose: Diagn
             assert said["rounds"] == 0
             assert [note for note in said["notes"] if note.startswith("60 rounds were decoded plainly")]
             assert [note for note in said["notes"] if "forerun router kill off" in note]
+
+    run(scenario())
+
+
+def test_that_requests_wait_for_a_place_is_noted(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with house(VERIFY, redis=log_at(tmp_path), limits=ONE_PLACE) as home:
+            home.workers[0].worker.faults.delay_s = 0.05
+            await asyncio.gather(*(home.answer(max_new_tokens=4) for _ in range(2)))
+            await written(home, requests=2)
+            shown = await home.router.Show(router_pb2.ShowRequest())
+            window = await read_window(shown.log.url, namespace=shown.log.namespace, since_ms=0)
+
+            (note,) = notes_in(window)
+            assert 0 < window.waited_ms < window.lasted_ms
+            assert f"waited {window.waited_ms:.0f} ms" in note
+            assert not list(notes_in(replace(window, waited_ms=0.04 * window.lasted_ms)))
 
     run(scenario())
 

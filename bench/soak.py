@@ -31,6 +31,7 @@ from forerun.console import PEOPLE
 from forerun.demo import first_difference
 from forerun.local_fleet import CONTROLLER, GATEWAY, LocalFleet
 from forerun.progress import steps
+from forerun.supervisor import ProcessState
 from forerun.workload import Task
 from speculation.errors import ForerunError
 
@@ -234,10 +235,10 @@ async def _watch(fleet: LocalFleet, lives: dict[int, Life], ends_s: float, step:
 
 
 def _processes(fleet: LocalFleet) -> Iterator[tuple[str, psutil.Process]]:
-    """All of them, those that the controller has started among them."""
+    """All that serve, those that the controller has started among them. How long a start takes is the machine's."""
     for status in fleet.processes:
         with suppress(psutil.NoSuchProcess):
-            if status.pid is None:
+            if status.pid is None or status.state is not ProcessState.RUNNING:
                 continue
             process = psutil.Process(status.pid)
             yield status.name, process

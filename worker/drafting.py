@@ -69,12 +69,14 @@ def draft(
         max_length: Tokens a session may hold; the tree ends there.
         calibration: What makes chances of confidences; the tree grows by those, and tells them.
         begun: Trees begun ahead. If this is one of them it grows on: what was looked at is read again, in one forward.
+            One in which nothing was likely enough is begun anew: an answer that is empty and took no forward is the
+            silence of a drafter without a model, which the router learns of in another way.
     """
     room = max_length - len(session.token_ids)
     if room < 1:
         return EMPTY_TREE
     found = (begun or {}).get((session.prefix_hash, shape, calibration))
-    growth = found or Growth(within(shape, room), calibration)
+    growth = found if found and not found.is_bare else Growth(within(shape, room), calibration)
     if growth.waiting:
         tail = yield from read_to_tail(engine, session)
         root = len(tail) - 1
@@ -162,6 +164,11 @@ class Growth:
         self._paths: list[tuple[int, ...]] = []
         self._num_levels = 0
         self._first_of_level = 0
+
+    @property
+    def is_bare(self) -> bool:
+        """Whether it has no node."""
+        return not self._token_ids
 
     def path(self, node: int) -> tuple[int, ...]:
         """Tokens from the first one after the session's context down to the node."""

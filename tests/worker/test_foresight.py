@@ -204,6 +204,21 @@ def test_a_tree_that_was_ready_is_told_without_a_forward(engine: Engine, table: 
     assert forwards(tokens, CHAIN, UNCALIBRATED) == 0
 
 
+def test_a_model_that_is_unsure_is_never_silent(engine: Engine, table: SessionTable) -> None:
+    """It has said something about the text, if ahead: what is empty without a forward is taken for no answer at all."""
+    session, begun = new_session(), Begun()
+    sure = replace(CHAIN, least_confidence=1.0)
+    tree = proposed(engine, table, session, PROMPT, CHAIN)
+    steps = foresee(engine, session, tree, sure, count=COUNT, max_length=MAX_LENGTH, begun=begun)
+    outcome = work(engine, table.call(session, context_of(PROMPT), steps))[0]
+    assert outcome.tree == EMPTY_TREE
+
+    steps = draft(engine, session, sure, max_length=MAX_LENGTH, begun=begun)
+    grown, taken = forwarded(engine, table.call(session, context_of([*PROMPT, *outcome.token_ids]), steps))
+
+    assert (grown, taken) == (EMPTY_TREE, 1)
+
+
 @pytest.mark.parametrize("ended_after", [1, 2, None])
 def test_what_came_true_is_not_read_again(engine: Engine, table: SessionTable, ended_after: int | None) -> None:
     """Not even if the drafter was told to stop in the middle, or had not even time to look at its last forward."""

@@ -1,7 +1,8 @@
 """How often a round finds its tree there already, drafted while the target judged the round before: it costs no time.
 
 Drafters draft ahead what the round before asked for (docs/decisions/0011-drafting-ahead.md), so only a plan that says
-the same again can gain by it; how often it does depends on the drafter, and on processors to spare.
+the same again can gain by it; how often it does depends on the drafter, on the shape (a chain is soon grown for all
+that the target may say, a tree is not), and on processors to spare.
 """
 
 from collections.abc import Mapping
@@ -23,7 +24,11 @@ MEMORY = 0.98
 """Weight of a round against the next."""
 
 PRIOR_ROUNDS = 5.0
-"""Rounds without luck that there were before anything was seen."""
+"""Rounds without luck that there were before anything was seen of a drafter, and rounds like those of all its shapes
+before anything was seen of one."""
+
+MOST_SHAPES = 512
+"""Shapes of drafters that are told apart at once: a caller may pin any."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,16 +41,20 @@ class Draft:
 
 
 class AheadModel:
-    """Shares of foreseen rounds by drafter, apart for sampled and greedy requests, and what was last asked for."""
+    """Shares of foreseen rounds by drafter and shape, apart for sampled and greedy requests, and what was last asked
+    for."""
 
     def __init__(self) -> None:
-        self._counts: dict[Key, NDArray[np.float64]] = {}
+        self._counts: Recent[Key, NDArray[np.float64]] = Recent(MOST_SHAPES)
         self._last: Recent[str, Draft] = Recent(MOST_REQUESTS)
 
-    def share(self, kind: Key) -> float:
-        """Of the rounds that ask for the same again."""
-        foreseen, rounds = self._counts.get(kind, (0.0, 0.0))
-        return float(foreseen / (rounds + PRIOR_ROUNDS))
+    def share(self, kind: Key, shape: TreeShape) -> float:
+        """Of the rounds that ask a drafter for this shape again."""
+        share = 0.0
+        for key in _keys(kind, shape):
+            foreseen, rounds = self._counts.get(key, (0.0, 0.0))
+            share = float((foreseen + PRIOR_ROUNDS * share) / (rounds + PRIOR_ROUNDS))
+        return share
 
     def last(self, context: RoundContext) -> Draft | None:
         """What the round before asked one drafter for."""
@@ -56,10 +65,10 @@ class AheadModel:
         before = self.last(context)
         self.follow(context, plan)
         if before is not None and before == self._last.get(context.request_id):
-            kind = kind_of(context, before.drafter)
-            counts = self._counts.setdefault(kind, np.zeros(2))
-            counts *= MEMORY
-            counts += before.drafter in outcome.foreseen, 1.0
+            for key in _keys(kind_of(context, before.drafter), before.shape):
+                counts = self._counts.use(key, lambda: np.zeros(2))
+                counts *= MEMORY
+                counts += before.drafter in outcome.foreseen, 1.0
 
     def follow(self, context: RoundContext, plan: Plan) -> None:
         """Remember what a round asked for."""
@@ -74,9 +83,15 @@ class AheadModel:
         self._last = other._last
 
     def state(self) -> Mapping[Key, NDArray[Any]]:
-        """(2,) foreseen rounds and rounds, by drafter and way of sampling."""
+        """(2,) foreseen rounds and rounds, by drafter and way of sampling, and by these and shape."""
         return dict(self._counts)
 
     def restore(self, counts: Mapping[Key, NDArray[Any]]) -> None:
         """Go on from a state."""
-        self._counts = {key: np.array(value, dtype=np.float64) for key, value in counts.items()}
+        for key, value in counts.items():
+            self._counts.put(key, np.array(value, dtype=np.float64))
+
+
+def _keys(kind: Key, shape: TreeShape) -> tuple[Key, Key]:
+    """From the coarser to the finer."""
+    return kind, (*kind, shape.depth, shape.branching, shape.budget, shape.least_confidence)

@@ -80,11 +80,15 @@ class LinearCost:
         Args:
             guesses: Of each feature's coefficient.
         """
+        self._sums = np.zeros((len(guesses), len(guesses) + 1))
+        self._rounds = 0.0
+        self.guess(guesses)
+
+    def guess(self, guesses: Sequence[Guess]) -> None:
+        """Guess this from now on. What rounds have told stays; of a chain they do not tell a level from a node."""
         self._prior = np.array([guess.ms for guess in guesses])
         self._ridge = PRIOR_WEIGHT * np.diag([guess.typical**2 for guess in guesses])
-        self._sums = np.zeros((len(self._prior), len(self._prior) + 1))
-        self._rounds = 0.0
-        self.weights: Array = self._prior
+        self._solve()
 
     def learn(self, features: Sequence[float], cost_ms: float) -> None:
         """One measurement."""
@@ -121,7 +125,7 @@ class LinearCost:
             counted &= weights >= 0.0
             weights = np.zeros_like(targets)
             weights[counted] = np.linalg.solve(products[np.ix_(counted, counted)], targets[counted])
-        self.weights = weights
+        self.weights: Array = weights
 
 
 def crowd_of(beside: int) -> int:
@@ -134,12 +138,20 @@ class CrowdCost:
     hour, and what a quiet hour taught is still known after the rush.
 
     Attributes:
+        guesses: Of each feature's coefficient, in every crowd.
         learnt: By crowd.
     """
 
     def __init__(self, guesses: Sequence[Guess]) -> None:
-        self._guesses = guesses
+        self.guesses = guesses
         self.learnt: dict[int, LinearCost] = {}
+
+    def guess(self, guesses: Sequence[Guess]) -> None:
+        """Guess this from now on, where rounds have not told."""
+        if guesses != self.guesses:
+            self.guesses = guesses
+            for cost in self.learnt.values():
+                cost.guess(guesses)
 
     def learn(self, crowd: int, features: Sequence[float], cost_ms: float) -> None:
         """One measurement."""
@@ -148,7 +160,7 @@ class CrowdCost:
     def of(self, crowd: int) -> LinearCost:
         """To be taught."""
         if crowd not in self.learnt:
-            self.learnt[crowd] = LinearCost(self._guesses)
+            self.learnt[crowd] = LinearCost(self.guesses)
         return self.learnt[crowd]
 
     def weights(self, crowd: int) -> Array:
@@ -156,7 +168,7 @@ class CrowdCost:
         if crowd in self.learnt:
             return self.learnt[crowd].weights
         if not self.learnt:
-            return np.array([guess.ms for guess in self._guesses])
+            return np.array([guess.ms for guess in self.guesses])
         return self.learnt[min(self.learnt, key=lambda other: (abs(other - crowd), other))].weights
 
 
@@ -220,12 +232,17 @@ class CostModel:
         self.rest = LinearCost(REST_GUESSES)
 
     def expect(self, drafters: Mapping[str, ForwardProfile], target: ForwardProfile | None) -> None:
-        """Guess by what workers measured when they started, where nothing was learnt yet."""
+        """Guess by what workers measured when they started."""
         for name, profile in drafters.items():
-            if not self.of_drafter(name).learnt:
-                self.drafts[name] = CrowdCost(draft_guesses(profile))
-        if target is not None and not self.verify.learnt:
-            self.verify = CrowdCost(verify_guesses(target))
+            self.of_drafter(name).guess(draft_guesses(profile))
+        if target is not None:
+            self.verify.guess(verify_guesses(target))
+
+    def guess_as(self, other: "CostModel") -> None:
+        """Take over what another one guesses: whoever learns for all has never seen what workers measured."""
+        for name, cost in other.drafts.items():
+            self.of_drafter(name).guess(cost.guesses)
+        self.verify.guess(other.verify.guesses)
 
     def learn(self, plan: Plan, outcome: RoundOutcome, *, unread: int, beside: int) -> None:
         """Take in a round.

@@ -260,8 +260,9 @@ class Knowledge:
         knowledge.costs.rest.restore(state.arrays["other_costs"])
         return knowledge
 
-    def keep_requests_of(self, other: "Knowledge") -> None:
-        """Take over what another one knows of single requests."""
+    def keep_what_is_at_hand(self, other: "Knowledge") -> None:
+        """Take over what another one knows of single requests, and of the workers that serve."""
+        self.costs.guess_as(other.costs)
         of_requests = {key: value for key, value in other.acceptance.state().items() if is_of_a_request(key)}
         # Requests first: what is used longest ago is forgotten first, and most of them have ended.
         self.acceptance.restore({**of_requests, **self.acceptance.state()})

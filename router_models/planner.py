@@ -189,11 +189,11 @@ class PlannerPolicy(Policy):
         return self._knowledge.state(self.name)
 
     def restore(self, state: ModelState) -> None:
-        """Go on from a state; what is known of running requests stays."""
+        """Go on from a state; what is known of running requests, and of what workers measured, stays."""
         if state.policy != self.name:
             raise InvalidModelStateError(f"was learnt by the policy {state.policy}, not by {self.name}")
         restored = Knowledge.of(state, self._forecaster)
-        restored.keep_requests_of(self._knowledge)
+        restored.keep_what_is_at_hand(self._knowledge)
         self._knowledge = restored
 
     def expectation(self, context: RoundContext, drafter: str, plan: Plan) -> Expectation:
@@ -261,7 +261,7 @@ class PlannerPolicy(Policy):
         ready = self._knowledge.ahead.last(context)
         if ready is not None and self._is_on_offer(ready, context, forecaster):
             place = context.drafters.index(ready.drafter), forecaster.places[ready.shape]
-            drafting[place] *= 1.0 - self._knowledge.ahead.share(kind_of(context, ready.drafter))
+            drafting[place] *= 1.0 - self._knowledge.ahead.share(kind_of(context, ready.drafter), ready.shape)
         verifying, plain_ms = costs.verify_ms(forecast.nodes, beside)
         return drafting + verifying, plain_ms
 

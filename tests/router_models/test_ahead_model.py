@@ -12,7 +12,7 @@ from router_models.plan import Plan
 from router_models.planner import PlannerPolicy
 from router_models.policy import RoundContext, RoundOutcome, RoundTimings
 from speculation.calibration import Calibration
-from speculation.tree import EMPTY_TREE
+from speculation.tree import EMPTY_TREE, TreeShape
 from speculation.verdict import Verdict
 from tests.router_models.world import World
 
@@ -41,14 +41,23 @@ def after(model: AheadModel, *rounds: tuple[Plan, bool]) -> AheadModel:
 
 
 def test_nothing_is_expected_of_drafting_ahead_before_it_was_seen() -> None:
-    assert AheadModel().share(CODE) == 0.0
+    assert AheadModel().share(CODE, PLAN.shape) == 0.0
     assert AheadModel().last(CONTEXT) is None
 
 
 def test_the_share_is_of_the_rounds_that_asked_for_the_same_again() -> None:
     model = after(AheadModel(), (PLAN, False), *[(PLAN, True), (PLAN, True), (PLAN, True), (PLAN, False)] * 60)
 
-    assert model.share(CODE) == pytest.approx(0.75 * 50 / 55, abs=0.06)
+    assert model.share(CODE, PLAN.shape) == pytest.approx(0.75 * 50 / 55, abs=0.06)
+
+
+def test_a_shape_that_is_seldom_there_in_time_is_not_believed_for_those_that_are() -> None:
+    tree = replace(PLAN, shape=TreeShape(depth=4, branching=4, budget=12))
+    model = after(AheadModel(), *[(PLAN, True)] * 30, *[(tree, False)] * 30)
+
+    assert model.share(CODE, PLAN.shape) > 0.7
+    assert model.share(CODE, tree.shape) < 0.2
+    assert model.share(CODE, tree.shape) < model.share(CODE, chain_of(5)) < model.share(CODE, PLAN.shape)
 
 
 @pytest.mark.parametrize(

@@ -155,7 +155,7 @@ SLOW = ForwardProfile(forward_ms=9.0, node_ms=0.5, prompt_token_ms=1.0)
 
 
 def test_before_anything_was_timed_costs_are_what_workers_measured_when_they_started() -> None:
-    costs, world = CostModel(), World({"code": GOOD})
+    costs = CostModel()
     levels = nodes = np.array([[4.0], [4.0]])
     unread = np.array([20.0, 20.0])
 
@@ -167,11 +167,41 @@ def test_before_anything_was_timed_costs_are_what_workers_measured_when_they_sta
     assert verify_ms - plain_ms == pytest.approx(4 * 3.0)
     assert plain_ms > 40.0
 
+
+def test_what_rounds_have_told_outweighs_what_workers_measured() -> None:
+    costs, world = CostModel(), World({"code": GOOD})
+    levels = nodes = np.array([[4.0]])
     plan = Plan(drafters=("code",), shape=TreeShape(depth=4, branching=1, budget=4), explanation="")
-    costs.learn(plan, world.play(plan), unread=0, beside=0)
-    learnt_ms = costs.draft_ms(("code",), levels[:1], nodes[:1], unread[:1], 0)
-    costs.expect({"code": FREE}, FREE)
-    assert costs.draft_ms(("code",), levels[:1], nodes[:1], unread[:1], 0) == learnt_ms, "what was timed counts"
+    for _ in range(50):
+        costs.learn(plan, world.play(plan), unread=0, beside=0)
+    learnt_ms = float(costs.draft_ms(("code",), levels, nodes, np.zeros(1), 0)[0, 0])
+
+    costs.expect({"code": SLOW}, FREE)
+    still_ms = float(costs.draft_ms(("code",), levels, nodes, np.zeros(1), 0)[0, 0])
+
+    assert still_ms == pytest.approx(learnt_ms, rel=0.1)
+
+
+def test_what_rounds_cannot_tell_is_what_workers_measured_whoever_learnt_from_them() -> None:
+    """A chain has as many levels as nodes: of a drafter that has drafted nothing else, what a tree costs is a guess."""
+    world, learner = World({"code": GOOD}), PlannerPolicy()
+    chain = Plan(drafters=("code",), shape=TreeShape(depth=4, branching=1, budget=4), explanation="")
+    tree = Plan(drafters=("code",), shape=TreeShape(depth=4, branching=4, budget=12), explanation="")
+    context = RoundContext(
+        request_id="r", round=0, drafters=("code",), prompt_tokens=9, emitted_tokens=0, remaining_tokens=60
+    )
+    for number in range(50):
+        learner.learn(replace(context, round=number), chain, world.play(chain))
+
+    def tree_over_chain_ms(node_ms: float) -> float:
+        served = PlannerPolicy()
+        profile = ForwardProfile(forward_ms=0.1, node_ms=node_ms, prompt_token_ms=0.0)
+        served.plan(replace(context, drafter_profiles={"code": profile}))
+        served.restore(learner.state())
+        expected = [served.expectation(context, "code", plan).ms for plan in (tree, chain)]
+        return expected[0] - expected[1]
+
+    assert tree_over_chain_ms(node_ms=2.0) > tree_over_chain_ms(node_ms=0.1) + 1.0
 
 
 def test_what_was_measured_is_the_same_for_those_who_guessed_otherwise() -> None:

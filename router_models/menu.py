@@ -2,8 +2,9 @@
 
 from speculation.tree import TreeShape
 
-LONG = 12
-"""Levels of a chain that is left to its drafter to end."""
+LONG = 20
+"""Levels of a chain that is left to its drafter to end. Where a drafter's level costs a twentieth of a round, those who
+are nearly always right gain by every level up to here (docs/decisions/0034-longer-chains.md)."""
 
 
 def chain_of(length: int, least_confidence: float = 0.0) -> TreeShape:
@@ -12,8 +13,8 @@ def chain_of(length: int, least_confidence: float = 0.0) -> TreeShape:
 
 
 SHAPES = (
-    *(chain_of(length) for length in (1, 2, 3, 4, 5, 6, 8, LONG)),
-    *(chain_of(LONG, least) for least in (0.1, 0.15, 0.2, 0.3, 0.4, 0.55)),
+    *(chain_of(length) for length in (1, 2, 3, 4, 5, 6, 8, 12, LONG)),
+    *(chain_of(LONG, least) for least in (0.05, 0.1, 0.2, 0.3, 0.55)),
     TreeShape(depth=4, branching=4, budget=12),
     TreeShape(depth=6, branching=4, budget=16),
     TreeShape(depth=6, branching=4, budget=16, least_confidence=0.04),

@@ -3,8 +3,8 @@
 from speculation.tree import TreeShape
 
 LONG = 20
-"""Levels of a chain that is left to its drafter to end. Where a drafter's level costs a twentieth of a round, those who
-are nearly always right gain by every level up to here (docs/decisions/0034-longer-chains.md)."""
+"""Most levels of a chain. Where one more token to draft and to judge costs a twentieth of a round, drafters that are
+nearly always right gain by every level up to here (docs/decisions/0034-longer-chains.md)."""
 
 
 def chain_of(length: int, least_confidence: float = 0.0) -> TreeShape:

@@ -7,6 +7,7 @@ from forerun.diagnosis.evidence import MIN_GROUP, Evidence, grouped, mean, pace,
 from forerun.diagnosis.findings import Cause, Suspicion
 from forerun.diagnosis.rows import Kind, Row
 from router_models.formulas import chain_accepted
+from router_models.menu import LONG
 from router_models.ranks import NOMINAL_HAZARDS
 from speculation.tree import TreeShape
 
@@ -18,8 +19,6 @@ FAR_BELOW = 0.5
 
 LESS_SURPRISED = 0.5
 """Nats a token by which the better reader of a prompt must be better."""
-
-LONGEST_CHAIN = 12
 
 FIXED_POLICIES = frozenset({"none", "static", "confidence", "merged", "merged-trie"})
 """Policies that go on whatever comes of it."""
@@ -201,10 +200,7 @@ def _with_a_chain(evidence: Evidence, row: Row, name: str, rate: float) -> Row:
     """A round of plain decoding, had a drafter of that rate drafted the chain that suits it."""
     _, each_ms = evidence.forward_costs
     node_ms = evidence.level_ms([name]) + each_ms
-    best = min(
-        (row.cost_ms + length * node_ms) / (1.0 + chain_accepted(rate, length))
-        for length in range(1, LONGEST_CHAIN + 1)
-    )
+    best = min((row.cost_ms + length * node_ms) / (1.0 + chain_accepted(rate, length)) for length in range(1, LONG + 1))
     return replace(row, tokens=max(row.tokens, row.cost_ms / best), explained=True)
 
 

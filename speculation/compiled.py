@@ -22,15 +22,18 @@ EXACT: frozenset[str] = frozenset()
 _logger = logging.getLogger(__name__)
 
 
-def compiled(*signature: Any, fastmath: frozenset[str] = EXACT) -> Callable[[Function], Function]:
+def compiled(*signature: Any, fastmath: frozenset[str] = EXACT, nogil: bool = False) -> Callable[[Function], Function]:
     """The function compiled for arguments of these types; it divides by zero as NumPy does.
 
     Args:
         signature: In Numba's words; none for a function that only compiled ones of its module call.
         fastmath: What LLVM may do with sums and products, by its names. A function without any inherits its caller's.
+        nogil: Whether other threads may run meanwhile: for what takes longer than letting go and asking again.
     """
     compiler: Any = numba.njit  # its annotations know no signature that is left out
-    options: dict[str, Any] = {"error_model": "numpy"} | ({"fastmath": set(fastmath)} if fastmath else {})
+    options: dict[str, Any] = {"error_model": "numpy", "nogil": nogil} | (
+        {"fastmath": set(fastmath)} if fastmath else {}
+    )
 
     def compile_function(function: Function) -> Function:
         try:

@@ -1,8 +1,6 @@
-"""The forward of a lean model over few rows, by kernels that numba compiles: eight or nine calls a layer, all short."""
+"""The forward of a lean model over few rows, by kernels that numba compiles: one call a layer."""
 
-import logging
-from collections.abc import Callable, Sequence
-from types import ModuleType
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -12,7 +10,7 @@ from torch import Tensor, nn
 
 from worker.cache import KeyValuePool
 from worker.lean_layers import LeanLayer, LeanModel
-from worker.prepacked import PrepackedLinear
+from worker.panels import PanelLinear
 from worker.step import Span
 
 MAX_ROWS = 64
@@ -26,44 +24,31 @@ LENGTH_DEPENDENT = frozenset({"dynamic", "longrope"})
 
 Rows = NDArray[np.float32]
 
-_logger = logging.getLogger(__name__)
-
 
 def compiled_model(model: LeanModel, pool: KeyValuePool, max_length: int) -> "CompiledModel | None":
-    """None where it cannot be: not in float32 on a CPU, without numba, or for a rotation of parts of heads."""
-    weights = model.embed.weight
-    if weights.dtype != torch.float32 or weights.device.type != "cpu":
+    """None where it cannot be: for weights that do not lie in panels, or for a rotation of parts of heads."""
+    if not all(isinstance(product, PanelLinear) for product in _products(model)):
         return None
     rotation = _rotation(model, max_length)
-    if rotation is None:
-        return None
-    try:
-        return CompiledModel(model, pool, rotation)
-    except ImportError as error:
-        _logger.info("layers are computed by torch's operators: %s", error)
-        return None
+    return None if rotation is None else CompiledModel(model, pool, rotation)
 
 
 class CompiledModel:
     """What a LeanModel computes, for forwards that it takes.
 
     Args:
-        model: In float32 on a CPU. Its weights are not copied.
+        model: All its products are by panels. Its weights are not copied.
         pool: Where keys and values live.
         rotation: (positions, 2, half a head), cosines and sines.
-
-    Raises:
-        ImportError: numba is not installed.
     """
 
     def __init__(self, model: LeanModel, pool: KeyValuePool, rotation: Rows) -> None:
         from worker import kernels  # here: it takes a second and 70 MB, and only workers of such models need it
 
-        self._kernels = kernels
-        self._embeddings = _array(model.embed.weight)
-        self._layers = [_Layer(layer, pool, kernels) for layer in model.layers]
+        self._embed, self._head = model.embed, model.head
+        self._decode, self._normalise = kernels.decode, kernels.normalise
+        self._layers = [_arguments(layer, pool) for layer in model.layers]
         self._norm = _array(model.norm.weight), model.norm.eps
-        self._head = _product(model.head, kernels)
         self._rotation = rotation
 
     def takes(self, spans: Sequence[Span]) -> bool:
@@ -72,69 +57,40 @@ class CompiledModel:
 
     def __call__(self, token_ids: Sequence[int], spans: Sequence[Span], wanted: Sequence[int]) -> Tensor:
         """Logits (wanted, vocab) of a packed row."""
-        rows = self._embeddings[token_ids]
+        rows: Rows = self._embed(torch.tensor(token_ids)).numpy()
         places, related = _places(spans), _related(spans)
         for layer in self._layers:
-            layer(rows, self._rotation, places, related)
+            self._decode(rows, self._rotation, places, related, *layer)
         rows = rows[wanted]
         normed = np.empty_like(rows)
-        self._kernels.normalise(rows, *self._norm, normed)
-        return torch.from_numpy(self._head(normed))
+        self._normalise(rows, *self._norm, normed)
+        logits: Tensor = self._head(torch.from_numpy(normed))
+        return logits
 
 
-class _Layer:
-    """One decoder layer.
-
-    Args:
-        layer: Whose weights and products it takes.
-        pool: Where keys and values live.
-        kernels: The module of that name.
-    """
-
-    def __init__(self, layer: LeanLayer, pool: KeyValuePool, kernels: ModuleType) -> None:
-        self._kernels = kernels
-        products = layer.query_key_value, layer.output, layer.gate_up, layer.down
-        self._query_key_value, self._output, self._gate_up, self._down = (_product(one, kernels) for one in products)
-        self._norms = [(_array(norm.weight), norm.eps) for norm in layer.norms]
-        self._head_norms = layer.head_norms and (_array(layer.head_norms[0][:, 0]), layer.head_norms[1])
-        self._keys, self._values = _array(pool.keys[layer]), _array(pool.values[layer])
-        self._num_attended: int = layer.output.in_features
-        self._num_gated: int = layer.down.in_features
-        self._scale = layer.scoring.scale
-
-    def __call__(self, rows: Rows, rotation: Rows, places: NDArray[np.int64], related: NDArray[np.bool_]) -> None:
-        """Rows (n, channels) become the layer's output, in place."""
-        kernels, count = self._kernels, len(rows)
-        normed = np.empty_like(rows)
-        kernels.normalise(rows, *self._norms[0], normed)
-        joined = self._query_key_value(normed)
-        if self._head_norms is not None:
-            kernels.normalise_heads(joined, *self._head_norms)
-        kernels.place(joined, rotation, places, self._keys, self._values)
-        attended = np.empty((count, self._num_attended), np.float32)
-        kernels.attend(joined, self._keys, self._values, places, related, self._scale, attended)
-        kernels.add(rows, self._output(attended))
-        kernels.normalise(rows, *self._norms[1], normed)
-        gated = np.empty((count, self._num_gated), np.float32)
-        kernels.gate(self._gate_up(normed), gated)
-        kernels.add(rows, self._down(gated))
+def _products(model: LeanModel) -> list[nn.Module]:
+    """Every linear layer of it."""
+    layers = [(layer.query_key_value, layer.output, layer.gate_up, layer.down) for layer in model.layers]
+    return [model.head, *(product for layer in layers for product in layer)]
 
 
-def _product(layer: nn.Module, kernels: ModuleType) -> Callable[[Rows], Rows]:
-    """What a linear layer does to rows: by its own operator where weights are packed, else by our kernel."""
-    if isinstance(layer, PrepackedLinear):
-        packed = layer.forward
-        return lambda rows: packed(torch.from_numpy(rows)).numpy()
-    plain: Any = layer
-    weights = _array(plain.weight)
-    bias = np.zeros(len(weights), np.float32) if plain.bias is None else _array(plain.bias)
-
-    def product(rows: Rows) -> Rows:
-        projected = np.empty((len(rows), len(weights)), np.float32)
-        kernels.project(rows, weights, bias, projected)
-        return projected
-
-    return product
+def _arguments(layer: LeanLayer, pool: KeyValuePool) -> tuple[Any, ...]:
+    """What `kernels.decode` wants to know of a layer."""
+    eps = layer.norms[0].eps
+    if layer.head_norms is None:
+        head_norms = np.zeros((0, layer.head_size), np.float32)
+    else:
+        head_norms = _array(layer.head_norms[0][:, 0])
+    products: Any = layer.query_key_value, layer.output, layer.gate_up, layer.down
+    return (
+        _array(torch.stack([norm.weight for norm in layer.norms])),
+        eps,
+        head_norms,
+        *(product.panels for product in products),
+        _array(pool.keys[layer]),
+        _array(pool.values[layer]),
+        layer.scoring.scale,
+    )
 
 
 def _rotation(model: LeanModel, max_length: int) -> Rows | None:

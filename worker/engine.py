@@ -28,7 +28,7 @@ from worker.exact_probe import BITS_LENGTH, require_equal_bits
 from worker.lean_layers import LeanModel, lean_model, make_layers_lean
 from worker.models import context_length
 from worker.prepacked import prepack_linears
-from worker.probe import PROBE_LENGTH, PROBE_SLOTS, refuse_unservable, require_exact
+from worker.probe import PROBE_LENGTH, PROBE_SLOTS, Probed, probe, refuse_unservable, require_agreement, require_exact
 from worker.scratch import EMPTY, Chunk, Scratch
 from worker.settings import Prepack
 from worker.slots import NoFreeSlotError
@@ -65,7 +65,8 @@ class Engine:
         model: A causal LM in evaluation mode on one device.
         slots: Sessions that can be open at once.
         max_length: Tokens a slot can hold, scratch included.
-        check: Compare the engine with the plain model first, and refuse the model if they differ.
+        check: Compare the engine with the plain model first, and again once weights are packed, and refuse the model if
+            they differ.
         padded: Attend to short sessions in one padded batch; None does so on GPUs.
         exact: Let the logits of a token not depend, to the last bit, on what else a forward holds; bfloat16 on a CPU.
         prepack: Whether weights are packed once the model is checked; not for exact ones.
@@ -102,7 +103,7 @@ class Engine:
         self._exact = exact
         self._context_length = context_length(model)
         embeddings: Any = model.get_input_embeddings()
-        self._num_embeddings = len(embeddings.weight)
+        self._num_embeddings: int = embeddings.num_embeddings
         self._selects_logits = "logits_to_keep" in inspect.signature(model.forward).parameters
         self._past = PackedRow()
         self._open: dict[int, _Slot] = {}
@@ -118,14 +119,12 @@ class Engine:
             make_linears_exact(model)
         self.probe_error = 0.0
         if check:
-            trial = Engine(
-                model, slots=PROBE_SLOTS, max_length=PROBE_LENGTH, check=False, padded=self._padded, exact=exact
-            )
-            self.probe_error = require_exact(model, trial)
+            probed = self._probed()
+            self.probe_error = require_exact(model, probed)
         if check and exact:
             require_equal_bits(model, Engine(model, slots=2, max_length=BITS_LENGTH, check=False, exact=True))
-        if not exact:
-            prepack_linears(model, prepack)
+        if not exact and prepack_linears(model, prepack) and check:
+            self.probe_error = max(self.probe_error, require_agreement(model, self._probed(), expected=probed))
         self._pool = KeyValuePool(shapes, rows=slots * max_length, device=self.device)
         self._compiled: CompiledModel | None = None
         if self._lean is not None:
@@ -248,6 +247,20 @@ class Engine:
         self._pool.copy(origin.first_row, state.first_row, length)
         state.num_committed = length
         state.clear_scratch()
+
+    def _probed(self) -> Probed:
+        """What an engine like this one says to all that is tried."""
+        return probe(
+            self._model,
+            Engine(
+                self._model,
+                slots=PROBE_SLOTS,
+                max_length=PROBE_LENGTH,
+                check=False,
+                padded=self._padded,
+                exact=self._exact,
+            ),
+        )
 
     def _slot(self, slot: int) -> _Slot:
         try:

@@ -1,20 +1,31 @@
 """What a decoder layer computes, compiled for this processor by numba: for few rows the calls cost more than the sums.
 
 Each row is computed by itself in a fixed order, and attention reads the keys that a token sees in the order of its
-text, so that a row's bits do not depend on the other rows of a forward; only `project`, which takes four rows at a
-time, rounds otherwise for the last few.
+text, so that a row's bits do not depend on the other rows of a forward.
 """
 
 import math
-from typing import Any
+from collections.abc import Callable
+from typing import Any, cast
 
 import numpy as np
-from numba import boolean, float32, int64, void
+from llvmlite import ir
+from llvmlite.binding import get_host_cpu_features
+from numba import boolean, float32, int64, types, void
+from numba.core import cgutils
+from numba.extending import intrinsic
 from numpy.typing import NDArray
 
 from speculation.compiled import compiled
 
 Rows = NDArray[np.float32]
+Panels = NDArray[np.float32]
+
+WIDTH = 64 if "avx512f" in get_host_cpu_features() else 16
+"""Outputs of a panel: with as many sums for each of MOST_ROWS rows, the registers of the processor are nearly full."""
+
+MOST_ROWS = 6
+"""Rows of which sums are made at once."""
 
 REORDERED = frozenset({"reassoc", "contract", "arcp", "nsz"})
 """What sums need to be vectorised. Not `nnan` and `ninf`: what is no number stays none."""
@@ -89,29 +100,107 @@ def gate(gate_up: Rows, gated: Rows) -> None:
             gated[row, i] = halves[row, 0, i] / (_ONE + _exp(-halves[row, 0, i])) * halves[row, 1, i]
 
 
-@compiled(void(_rows, _rows, _vector, _rows), fastmath=REORDERED)
-def project(rows: Rows, weights: Rows, bias: Rows, projected: Rows) -> None:
-    """Rows (n, in) times weights (out, in), and the bias (out,) added: (n, out)."""
-    whole = len(rows) - len(rows) % 4
-    for first in range(0, whole, 4):
-        for out in range(len(weights)):
-            sum0, sum1, sum2, sum3 = _ZERO, _ZERO, _ZERO, _ZERO
-            for i in range(rows.shape[1]):
-                weight = weights[out, i]
-                sum0 += rows[first, i] * weight
-                sum1 += rows[first + 1, i] * weight
-                sum2 += rows[first + 2, i] * weight
-                sum3 += rows[first + 3, i] * weight
-            projected[first, out] = sum0 + bias[out]
-            projected[first + 1, out] = sum1 + bias[out]
-            projected[first + 2, out] = sum2 + bias[out]
-            projected[first + 3, out] = sum3 + bias[out]
-    for row in range(whole, len(rows)):
-        for out in range(len(weights)):
-            sum0 = _ZERO
-            for i in range(rows.shape[1]):
-                sum0 += rows[row, i] * weights[out, i]
-            projected[row, out] = sum0 + bias[out]
+# Products: LLVM makes no tile of sums in registers of Python's loops, so it is told here, in its own words.
+
+
+def _declare_add_products(_: Any, rows: Any, first: Any, count: Any, panel: Any, sums: Any) -> tuple[Any, Any]:
+    """The innermost loop: sums (count, WIDTH) of rows (n, in), from the first one on, times a panel (1 + in, WIDTH).
+
+    count is a constant: the sums stay in registers, and a panel's row is loaded once for all of them.
+    """
+    return types.void(rows, first, count, panel, sums), _writer_of(count.literal_value)
+
+
+def _writer_of(count: int) -> Callable[..., Any]:
+    """What writes the code of the innermost loop."""
+    wide, build = ir.VectorType(ir.FloatType(), WIDTH), cast(Any, cgutils)
+
+    def write(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        def array(place: int) -> Any:
+            return context.make_array(signature.args[place])(context, builder, arguments[place])
+
+        def row_of(data: Any, index: Any, size: Any) -> Any:
+            return builder.gep(data, [builder.mul(index, size)])
+
+        def vector_at(pointer: Any) -> Any:
+            return builder.bitcast(pointer, wide.as_pointer())
+
+        rows, panel, sums = array(0), array(3), array(4)
+        depth = builder.extract_value(rows.shape, 1)
+        number = depth.type
+        inputs = [row_of(rows.data, builder.add(arguments[1], number(row)), depth) for row in range(count)]
+        biases = builder.load(vector_at(panel.data), align=4)
+        totals = [build.alloca_once_value(builder, biases) for _ in range(count)]
+        with build.for_range(builder, depth) as loop:
+            at = row_of(panel.data, builder.add(loop.index, number(1)), number(WIDTH))
+            weights = builder.load(vector_at(at), align=4)
+            for row, total in zip(inputs, totals, strict=True):
+                factor = _spread(builder, builder.load(builder.gep(row, [loop.index])), wide)
+                product = builder.fmul(factor, weights, flags=("contract",))
+                builder.store(builder.fadd(product, builder.load(total), flags=("contract",)), total)
+        for place, total in enumerate(totals):
+            at = row_of(sums.data, number(place), number(WIDTH))
+            builder.store(builder.load(total), vector_at(at), align=4)
+        return context.get_dummy_value()
+
+    return write
+
+
+def _spread(builder: Any, number: Any, wide: ir.VectorType) -> Any:
+    """A vector of one number."""
+    none = ir.Constant(wide, ir.Undefined)
+    first = builder.insert_element(none, number, ir.IntType(32)(0))
+    return builder.shuffle_vector(first, none, ir.Constant(ir.VectorType(ir.IntType(32), wide.count), None))
+
+
+_add_products: Any = intrinsic(prefer_literal=True)(_declare_add_products)
+
+
+@compiled()
+def _add_products_of(rows: Any, first: int, count: int, panel: Any, sums: Any) -> None:
+    """See `_declare_add_products`; count is 1 to MOST_ROWS."""
+    if count == 1:
+        _add_products(rows, first, 1, panel, sums)
+    elif count == 2:
+        _add_products(rows, first, 2, panel, sums)
+    elif count == 3:
+        _add_products(rows, first, 3, panel, sums)
+    elif count == 4:
+        _add_products(rows, first, 4, panel, sums)
+    elif count == 5:
+        _add_products(rows, first, 5, panel, sums)
+    else:
+        _add_products(rows, first, 6, panel, sums)
+
+
+@compiled(void(_rows, _table, _rows), nogil=True)
+def multiply(rows: Rows, panels: Panels, products: Rows) -> None:
+    """Rows (n, in) times the weights in panels (out / WIDTH, 1 + in, WIDTH), and the bias added: (n, out).
+
+    Rows come in groups of nearly equal size, which read a panel in turn while it lies in the nearest cache.
+    """
+    num_rows, num_outputs = products.shape
+    num_groups = (num_rows + MOST_ROWS - 1) // MOST_ROWS
+    sums = np.empty((MOST_ROWS, WIDTH), np.float32)
+    for index in range(len(panels)):
+        at = index * WIDTH
+        first = 0
+        for group in range(num_groups):
+            stop = num_rows * (group + 1) // num_groups
+            _add_products_of(rows, first, stop - first, panels[index], sums)
+            for row in range(first, stop):
+                for i in range(min(WIDTH, num_outputs - at)):
+                    products[row, at + i] = sums[row - first, i]
+            first = stop
+
+
+@compiled(void(int64[::1], _table, _rows))
+def look_up(columns: NDArray[np.int64], panels: Panels, rows: Rows) -> None:
+    """The weights (n, in) of some outputs."""
+    for row in range(len(columns)):
+        index, lane = columns[row] // WIDTH, columns[row] % WIDTH
+        for i in range(rows.shape[1]):
+            rows[row, i] = panels[index, 1 + i, lane]
 
 
 @compiled(void(_rows, _table, int64[:, ::1], _table, _table), fastmath=REORDERED)
@@ -249,3 +338,78 @@ def attend(
         for head in range(num_queries):
             _weigh(queries, token, head, keys, head // group, seen, count, scale, weights)
             _mix(values, head // group, seen, count, weights, outputs, token, head)
+
+
+@compiled(
+    void(
+        _rows,
+        _table,
+        int64[:, ::1],
+        boolean[:, ::1],
+        _rows,
+        float32,
+        _rows,
+        _table,
+        _table,
+        _table,
+        _table,
+        _table,
+        _table,
+        float32,
+    ),
+    fastmath=REORDERED,
+    nogil=True,
+)
+def decode(
+    rows: Rows,
+    rotation: Rows,
+    places: NDArray[np.int64],
+    related: NDArray[np.bool_],
+    norms: Rows,
+    eps: float,
+    head_norms: Rows,
+    query_key_value: Panels,
+    output: Panels,
+    gate_up: Panels,
+    down: Panels,
+    keys: Rows,
+    values: Rows,
+    scale: float,
+) -> None:
+    """One decoder layer, over rows (n, channels), in place.
+
+    Args:
+        rows: What the layer before left.
+        rotation: See `place`.
+        places: See `place`.
+        related: See `attend`.
+        norms: (2, channels), before attention and before the feed-forward.
+        eps: Of all norms.
+        head_norms: (heads with a norm, head size); (0, 0) for none.
+        query_key_value: See `multiply`.
+        output: See `multiply`.
+        gate_up: See `multiply`.
+        down: See `multiply`.
+        keys: See `place`.
+        values: See `place`.
+        scale: See `attend`.
+    """
+    _, num_keys, size = keys.shape
+    attended = np.empty((len(rows), output.shape[1] - 1), np.float32)
+    joined = np.empty((len(rows), attended.shape[1] + 2 * num_keys * size), np.float32)
+    gated = np.empty((len(rows), down.shape[1] - 1), np.float32)
+    units = np.empty((len(rows), 2 * gated.shape[1]), np.float32)
+    changes = np.empty_like(rows)
+
+    normalise(rows, norms[0], eps, changes)
+    multiply(changes, query_key_value, joined)
+    normalise_heads(joined, head_norms, eps)
+    place(joined, rotation, places, keys, values)
+    attend(joined, keys, values, places, related, scale, attended)
+    multiply(attended, output, changes)
+    add(rows, changes)
+    normalise(rows, norms[1], eps, changes)
+    multiply(changes, gate_up, units)
+    gate(units, gated)
+    multiply(gated, down, changes)
+    add(rows, changes)

@@ -56,13 +56,18 @@ class LeanModel:
 
     def __init__(self, model: Any) -> None:
         decoder = model.model
-        self.embed, self.rotary = decoder.embed_tokens, decoder.rotary_emb
+        self.rotary = decoder.rotary_emb
         self.layers: tuple[LeanLayer, ...] = tuple(decoder.layers)
         self.norm, self._model = RootMeanSquareNorm(decoder.norm), model
 
     @property
+    def embed(self) -> nn.Module:
+        """From token ids to rows, as it is now: it may be packed later, with the head."""
+        return cast(nn.Module, self._model.model.embed_tokens)
+
+    @property
     def head(self) -> nn.Module:
-        """From normed rows to logits, as it is now: it may be packed later."""
+        """From normed rows to logits, as it is now."""
         return cast(nn.Module, self._model.lm_head)
 
     def __call__(self, token_ids: Tensor, positions: Tensor, wanted: Tensor | None) -> Tensor:

@@ -1,13 +1,14 @@
 """Linear layers whose weights are packed once, when the model is loaded, for the kernels that read them.
 
-torch hands a small product to a kernel that reads plain weights, or has oneDNN pack them anew in every call. Which is
-faster depends on the processor by a factor of two either way (docs/log.md), so a trial on the model's own layers says
-so. Packed weights stand in the place of plain ones, so that memory holds them once.
+torch hands a small product to a kernel that reads plain weights, or has oneDNN pack them anew in every call. oneDNN can
+pack them once, too, and a kernel of our own reads them in panels. Which is fastest depends on the processor and the
+number of threads by a factor of two either way (docs/log.md), so a trial on the model's own layers says so. Packed
+weights stand in the place of plain ones, so that memory holds them once.
 """
 
 import logging
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import accumulate
 from typing import Any
 
@@ -17,7 +18,8 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from speculation.errors import UnservableModelError
-from worker.lean_layers import forget_plain_layers
+from worker.lean_layers import forget_plain_layers, lean_model
+from worker.panels import PanelEmbedding, PanelLinear
 from worker.probe import TOLERANCES, relative_error
 from worker.settings import PACKABLE, Prepack
 
@@ -49,9 +51,6 @@ class PrepackedLinear(nn.Module):
 
     oneDNN makes a kernel for each number of rows that it meets, which takes half a millisecond and 0.3 MiB for a small
     layer (docs/log.md, "Memory of a worker"), and it keeps up to a thousand. So larger numbers are rounded up.
-
-    Raises:
-        ValueError: It does not, on this processor.
     """
 
     def __init__(self, layer: nn.Linear) -> None:
@@ -59,10 +58,6 @@ class PrepackedLinear(nn.Module):
         self.in_features, self.out_features = layer.in_features, layer.out_features
         self._weights: Tensor = torch.ops.mkldnn._reorder_linear_weight(layer.weight.detach(), PACKED_ROWS)
         self._bias = None if layer.bias is None else layer.bias.detach()
-        rows = _rows(TRIAL_ROWS[1], layer)
-        error = relative_error(self(rows), layer(rows))
-        if not error <= TOLERANCES[layer.weight.dtype]:
-            raise ValueError(f"a packed product is off by {error:.1e}")
 
     def forward(self, inputs: Tensor) -> Tensor:
         """(..., in_features) to (..., out_features)."""
@@ -73,6 +68,12 @@ class PrepackedLinear(nn.Module):
         return outputs[..., :rows, :] if missing else outputs
 
 
+Form = type[PanelLinear] | type[PrepackedLinear]
+
+FORMS: tuple[Form, ...] = (PanelLinear, PrepackedLinear)
+"""What a trial compares with plain weights."""
+
+
 def rounded_rows(rows: int) -> int:
     """The next number of rows that products are made for: beyond EXACT_ROWS one of at most four binary digits."""
     step = 1 if rows <= EXACT_ROWS else 2 ** (rows.bit_length() - 4)
@@ -80,30 +81,41 @@ def rounded_rows(rows: int) -> int:
 
 
 @torch.inference_mode()
-def prepack_linears(model: PreTrainedModel, prepack: Prepack = "auto") -> None:
+def prepack_linears(model: PreTrainedModel, prepack: Prepack = "auto") -> bool:
     """Pack the linear layers of a model that engines have taken over, unless plain ones are as fast.
 
-    A head that shares its weights with the embeddings stays as it is.
+    A head that shares its weights with the embeddings stays as it is, unless both can read them in panels.
+
+    Returns:
+        Whether they were packed.
 
     Raises:
-        UnservableModelError: Packing was asked for, and torch or the processor does not offer it here.
+        UnservableModelError: Packing was asked for, and neither torch nor the processor offers it here.
     """
     if prepack == "off" or (str(model.dtype).removeprefix("torch."), model.device.type) not in PACKABLE:
-        return
-    try:
-        if prepack == "auto" and _trial(model) > WORTH:
-            return
-        forget_plain_layers(model)
-        for parent, name, layer in _plain_linears(model):
-            setattr(parent, name, PrepackedLinear(layer))
+        return False
+    ratios = _trial(model)
+    form = min(ratios, key=lambda form: ratios[form], default=None)
+    if form is None and prepack == "on":
+        raise UnservableModelError(type(model).__name__, "cannot be prepacked here, leave it out")
+    if form is None or (prepack == "auto" and ratios[form] > WORTH):
+        return False
+    forget_plain_layers(model)
+    for parent, name, layer in _plain_linears(model):
+        setattr(parent, name, form(layer))
+    if form is PanelLinear:
+        _pack_tied_head(model)
+    else:
         _warm_up(model)
-    except (AttributeError, RuntimeError, ValueError) as error:  # another torch may lack the operators
-        problem = str(error).splitlines()[0]
-        if prepack == "on":
-            raise UnservableModelError(
-                type(model).__name__, f"cannot be prepacked here, leave it out: {problem}"
-            ) from error
-        _logger.info("weights stay as they are: %s", problem)
+    return True
+
+
+def _pack_tied_head(model: Any) -> None:
+    """Let embeddings be looked up in the head's panels, where they are the head's weights."""
+    if lean_model(model) is None or isinstance(model.lm_head, PanelLinear):
+        return
+    model.lm_head = PanelLinear(model.lm_head)
+    model.model.embed_tokens = PanelEmbedding(model.lm_head)
 
 
 def _warm_up(model: PreTrainedModel) -> None:
@@ -127,23 +139,40 @@ def _plain_linears(model: PreTrainedModel) -> list[tuple[nn.Module, str, nn.Line
     ]
 
 
-def _trial(model: PreTrainedModel) -> float:
-    """Time of packed layers over that of plain ones, in the mean over TRIAL_ROWS."""
+def _trial(model: PreTrainedModel) -> dict[Form, float]:
+    """Time of layers packed in a form over that of plain ones, in the mean over TRIAL_ROWS, of forms offered here."""
     layers = list(_some([layer for _, _, layer in _plain_linears(model)]))
-    packed = [PrepackedLinear(layer) for layer in layers]
-    ratios = []
+    packed: dict[Form, Sequence[nn.Module]] = {}
+    for form in FORMS:
+        try:
+            packed[form] = _packed(form, layers)
+        except (AttributeError, ImportError, RuntimeError, ValueError) as error:  # another torch may lack the operators
+            _logger.info("weights are not packed as %s: %s", form.__name__, str(error).splitlines()[0])
+    ratios: dict[Form, list[float]] = {form: [] for form in packed}
     for count in TRIAL_ROWS:
         inputs = [_rows(count, layer) for layer in layers]
-        plain_s, packed_s = _least_times((layers, packed), inputs)
-        ratios.append(packed_s / plain_s)
-    ratio = sum(ratios) / len(ratios)
-    _logger.debug(
-        "packed weights take %s of the time of plain ones at %s rows: %s",
-        ", ".join(f"{ratio:.2f}" for ratio in ratios),
-        ", ".join(map(str, TRIAL_ROWS)),
-        "taken" if ratio <= WORTH else "left",
-    )
-    return ratio
+        plain_s, *packed_s = _least_times((layers, *packed.values()), inputs)
+        for form, seconds in zip(packed, packed_s, strict=True):
+            ratios[form].append(seconds / plain_s)
+    for form, found in ratios.items():
+        times = ", ".join(f"{ratio:.2f}" for ratio in found)
+        _logger.debug("%s: %s of the time of plain weights at %s rows", form.__name__, times, TRIAL_ROWS)
+    return {form: sum(found) / len(found) for form, found in ratios.items()}
+
+
+def _packed(form: Form, layers: Sequence[nn.Linear]) -> list[nn.Module]:
+    """The layers in a form.
+
+    Raises:
+        ValueError: Their products are others, on this processor.
+    """
+    packed: list[nn.Module] = [form(layer) for layer in layers]
+    for layer, plain in zip(packed, layers, strict=True):
+        rows = _rows(TRIAL_ROWS[1], plain)
+        error = relative_error(layer(rows), plain(rows))
+        if not error <= TOLERANCES[plain.weight.dtype]:
+            raise ValueError(f"a packed product is off by {error:.1e}")
+    return packed
 
 
 def _some(layers: Sequence[nn.Linear]) -> Iterator[nn.Linear]:
@@ -152,7 +181,7 @@ def _some(layers: Sequence[nn.Linear]) -> Iterator[nn.Linear]:
     return (layer for layer, size in zip(layers, sizes, strict=True) if size <= TRIAL_BYTES or layer is layers[0])
 
 
-def _least_times(variants: Iterable[Sequence[Callable[[Tensor], Tensor]]], inputs: Sequence[Tensor]) -> list[float]:
+def _least_times(variants: Sequence[Sequence[Callable[[Tensor], Tensor]]], inputs: Sequence[Tensor]) -> list[float]:
     """Seconds that each variant takes for all inputs: the least of TRIAL_TURNS, taken in turn."""
     least = [float("inf") for _ in variants]
     for _ in range(TRIAL_TURNS):

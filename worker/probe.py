@@ -40,6 +40,9 @@ _LAST_TREE = (ROOT, 0, 0, 2)
 Path = list[int]
 """All tokens of a session down to one node."""
 
+Probed = list[tuple[list[Path], Tensor]]
+"""See `probe`."""
+
 
 def refuse_unservable(model: PreTrainedModel) -> None:
     """Raise UnservableModelError for architectures known to need what the engine does not offer."""
@@ -73,12 +76,27 @@ def _rope_types(config: object) -> set[str]:
 
 
 @torch.inference_mode()
-def require_exact(model: PreTrainedModel, engine: "Engine") -> float:
-    """Compare the engine with the plain model.
+def probe(model: PreTrainedModel, engine: "Engine") -> Probed:
+    """What the engine says to all that happens to sessions in service.
 
     Args:
         model: The model that the engine runs.
         engine: Empty, with PROBE_SLOTS slots of PROBE_LENGTH tokens.
+
+    Returns:
+        For each forward the path that leads to every logit row, and the logits (paths, vocab); always the same paths.
+    """
+    with short_windows(model):
+        return _Trial(engine).run()
+
+
+@torch.inference_mode()
+def require_exact(model: PreTrainedModel, probed: Probed) -> float:
+    """Compare an engine with the plain model.
+
+    Args:
+        model: Not packed.
+        probed: What an engine that runs it said.
 
     Returns:
         The largest relative error of the logits.
@@ -86,10 +104,14 @@ def require_exact(model: PreTrainedModel, engine: "Engine") -> float:
     Raises:
         UnservableModelError: It is beyond what rounding explains.
     """
-    with short_windows(model):
-        calls = _Trial(engine).run()
-        with _plain_attention(model):
-            errors = [relative_error(logits, _plain_logits(model, paths)) for paths, logits in calls]
+    with short_windows(model), _plain_attention(model):
+        expected = [(paths, _plain_logits(model, paths)) for paths, _ in probed]
+    return require_agreement(model, probed, expected)
+
+
+def require_agreement(model: PreTrainedModel, probed: Probed, expected: Probed) -> float:
+    """Compare what two said; see `require_exact`."""
+    errors = [relative_error(got, wanted) for (_, got), (_, wanted) in zip(probed, expected, strict=True)]
     error, tolerance = max(errors), TOLERANCES[model.dtype]
     if not all(error <= tolerance for error in errors):  # so put that an error that is not a number refuses
         raise UnservableModelError(
@@ -109,8 +131,8 @@ class _Trial:
         self._prefixes: list[Path] = [[] for _ in self._slots]
         self._scratches: list[list[Path]] = [[] for _ in self._slots]
 
-    def run(self) -> list[tuple[list[Path], Tensor]]:
-        """For each forward the path that leads to every logit row, and the logits (paths, vocab)."""
+    def run(self) -> Probed:
+        """See `probe`."""
         prompt = self._forward([range(ROOT, length - 1) for length in _PROMPT_LENGTHS])
         self._commit(None)
         first, second = self._forward([_FIRST_TREE] * PROBE_SLOTS), self._forward([_SECOND_TREE] * PROBE_SLOTS)

@@ -5,6 +5,7 @@ import torch
 
 from tests.architectures import SERVABLE, VOCAB_SIZE, greedy_continuation, served_model
 from worker.engine import ROOT, Chunk, Engine
+from worker.settings import Prepack
 
 PROMPT_LENGTHS = (3, 40, 17, 1)
 NUM_NEW = 24
@@ -80,11 +81,14 @@ def verify(
     return verdicts
 
 
+@pytest.mark.parametrize("prepack", ["off", "on"])
 @pytest.mark.parametrize("architecture", SERVABLE)
-def test_greedy_speculation_over_several_sessions_writes_what_generate_writes(architecture: str) -> None:
+def test_greedy_speculation_over_several_sessions_writes_what_generate_writes(
+    architecture: str, prepack: Prepack
+) -> None:
     generator = torch.Generator().manual_seed(3)
     prompts = [torch.randint(VOCAB_SIZE, (length,), generator=generator).tolist() for length in PROMPT_LENGTHS]
-    target = Engine(served_model(architecture), slots=len(prompts), max_length=160)
+    target = Engine(served_model(architecture), slots=len(prompts), max_length=160, prepack=prepack)
     drafter = NoisyDrafter(architecture)
     slots = [target.open() for _ in prompts]
     drafter_slots = [drafter.open() for _ in prompts]

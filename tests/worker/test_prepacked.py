@@ -12,18 +12,29 @@ import worker.prepacked
 from speculation.errors import ConfigurationError, UnservableModelError
 from tests.architectures import served_model
 from worker.engine import Chunk, Engine
-from worker.prepacked import PrepackedLinear, prepack_linears, rounded_rows
+from worker.panels import PanelLinear
+from worker.prepacked import FORMS, Form, PrepackedLinear, prepack_linears, rounded_rows
 from worker.probe import TOLERANCES, relative_error
 from worker.settings import Prepack, WorkerSettings
 
 
-def packed(model: PreTrainedModel) -> list[PrepackedLinear]:
-    return [layer for layer in model.modules() if isinstance(layer, PrepackedLinear)]
+def packed(model: PreTrainedModel) -> list[nn.Module]:
+    return [layer for layer in model.modules() if isinstance(layer, PrepackedLinear | PanelLinear)]
+
+
+@pytest.fixture(params=FORMS)
+def form(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Form:
+    """The only one that there is."""
+    form: Form = request.param
+    monkeypatch.setattr(worker.prepacked, "FORMS", (form,))
+    return form
 
 
 @pytest.mark.parametrize("architecture", ["qwen3", "gemma3", "gpt2"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_logits_are_the_same_but_for_rounding(architecture: str, dtype: torch.dtype) -> None:
+def test_logits_are_the_same_but_for_rounding(architecture: str, dtype: torch.dtype, form: Form) -> None:
+    if form is PanelLinear and dtype == torch.bfloat16:
+        pytest.skip("panels are for float32")
     model = served_model(architecture).to(dtype)
     prepacks: list[Prepack] = ["off", "on"]
     engines = [Engine(copy.deepcopy(model), slots=1, max_length=64, prepack=prepack) for prepack in prepacks]
@@ -37,7 +48,7 @@ def test_logits_are_the_same_but_for_rounding(architecture: str, dtype: torch.dt
             engine.commit(slot, ())
 
 
-def test_weights_are_held_once() -> None:
+def test_weights_are_held_once(form: Form) -> None:
     model = served_model("qwen3")
     tied = model.get_input_embeddings().weight.data_ptr()
 
@@ -51,41 +62,78 @@ def test_weights_are_held_once() -> None:
         model(input_ids=torch.tensor([[1, 2]]), use_cache=False)
 
 
-@pytest.mark.parametrize(("ratio", "is_taken"), [(0.5, True), (0.99, False)])
-def test_a_trial_decides(monkeypatch: pytest.MonkeyPatch, ratio: float, is_taken: bool) -> None:
+def test_embeddings_that_are_the_head_lie_in_its_panels(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(worker.prepacked, "FORMS", (PanelLinear,))
     model = served_model("llama")
-    monkeypatch.setattr(worker.prepacked, "_least_times", lambda *_: [1.0, ratio])
+    model.lm_head.weight = model.model.embed_tokens.weight
+    token_ids = torch.tensor([[0, 255], [63, 64]])
+    expected = model.model.embed_tokens(token_ids)
 
-    prepack_linears(model, "auto")
+    Engine(model, slots=1, max_length=64, prepack="on")
 
-    assert bool(packed(model)) is is_taken
+    assert torch.equal(model.model.embed_tokens(token_ids), expected)
+    assert not any(parameter.ndim > 1 for parameter in model.parameters())
+
+
+@pytest.mark.parametrize(
+    ("prepack", "ratios", "taken"),
+    [
+        ("auto", (0.5, 0.6), PanelLinear),
+        ("auto", (0.9, 0.6), PrepackedLinear),
+        ("auto", (0.99, 0.98), None),
+        ("on", (0.99, 0.98), PrepackedLinear),
+    ],
+)
+def test_a_trial_decides(
+    monkeypatch: pytest.MonkeyPatch, prepack: Prepack, ratios: tuple[float, float], taken: Form | None
+) -> None:
+    model = served_model("llama")
+    monkeypatch.setattr(worker.prepacked, "_least_times", lambda *_: [1.0, *ratios])
+
+    assert prepack_linears(model, prepack) is (taken is not None)
+
+    assert {type(layer) for layer in packed(model)} == ({taken} if taken else set())
 
 
 def test_the_trial_of_a_real_model_says_what_it_found(caplog: pytest.LogCaptureFixture) -> None:
-    model = served_model("llama")
     with caplog.at_level(logging.DEBUG):
-        prepack_linears(model, "auto")
+        prepack_linears(served_model("llama"), "auto")
 
-    assert caplog.messages[0].startswith("packed weights take ")
-    assert caplog.messages[0].endswith("taken" if packed(model) else "left")
+    assert [message.split(":")[0] for message in caplog.messages] == [form.__name__ for form in FORMS]
+    assert all("of the time of plain weights at (1, 5, 16) rows" in message for message in caplog.messages)
 
 
 @pytest.mark.parametrize("prepack", ["auto", "on"])
 def test_a_product_that_is_off_is_not_used(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, prepack: Prepack
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, prepack: Prepack, form: Form
 ) -> None:
     model = served_model("llama")
-    monkeypatch.setattr(PrepackedLinear, "forward", lambda _, rows: torch.zeros(len(rows), 1))
+    monkeypatch.setattr(form, "forward", lambda _, rows: torch.zeros(len(rows), 1))
 
     with caplog.at_level(logging.INFO):
         if prepack == "on":
             with pytest.raises(UnservableModelError, match="cannot be prepacked here, leave it out"):
                 prepack_linears(model, prepack)
         else:
-            prepack_linears(model, prepack)
-            assert "weights stay as they are" in caplog.text
+            assert not prepack_linears(model, prepack)
 
+    assert "a packed product is off by" in caplog.text
     assert not packed(model)
+
+
+def test_a_model_that_packing_spoils_is_refused(monkeypatch: pytest.MonkeyPatch, form: Form) -> None:
+    """Its layers may be right, and what is made of them not."""
+
+    def spoil(model: PreTrainedModel, prepack: Prepack) -> bool:
+        is_packed = prepack_linears(model, prepack)
+        if is_packed:
+            model.lm_head.register_forward_hook(lambda *given: given[2].flip(-1))
+        return is_packed
+
+    monkeypatch.setattr(worker.engine, "prepack_linears", spoil)
+
+    with pytest.raises(UnservableModelError, match="disagree"):
+        Engine(served_model("qwen2"), slots=1, max_length=64, prepack="on")
 
 
 def test_nothing_is_packed_unasked() -> None:

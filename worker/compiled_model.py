@@ -1,7 +1,7 @@
 """The forward of a lean model over few rows, by kernels that numba compiles: one call a layer."""
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from worker.cache import KeyValuePool
 from worker.lean_layers import LeanLayer, LeanModel
-from worker.panels import PanelLinear
+from worker.panels import PanelEmbedding, PanelLinear
 from worker.step import Span
 
 MAX_ROWS = 64
@@ -23,6 +23,7 @@ LENGTH_DEPENDENT = frozenset({"dynamic", "longrope"})
 """Rotations whose angles change with the length of a text: no table holds them."""
 
 Rows = NDArray[np.float32]
+Numbers = NDArray[np.int64]
 
 
 def compiled_model(model: LeanModel, pool: KeyValuePool, max_length: int) -> "CompiledModel | None":
@@ -45,11 +46,14 @@ class CompiledModel:
     def __init__(self, model: LeanModel, pool: KeyValuePool, rotation: Rows) -> None:
         from worker import kernels  # here: it takes a second and 70 MB, and only workers of such models need it
 
-        self._embed, self._head = model.embed, model.head
-        self._decode, self._normalise = kernels.decode, kernels.normalise
+        self._kernels = kernels
+        self._embed = _embedding(model.embed)
+        self._head = cast(PanelLinear, model.head)
         self._layers = [_arguments(layer, pool) for layer in model.layers]
         self._norm = _array(model.norm.weight), model.norm.eps
         self._rotation = rotation
+        _, num_keys, size = pool.keys[model.layers[0]].shape
+        self._row_size = num_keys * size
 
     def takes(self, spans: Sequence[Span]) -> bool:
         """Whether a forward is small enough to be faster here."""
@@ -57,15 +61,22 @@ class CompiledModel:
 
     def __call__(self, token_ids: Sequence[int], spans: Sequence[Span], wanted: Sequence[int]) -> Tensor:
         """Logits (wanted, vocab) of a packed row."""
-        rows: Rows = self._embed(torch.tensor(token_ids)).numpy()
-        places, related = _places(spans), _related(spans)
+        rows = self._embed(token_ids)
+        places = _places(spans)
+        seen, counts = self._seen(spans, places)
         for layer in self._layers:
-            self._decode(rows, self._rotation, places, related, *layer)
+            self._kernels.decode(rows, self._rotation, places, seen, counts, *layer)
         rows = rows[wanted]
         normed = np.empty_like(rows)
-        self._normalise(rows, *self._norm, normed)
-        logits: Tensor = self._head(torch.from_numpy(normed))
-        return logits
+        self._kernels.normalise(rows, *self._norm, normed)
+        return torch.from_numpy(self._head.products(normed))
+
+    def _seen(self, spans: Sequence[Span], places: Numbers) -> tuple[Numbers, Numbers]:
+        """What every token looks at, as `kernels.attend` wants it."""
+        most, lanes = max(span.num_keys for span in spans), self._kernels.LANES
+        seen, counts = np.empty((len(places), -(-most // lanes) * lanes), np.int64), np.empty(len(places), np.int64)
+        self._kernels.see(places, _related(spans), self._row_size, seen, counts)
+        return seen, counts
 
 
 def _products(model: LeanModel) -> list[nn.Module]:
@@ -74,17 +85,23 @@ def _products(model: LeanModel) -> list[nn.Module]:
     return [model.head, *(product for layer in layers for product in layer)]
 
 
+def _embedding(embed: nn.Module) -> Callable[[Sequence[int]], Rows]:
+    """Token ids to rows."""
+    if isinstance(embed, PanelEmbedding):
+        return embed.rows
+    weights: Rows = _array(cast(Tensor, embed.weight))
+    return lambda token_ids: weights[token_ids]
+
+
 def _arguments(layer: LeanLayer, pool: KeyValuePool) -> tuple[Any, ...]:
     """What `kernels.decode` wants to know of a layer."""
-    eps = layer.norms[0].eps
-    if layer.head_norms is None:
-        head_norms = np.zeros((0, layer.head_size), np.float32)
-    else:
+    head_norms = np.zeros((0, layer.head_size), np.float32)
+    if layer.head_norms is not None:
         head_norms = _array(layer.head_norms[0][:, 0])
     products: Any = layer.query_key_value, layer.output, layer.gate_up, layer.down
     return (
         _array(torch.stack([norm.weight for norm in layer.norms])),
-        eps,
+        layer.norms[0].eps,
         head_norms,
         *(product.panels for product in products),
         _array(pool.keys[layer]),
@@ -107,7 +124,7 @@ def _rotation(model: LeanModel, max_length: int) -> Rows | None:
     return cosines_and_sines
 
 
-def _places(spans: Sequence[Span]) -> NDArray[np.int64]:
+def _places(spans: Sequence[Span]) -> Numbers:
     """(tokens, 4), as `kernels.place` wants them."""
     return np.array(
         [
@@ -120,7 +137,7 @@ def _places(spans: Sequence[Span]) -> NDArray[np.int64]:
 
 
 def _related(spans: Sequence[Span]) -> NDArray[np.bool_]:
-    """(tokens, longest scratch), as `kernels.attend` wants them."""
+    """(tokens, longest scratch), as `kernels.see` wants them."""
     related = np.zeros((spans[-1].stop, max(len(span.positions) for span in spans)), np.bool_)
     for span in spans:
         scratch = len(span.positions)

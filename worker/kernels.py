@@ -5,7 +5,8 @@ text, so that a row's bits do not depend on the other rows of a forward.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, cast
 
 import numpy as np
@@ -21,7 +22,10 @@ from speculation.compiled import compiled
 Rows = NDArray[np.float32]
 Panels = NDArray[np.float32]
 
-WIDTH = 64 if "avx512f" in get_host_cpu_features() else 16
+LANES = 16 if "avx512f" in get_host_cpu_features() else 8
+"""Numbers in a register of the processor."""
+
+WIDTH = 64 if LANES == 16 else 16
 """Outputs of a panel: with as many sums for each of MOST_ROWS rows, the registers of the processor are nearly full."""
 
 MOST_ROWS = 6
@@ -36,6 +40,7 @@ CONTRACTED = frozenset({"contract"})
 _ZERO, _ONE = np.float32(0.0), np.float32(1.0)
 
 _vector, _rows, _table = float32[::1], float32[:, ::1], float32[:, :, ::1]
+_places = int64[:, ::1]
 
 
 @compiled(fastmath=CONTRACTED)  # reordered, the rounding by adding and subtracting a large number would be left out
@@ -232,97 +237,211 @@ def place(joined: Rows, rotation: Rows, places: NDArray[np.int64], keys: Rows, v
                 values[row, head, i] = heads[token, num_rotated + head, i]
 
 
-@compiled(fastmath=REORDERED)
-def _see(first_row: int, committed: int, related: Any, token: int, seen: Any) -> int:
-    """List the pool rows that a token looks at; returns how many they are."""
-    for i in range(committed):
-        seen[i] = first_row + i
-    count = committed
-    for node in range(related.shape[1]):
-        if related[token, node]:
-            seen[count] = first_row + committed + node
-            count += 1
-    return count
-
-
-# The next two index instead of taking views, whose reference counts would cost more than a row of a head, and read four
-# rows at a time, so that a query or a sum is loaded once for four.
-
-
-@compiled(fastmath=REORDERED)
-def _weigh(
-    queries: Any, token: int, head: int, keys: Any, key_head: int, seen: Any, count: int, scale: float, weights: Any
+@compiled(void(_places, boolean[:, ::1], int64, _places, int64[::1]))
+def see(
+    places: NDArray[np.int64],
+    related: NDArray[np.bool_],
+    row_size: int,
+    seen: NDArray[np.int64],
+    counts: NDArray[np.int64],
 ) -> None:
-    """weights[:count] = softmax of the scaled dot products of one query with the keys it sees."""
-    size = keys.shape[2]
-    whole = count - count % 4
-    for at in range(0, whole, 4):
-        row0, row1, row2, row3 = seen[at], seen[at + 1], seen[at + 2], seen[at + 3]
-        sum0, sum1, sum2, sum3 = _ZERO, _ZERO, _ZERO, _ZERO
-        for i in range(size):
-            query = queries[token, head, i]
-            sum0 += query * keys[row0, key_head, i]
-            sum1 += query * keys[row1, key_head, i]
-            sum2 += query * keys[row2, key_head, i]
-            sum3 += query * keys[row3, key_head, i]
-        weights[at], weights[at + 1], weights[at + 2], weights[at + 3] = sum0, sum1, sum2, sum3
-    for at in range(whole, count):
-        row0, sum0 = seen[at], _ZERO
-        for i in range(size):
-            sum0 += queries[token, head, i] * keys[row0, key_head, i]
-        weights[at] = sum0
-    most = weights[0]
+    """What every token looks at: its session's committed prefix, then its own path.
+
+    Args:
+        places: See `place`.
+        related: (n, longest scratch), the tokens of its session's scratch that each descends from, itself included.
+        row_size: Numbers in a row of keys or values.
+        seen: (n, a multiple of LANES), written: where in the pool their rows begin, in the order of the text; the last
+            one is repeated.
+        counts: (n,), written: how many they are.
+    """
+    for token in range(len(seen)):
+        first_row, committed = places[token, 2], places[token, 3]
+        count = committed
+        for i in range(committed):
+            seen[token, i] = (first_row + i) * row_size
+        for node in range(related.shape[1]):
+            if related[token, node]:
+                seen[token, count] = (first_row + committed + node) * row_size
+                count += 1
+        seen[token, count:] = seen[token, count - 1]
+        counts[token] = count
+
+
+# Attention reads LANES keys, and then values, for one token after another, so that they come from the nearest cache.
+
+
+class _HeadCode:
+    """Writes what is done with vectors of a head, of LANES numbers each, the last one cut to the head's size."""
+
+    def __init__(self, context: Any, builder: Any, signature: Any, arguments: Any) -> None:
+        self._context, self._builder, self._kinds, self._arguments = context, builder, signature.args, arguments
+        self._cgutils, self.number = cast(Any, cgutils), ir.IntType(64)
+        self.vector = ir.VectorType(ir.FloatType(), LANES)
+        self._mask = ir.VectorType(ir.IntType(1), LANES)
+
+    def array(self, place: int) -> Any:
+        """An argument that is one."""
+        return self._context.make_array(self._kinds[place])(self._context, self._builder, self._arguments[place])
+
+    def element(self, array: Any, *indices: Any) -> Any:
+        """Where an element of an array begins, or all of those below it."""
+        shape = self._cgutils.unpack_tuple(self._builder, array.shape)
+        place = self.number(0)
+        for index, size in zip(indices, shape, strict=False):
+            place = self._builder.add(self._builder.mul(place, size), index)
+        for size in shape[len(indices) :]:
+            place = self._builder.mul(place, size)
+        return self._builder.gep(array.data, [place])
+
+    def seen_starts(self, array: Any, head: Any, first: Any) -> list[Any]:
+        """Where a head of LANES rows begins, the first of which `see` listed here."""
+        start = self.element(array, self.number(0), head)
+        places = [self._builder.load(self._builder.gep(first, [self.number(lane)])) for lane in range(LANES)]
+        return [self._builder.gep(start, [place]) for place in places]
+
+    @contextmanager
+    def parts(self, size: Any) -> Iterator[tuple[Any, Any]]:
+        """A loop over the vectors of a head: the first number of each, and which of its lanes are inside."""
+        lanes = ir.Constant(ir.VectorType(self.number, LANES), list(range(LANES)))
+        step = self.number(LANES)
+        with self._cgutils.for_range_slice(self._builder, self.number(0), size, step, self.number) as (first, _):
+            left = _spread(self._builder, self._builder.sub(size, first), lanes.type)
+            yield first, self._builder.icmp_signed(">", left, lanes)
+
+    def load(self, start: Any, first: Any, inside: Any) -> Any:
+        kind = ir.FunctionType(self.vector, [self.vector.as_pointer(), ir.IntType(32), self._mask, self.vector])
+        return self._masked(
+            "load", kind, self._at(start, first), ir.IntType(32)(4), inside, ir.Constant(self.vector, None)
+        )
+
+    def store(self, vector: Any, start: Any, first: Any, inside: Any) -> None:
+        kind = ir.FunctionType(ir.VoidType(), [self.vector, self.vector.as_pointer(), ir.IntType(32), self._mask])
+        self._masked("store", kind, vector, self._at(start, first), ir.IntType(32)(4), inside)
+
+    def _at(self, start: Any, first: Any) -> Any:
+        return self._builder.bitcast(self._builder.gep(start, [first]), self.vector.as_pointer())
+
+    def _masked(self, name: str, kind: Any, *arguments: Any) -> Any:
+        function = self._cgutils.get_or_insert_function(
+            self._builder.module, kind, f"llvm.masked.{name}.v{LANES}f32.p0"
+        )
+        return self._builder.call(function, arguments)
+
+
+def _plus_product(builder: Any, total: Any, factor: Any, other: Any) -> Any:
+    """total + factor * other, rounded once where the processor can."""
+    return builder.fadd(total, builder.fmul(factor, other, flags=("contract",)), flags=("contract",))
+
+
+def _declare_score(
+    _: Any, queries: Any, token: Any, head: Any, keys: Any, key_head: Any, seen: Any, at: Any, weights: Any
+) -> tuple[Any, Any]:
+    """weights[token, at : at + LANES] = dot products of its query with the keys of seen[token, at : at + LANES]."""
+
+    def write(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        code = _HeadCode(context, builder, signature, arguments)
+        queries, keys, seen, weights = (code.array(place) for place in (0, 3, 5, 7))
+        _, token, head, _, key_head, _, at, _ = arguments
+        query, starts = (
+            code.element(queries, token, head),
+            code.seen_starts(keys, key_head, code.element(seen, token, at)),
+        )
+        zero = ir.Constant(code.vector, None)
+        totals = [cast(Any, cgutils).alloca_once_value(builder, zero) for _ in starts]
+        with code.parts(builder.extract_value(keys.shape, 2)) as (first, inside):
+            factor = code.load(query, first, inside)
+            for start, total in zip(starts, totals, strict=True):
+                key = code.load(start, first, inside)
+                builder.store(_plus_product(builder, builder.load(total), factor, key), total)
+        sums = _folded(builder, [builder.load(total) for total in totals])
+        place = builder.bitcast(code.element(weights, token, at), code.vector.as_pointer())
+        builder.store(sums, place, align=4)
+        return context.get_dummy_value()
+
+    return types.void(queries, token, head, keys, key_head, seen, at, weights), write
+
+
+def _folded(builder: Any, vectors: list[Any]) -> Any:
+    """One vector of the sums of as many vectors as it has lanes: neighbours are added until one is left of each."""
+    lanes = ir.VectorType(ir.IntType(32), LANES)
+    even, odd = (ir.Constant(lanes, list(range(first, 2 * LANES, 2))) for first in (0, 1))
+    while len(vectors) > 1:
+        pairs = zip(vectors[::2], vectors[1::2], strict=True)
+        vectors = [
+            builder.fadd(builder.shuffle_vector(*pair, even), builder.shuffle_vector(*pair, odd)) for pair in pairs
+        ]
+    return vectors[0]
+
+
+def _declare_mix(
+    _: Any, values: Any, value_head: Any, seen: Any, at: Any, weights: Any, outputs: Any, token: Any, head: Any
+) -> tuple[Any, Any]:
+    """outputs[token, head] += the values of seen[token, at : at + LANES] by their weights."""
+
+    def write(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        code = _HeadCode(context, builder, signature, arguments)
+        values, seen, weights, outputs = (code.array(place) for place in (0, 2, 4, 5))
+        _, value_head, _, at, _, _, token, head = arguments
+        output, starts = (
+            code.element(outputs, token, head),
+            code.seen_starts(values, value_head, code.element(seen, token, at)),
+        )
+        first_weight = code.element(weights, token, at)
+        factors = [
+            _spread(builder, builder.load(builder.gep(first_weight, [code.number(lane)])), code.vector)
+            for lane in range(LANES)
+        ]
+        with code.parts(builder.extract_value(values.shape, 2)) as (first, inside):
+            sums = [code.load(output, first, inside), *[ir.Constant(code.vector, None)] * 3]
+            for lane, (start, factor) in enumerate(zip(starts, factors, strict=True)):
+                sums[lane % 4] = _plus_product(builder, sums[lane % 4], factor, code.load(start, first, inside))
+            code.store(
+                builder.fadd(builder.fadd(sums[0], sums[1]), builder.fadd(sums[2], sums[3])), output, first, inside
+            )
+        return context.get_dummy_value()
+
+    return types.void(values, value_head, seen, at, weights, outputs, token, head), write
+
+
+_score: Any = intrinsic(_declare_score)
+_mix: Any = intrinsic(_declare_mix)
+
+
+@compiled(fastmath=REORDERED)
+def _soften(weights: Any, token: int, count: int, scale: float) -> None:
+    """weights[token] = softmax of the first count of them, scaled; the others are none."""
+    most = weights[token, 0]
     for at in range(count):
-        most = max(most, weights[at])
+        most = max(most, weights[token, at])
     total = _ZERO
     for at in range(count):
-        weight = _exp((weights[at] - most) * scale)
-        weights[at] = weight
+        weight = _exp((weights[token, at] - most) * scale)
+        weights[token, at] = weight
         total += weight
     for at in range(count):
-        weights[at] /= total
+        weights[token, at] /= total
+    weights[token, count:] = _ZERO
 
 
-@compiled(fastmath=REORDERED)
-def _mix(
-    values: Any, value_head: int, seen: Any, count: int, weights: Any, outputs: Any, token: int, head: int
-) -> None:
-    """Sum of the seen values by their weights."""
-    size = values.shape[2]
-    whole = count - count % 4
-    for i in range(size):
-        outputs[token, head, i] = _ZERO
-    for at in range(0, whole, 4):
-        row0, row1, row2, row3 = seen[at], seen[at + 1], seen[at + 2], seen[at + 3]
-        weight0, weight1, weight2, weight3 = weights[at], weights[at + 1], weights[at + 2], weights[at + 3]
-        for i in range(size):
-            outputs[token, head, i] += (
-                weight0 * values[row0, value_head, i] + weight1 * values[row1, value_head, i]
-            ) + (weight2 * values[row2, value_head, i] + weight3 * values[row3, value_head, i])
-    for at in range(whole, count):
-        row0, weight0 = seen[at], weights[at]
-        for i in range(size):
-            outputs[token, head, i] += weight0 * values[row0, value_head, i]
-
-
-@compiled(void(_rows, _table, _table, int64[:, ::1], boolean[:, ::1], float32, _rows), fastmath=REORDERED)
+@compiled(void(_rows, _table, _table, _places, int64[::1], float32, _rows), fastmath=REORDERED)
 def attend(
     joined: Rows,
     keys: Rows,
     values: Rows,
-    places: NDArray[np.int64],
-    related: NDArray[np.bool_],
+    seen: NDArray[np.int64],
+    counts: NDArray[np.int64],
     scale: float,
     attended: Rows,
 ) -> None:
-    """Attention of every token to its session's committed prefix and to its own path.
+    """Attention of every token to what it sees.
 
     Args:
         joined: As `place` leaves it.
         keys: See `place`.
         values: See `place`.
-        places: See `place`.
-        related: (n, longest scratch), the tokens of its session's scratch that each descends from, itself included.
+        seen: See `see`.
+        counts: See `see`.
         scale: Factor on the dot products.
         attended: (n, query heads by head size), written.
     """
@@ -331,21 +450,28 @@ def attend(
     group = num_queries // num_keys
     queries = joined.reshape(len(joined), -1, size)
     outputs = attended.reshape(len(joined), num_queries, size)
-    most = places[:, 3].max() + related.shape[1]
-    seen, weights = np.empty(most, np.int64), np.empty(most, np.float32)
-    for token in range(len(joined)):
-        count = _see(places[token, 2], places[token, 3], related, token, seen)
-        for head in range(num_queries):
-            _weigh(queries, token, head, keys, head // group, seen, count, scale, weights)
-            _mix(values, head // group, seen, count, weights, outputs, token, head)
+    weights = np.empty(seen.shape, np.float32)
+    attended[:] = _ZERO
+    for head in range(num_queries):
+        for at in range(0, seen.shape[1], LANES):
+            for token in range(len(joined)):
+                if at < counts[token]:
+                    _score(queries, token, head, keys, head // group, seen, at, weights)
+        for token in range(len(joined)):
+            _soften(weights, token, counts[token], scale)
+        for at in range(0, seen.shape[1], LANES):
+            for token in range(len(joined)):
+                if at < counts[token]:
+                    _mix(values, head // group, seen, at, weights, outputs, token, head)
 
 
 @compiled(
     void(
         _rows,
         _table,
-        int64[:, ::1],
-        boolean[:, ::1],
+        _places,
+        _places,
+        int64[::1],
         _rows,
         float32,
         _rows,
@@ -364,7 +490,8 @@ def decode(
     rows: Rows,
     rotation: Rows,
     places: NDArray[np.int64],
-    related: NDArray[np.bool_],
+    seen: NDArray[np.int64],
+    counts: NDArray[np.int64],
     norms: Rows,
     eps: float,
     head_norms: Rows,
@@ -382,7 +509,8 @@ def decode(
         rows: What the layer before left.
         rotation: See `place`.
         places: See `place`.
-        related: See `attend`.
+        seen: See `see`.
+        counts: See `see`.
         norms: (2, channels), before attention and before the feed-forward.
         eps: Of all norms.
         head_norms: (heads with a norm, head size); (0, 0) for none.
@@ -405,7 +533,7 @@ def decode(
     multiply(changes, query_key_value, joined)
     normalise_heads(joined, head_norms, eps)
     place(joined, rotation, places, keys, values)
-    attend(joined, keys, values, places, related, scale, attended)
+    attend(joined, keys, values, seen, counts, scale, attended)
     multiply(attended, output, changes)
     add(rows, changes)
     normalise(rows, norms[1], eps, changes)

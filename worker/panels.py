@@ -5,12 +5,15 @@ a forward of few rows reads every weight once, in order, and keeps the sums in r
 has a part. Source of the form: Goto and van de Geijn 2008, "Anatomy of High-Performance Matrix Multiplication".
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+
+Rows = NDArray[np.float32]
 
 
 class PanelLinear(nn.Module):
@@ -31,15 +34,19 @@ class PanelLinear(nn.Module):
         if layer.weight.dtype != torch.float32:
             raise ValueError(f"weights in {layer.weight.dtype} have no panels")
         self.in_features, self.out_features = layer.in_features, layer.out_features
-        self.panels: NDArray[np.float32] = _panels(layer, kernels.WIDTH)
+        self.panels: Rows = _panels(layer, kernels.WIDTH)
         self._multiply: Any = kernels.multiply
 
     def forward(self, inputs: Tensor) -> Tensor:
         """(..., in_features) to (..., out_features)."""
-        outputs = inputs.new_empty(*inputs.shape[:-1], self.out_features)
-        rows = inputs.reshape(-1, self.in_features)
-        self._multiply(rows.numpy(), self.panels, outputs.view(-1, self.out_features).numpy())
-        return outputs
+        products = self.products(inputs.reshape(-1, self.in_features).numpy())
+        return torch.from_numpy(products).view(*inputs.shape[:-1], self.out_features)
+
+    def products(self, rows: Rows) -> Rows:
+        """(n, in_features) to (n, out_features)."""
+        products = np.empty((len(rows), self.out_features), np.float32)
+        self._multiply(rows, self.panels, products)
+        return products
 
 
 class PanelEmbedding(nn.Module):
@@ -49,18 +56,22 @@ class PanelEmbedding(nn.Module):
         from worker import kernels
 
         super().__init__()
-        self.num_embeddings = head.out_features
-        self._head, self._look_up = (head,), kernels.look_up  # in a tuple, and so no part of this module
+        self.num_embeddings, self._channels = head.out_features, head.in_features
+        self._panels, self._look_up = head.panels, kernels.look_up
 
     def forward(self, token_ids: Tensor) -> Tensor:
         """(...) to (..., channels)."""
-        (head,) = self._head
-        rows = torch.empty(*token_ids.shape, head.in_features)
-        self._look_up(token_ids.reshape(-1).numpy(), head.panels, rows.view(-1, head.in_features).numpy())
+        rows = self.rows(token_ids.reshape(-1).numpy())
+        return torch.from_numpy(rows).view(*token_ids.shape, self._channels)
+
+    def rows(self, token_ids: Sequence[int] | NDArray[np.int64]) -> Rows:
+        """(n,) to (n, channels)."""
+        rows = np.empty((len(token_ids), self._channels), np.float32)
+        self._look_up(np.asarray(token_ids, np.int64), self._panels, rows)
         return rows
 
 
-def _panels(layer: nn.Linear, width: int) -> NDArray[np.float32]:
+def _panels(layer: nn.Linear, width: int) -> Rows:
     """(panels, 1 + in, width)."""
     num_panels = -(-layer.out_features // width)
     # torch's memory begins at a multiple of a cache line, and so does every row of a panel then.
@@ -70,5 +81,5 @@ def _panels(layer: nn.Linear, width: int) -> NDArray[np.float32]:
         panel[1:, : len(rows)] = rows.t()
         if layer.bias is not None:
             panel[0, : len(rows)] = layer.bias.detach()[first : first + width]
-    panels: NDArray[np.float32] = weights.numpy()
+    panels: Rows = weights.numpy()
     return panels

@@ -308,10 +308,10 @@ def failing_in_its_last_layer(engine: Engine) -> Iterator[None]:
         with engine._model.model.layers[-1].register_forward_pre_hook(fail):
             yield
     else:
-        decode, steps = compiled._decode, iter([compiled._decode] * (len(compiled._layers) - 1) + [fail])
-        compiled._decode = lambda *arguments: next(steps)(*arguments)
-        yield
-        compiled._decode = decode
+        steps = iter([compiled._kernels.decode] * (len(compiled._layers) - 1) + [fail])
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(compiled._kernels, "decode", lambda *arguments: next(steps)(*arguments))
+            yield
 
 
 @pytest.mark.parametrize("compiled", [True, False])

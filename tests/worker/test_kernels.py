@@ -59,7 +59,9 @@ def attended(spans: list[Span], joined: Rows, pool: Rows, heads: int, size: int)
     turn[:, 0] = 1
     places, output = _places(spans), np.empty((len(joined), heads * size), np.float32)
     kernels.place(joined, turn, places, pool[0], pool[1])
-    kernels.attend(joined, pool[0], pool[1], places, _related(spans), size**-0.5, output)
+    seen, counts = np.empty((len(joined), SLOT + 16), np.int64), np.empty(len(joined), np.int64)
+    kernels.see(places, _related(spans), pool[0, 0].size, seen, counts)
+    kernels.attend(joined, pool[0], pool[1], seen, counts, size**-0.5, output)
     return output
 
 

@@ -5,8 +5,9 @@ a forward of few rows reads every weight once, in order, and keeps the sums in r
 has a part. Source of the form: Goto and van de Geijn 2008, "Anatomy of High-Performance Matrix Multiplication".
 """
 
+import math
 from collections.abc import Sequence
-from typing import Any
+from itertools import accumulate
 
 import numpy as np
 import torch
@@ -15,27 +16,49 @@ from torch import Tensor, nn
 
 Rows = NDArray[np.float32]
 
+CACHE_LINE_BYTES = 64
+
 
 class PanelLinear(nn.Module):
     """What a `nn.Linear` in float32 on a CPU computes, on one thread.
 
-    Attributes:
-        panels: (outputs / panel's width, 1 + in, width), biases first; the last panel is filled up with zeros.
-
-    Raises:
-        ImportError: numba is not installed.
-        ValueError: It is in another format.
+    Args:
+        layer: Whose weights are copied.
+        panels: (outputs / panel's width, 1 + in, width), where to; biases first, the last panel filled up with zeros.
     """
 
-    def __init__(self, layer: nn.Linear) -> None:
+    def __init__(self, layer: nn.Linear, panels: Rows) -> None:
         from worker import kernels  # here: it takes a second and 70 MB, and only workers of such models need it
 
         super().__init__()
-        if layer.weight.dtype != torch.float32:
-            raise ValueError(f"weights in {layer.weight.dtype} have no panels")
         self.in_features, self.out_features = layer.in_features, layer.out_features
-        self.panels: Rows = _panels(layer, kernels.WIDTH)
-        self._multiply: Any = kernels.multiply
+        self.panels, self._multiply = panels, kernels.multiply
+        _fill(panels, layer)
+
+    @classmethod
+    def of(cls, layers: Sequence[nn.Linear]) -> list["PanelLinear"]:
+        """Those layers, in one piece of memory.
+
+        For a large one NumPy asks for pages of 2 MiB, where the system has them; from pages of 4 KiB a product of few
+        rows takes up to half as long again.
+
+        Raises:
+            ImportError: numba is not installed.
+            ValueError: They are in another format.
+        """
+        from worker import kernels
+
+        if any(layer.weight.dtype != torch.float32 for layer in layers):
+            raise ValueError("weights in other formats than float32 have no panels")
+        shapes = [(-(-layer.out_features // kernels.WIDTH), 1 + layer.in_features, kernels.WIDTH) for layer in layers]
+        sizes = list(map(math.prod, shapes))
+        memory = np.empty(sum(sizes) + CACHE_LINE_BYTES, np.float32)
+        unaligned = -memory.ctypes.data % CACHE_LINE_BYTES // memory.itemsize
+        starts = accumulate(sizes, initial=unaligned)
+        return [
+            cls(layer, memory[start : start + size].reshape(shape))
+            for layer, shape, size, start in zip(layers, shapes, sizes, starts, strict=False)
+        ]
 
     def forward(self, inputs: Tensor) -> Tensor:
         """(..., in_features) to (..., out_features)."""
@@ -71,15 +94,14 @@ class PanelEmbedding(nn.Module):
         return rows
 
 
-def _panels(layer: nn.Linear, width: int) -> Rows:
-    """(panels, 1 + in, width)."""
-    num_panels = -(-layer.out_features // width)
-    # torch's memory begins at a multiple of a cache line, and so does every row of a panel then.
-    weights = torch.zeros(num_panels, 1 + layer.in_features, width)
-    for panel, first in zip(weights, range(0, layer.out_features, width), strict=True):
-        rows = layer.weight.detach()[first : first + width]
-        panel[1:, : len(rows)] = rows.t()
+def _fill(panels: Rows, layer: nn.Linear) -> None:
+    """Copy weights and biases to where `kernels.multiply` looks for them."""
+    width = panels.shape[2]
+    weights = layer.weight.detach().numpy()
+    panels[-1] = 0
+    panels[:, 0] = 0
+    for panel, first in zip(panels, range(0, len(weights), width), strict=True):
+        rows = weights[first : first + width]
+        panel[1:, : len(rows)] = rows.T
         if layer.bias is not None:
-            panel[0, : len(rows)] = layer.bias.detach()[first : first + width]
-    panels: Rows = weights.numpy()
-    return panels
+            panel[0, : len(rows)] = layer.bias.detach()[first : first + width].numpy()

@@ -10,7 +10,7 @@ import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
 from itertools import accumulate
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as functional
@@ -59,6 +59,16 @@ class PrepackedLinear(nn.Module):
         self._weights: Tensor = torch.ops.mkldnn._reorder_linear_weight(layer.weight.detach(), PACKED_ROWS)
         self._bias = None if layer.bias is None else layer.bias.detach()
 
+    @classmethod
+    def of(cls, layers: Sequence[nn.Linear]) -> list["PrepackedLinear"]:
+        """Those layers.
+
+        Raises:
+            AttributeError: Another torch, which lacks the operators.
+            RuntimeError: This processor, or torch, does not do that.
+        """
+        return [cls(layer) for layer in layers]
+
     def forward(self, inputs: Tensor) -> Tensor:
         """(..., in_features) to (..., out_features)."""
         rows = inputs.shape[-2]
@@ -81,7 +91,7 @@ def rounded_rows(rows: int) -> int:
 
 
 @torch.inference_mode()
-def prepack_linears(model: PreTrainedModel, prepack: Prepack = "auto") -> bool:
+def prepack_linears(model: Any, prepack: Prepack = "auto") -> bool:
     """Pack the linear layers of a model that engines have taken over, unless plain ones are as fast.
 
     A head that shares its weights with the embeddings stays as it is, unless both can read them in panels.
@@ -100,22 +110,24 @@ def prepack_linears(model: PreTrainedModel, prepack: Prepack = "auto") -> bool:
         raise UnservableModelError(type(model).__name__, "cannot be prepacked here, leave it out")
     if form is None or (prepack == "auto" and ratios[form] > WORTH):
         return False
+    linears = _plain_linears(model)
+    tied_head = _tied_head(model) if form is PanelLinear else None
+    if tied_head is not None:
+        linears.append((model, "lm_head", tied_head))
     forget_plain_layers(model)
-    for parent, name, layer in _plain_linears(model):
-        setattr(parent, name, form(layer))
-    if form is PanelLinear:
-        _pack_tied_head(model)
-    else:
-        _warm_up(model)
+    for (parent, name, _), packed in zip(linears, form.of([layer for _, _, layer in linears]), strict=True):
+        setattr(parent, name, packed)
+    if tied_head is not None:
+        model.model.embed_tokens = PanelEmbedding(model.lm_head)
+    _warm_up(model)
     return True
 
 
-def _pack_tied_head(model: Any) -> None:
-    """Let embeddings be looked up in the head's panels, where they are the head's weights."""
-    if lean_model(model) is None or isinstance(model.lm_head, PanelLinear):
-        return
-    model.lm_head = PanelLinear(model.lm_head)
-    model.model.embed_tokens = PanelEmbedding(model.lm_head)
+def _tied_head(model: Any) -> nn.Linear | None:
+    """A lean model's head that shares its weights with the embeddings, which can then be looked up in its panels."""
+    if lean_model(model) is None or model.lm_head.weight is not model.model.embed_tokens.weight:
+        return None
+    return cast(nn.Linear, model.lm_head)
 
 
 def _warm_up(model: PreTrainedModel) -> None:
@@ -160,13 +172,13 @@ def _trial(model: PreTrainedModel) -> dict[Form, float]:
     return {form: sum(found) / len(found) for form, found in ratios.items()}
 
 
-def _packed(form: Form, layers: Sequence[nn.Linear]) -> list[nn.Module]:
+def _packed(form: Form, layers: Sequence[nn.Linear]) -> Sequence[nn.Module]:
     """The layers in a form.
 
     Raises:
         ValueError: Their products are others, on this processor.
     """
-    packed: list[nn.Module] = [form(layer) for layer in layers]
+    packed = form.of(layers)
     for layer, plain in zip(packed, layers, strict=True):
         rows = _rows(TRIAL_ROWS[1], plain)
         error = relative_error(layer(rows), plain(rows))

@@ -142,7 +142,7 @@ def test_what_is_no_number_stays_in_its_row(poison: float) -> None:
 
     kernels.normalise(rows, np.ones(16, np.float32), 1e-5, outputs[0])
     kernels.gate(rows, outputs[1])
-    kernels.multiply(rows, PanelLinear(layer).panels, outputs[2])
+    kernels.multiply(rows, PanelLinear.of([layer])[0].panels, outputs[2])
 
     for output in outputs:
         assert np.isfinite(np.delete(output, 2, axis=0)).all()
@@ -185,8 +185,9 @@ def test_a_product_by_panels_is_that_of_the_layer_and_of_each_row_alone(
     layer, rows = nn.Linear(size, outputs, bias=bias), torch.randn(count, size)
 
     with torch.inference_mode():
-        got, expected = PanelLinear(layer)(rows), layer(rows)
-        alone = torch.cat([PanelLinear(layer)(row[None]) for row in rows])
+        _, packed = PanelLinear.of([nn.Linear(3, 3), layer])
+        got, expected = packed(rows), layer(rows)
+        alone = torch.cat([packed(row[None]) for row in rows])
 
     torch.testing.assert_close(got, expected, atol=1e-5, rtol=1e-5)
     assert torch.equal(got, alone), "to the last bit"

@@ -22,7 +22,7 @@ from speculation.compiled import compiled
 Rows = NDArray[np.float32]
 Panels = NDArray[np.float32]
 
-LANES = 16 if "avx512f" in get_host_cpu_features() else 8
+LANES = 16 if get_host_cpu_features().get("avx512f") else 8
 """Numbers in a register of the processor."""
 
 WIDTH = 64 if LANES == 16 else 16
@@ -141,14 +141,18 @@ def _writer_of(count: int) -> Callable[..., Any]:
             weights = builder.load(vector_at(at), align=4)
             for row, total in zip(inputs, totals, strict=True):
                 factor = _spread(builder, builder.load(builder.gep(row, [loop.index])), wide)
-                product = builder.fmul(factor, weights, flags=("contract",))
-                builder.store(builder.fadd(product, builder.load(total), flags=("contract",)), total)
+                builder.store(_plus_product(builder, builder.load(total), factor, weights), total)
         for place, total in enumerate(totals):
             at = row_of(sums.data, number(place), number(WIDTH))
             builder.store(builder.load(total), vector_at(at), align=4)
         return context.get_dummy_value()
 
     return write
+
+
+def _plus_product(builder: Any, total: Any, factor: Any, other: Any) -> Any:
+    """total + factor * other, rounded once where the processor can."""
+    return builder.fadd(total, builder.fmul(factor, other, flags=("contract",)), flags=("contract",))
 
 
 def _spread(builder: Any, number: Any, wide: ir.VectorType) -> Any:
@@ -269,6 +273,7 @@ def see(
 
 
 # Attention reads LANES keys, and then values, for one token after another, so that they come from the nearest cache.
+# LLVM would look for overlaps of arrays before every such loop of Python's.
 
 
 class _HeadCode:
@@ -310,12 +315,14 @@ class _HeadCode:
             yield first, self._builder.icmp_signed(">", left, lanes)
 
     def load(self, start: Any, first: Any, inside: Any) -> Any:
+        """A vector; outside of the head it is 0."""
         kind = ir.FunctionType(self.vector, [self.vector.as_pointer(), ir.IntType(32), self._mask, self.vector])
         return self._masked(
             "load", kind, self._at(start, first), ir.IntType(32)(4), inside, ir.Constant(self.vector, None)
         )
 
     def store(self, vector: Any, start: Any, first: Any, inside: Any) -> None:
+        """What of it is inside of the head."""
         kind = ir.FunctionType(ir.VoidType(), [self.vector, self.vector.as_pointer(), ir.IntType(32), self._mask])
         self._masked("store", kind, vector, self._at(start, first), ir.IntType(32)(4), inside)
 
@@ -329,11 +336,6 @@ class _HeadCode:
         return self._builder.call(function, arguments)
 
 
-def _plus_product(builder: Any, total: Any, factor: Any, other: Any) -> Any:
-    """total + factor * other, rounded once where the processor can."""
-    return builder.fadd(total, builder.fmul(factor, other, flags=("contract",)), flags=("contract",))
-
-
 def _declare_score(
     _: Any, queries: Any, token: Any, head: Any, keys: Any, key_head: Any, seen: Any, at: Any, weights: Any
 ) -> tuple[Any, Any]:
@@ -343,10 +345,8 @@ def _declare_score(
         code = _HeadCode(context, builder, signature, arguments)
         queries, keys, seen, weights = (code.array(place) for place in (0, 3, 5, 7))
         _, token, head, _, key_head, _, at, _ = arguments
-        query, starts = (
-            code.element(queries, token, head),
-            code.seen_starts(keys, key_head, code.element(seen, token, at)),
-        )
+        query = code.element(queries, token, head)
+        starts = code.seen_starts(keys, key_head, code.element(seen, token, at))
         zero = ir.Constant(code.vector, None)
         totals = [cast(Any, cgutils).alloca_once_value(builder, zero) for _ in starts]
         with code.parts(builder.extract_value(keys.shape, 2)) as (first, inside):
@@ -383,10 +383,8 @@ def _declare_mix(
         code = _HeadCode(context, builder, signature, arguments)
         values, seen, weights, outputs = (code.array(place) for place in (0, 2, 4, 5))
         _, value_head, _, at, _, _, token, head = arguments
-        output, starts = (
-            code.element(outputs, token, head),
-            code.seen_starts(values, value_head, code.element(seen, token, at)),
-        )
+        output = code.element(outputs, token, head)
+        starts = code.seen_starts(values, value_head, code.element(seen, token, at))
         first_weight = code.element(weights, token, at)
         factors = [
             _spread(builder, builder.load(builder.gep(first_weight, [code.number(lane)])), code.vector)
@@ -410,7 +408,7 @@ _mix: Any = intrinsic(_declare_mix)
 
 @compiled(fastmath=REORDERED)
 def _soften(weights: Any, token: int, count: int, scale: float) -> None:
-    """weights[token] = softmax of the first count of them, scaled; the others are none."""
+    """weights[token] = softmax of the first count of them, scaled; the others are 0."""
     most = weights[token, 0]
     for at in range(count):
         most = max(most, weights[token, at])

@@ -257,15 +257,22 @@ class Roster:
         return tuple(self._workers.values())
 
     @property
+    def drafters(self) -> list[Worker]:
+        """Every admitted worker that drafts, whether it serves now or not."""
+        return [
+            worker
+            for worker in self._workers.values()
+            if worker.role is Role.DRAFT and worker.description is not None and worker.health is not Health.REFUSED
+        ]
+
+    @property
     def drafter_names(self) -> tuple[str, ...]:
         """Every admitted drafter, whether it serves now or not."""
-        return self._names(worker for worker in self.workers if worker.health is not Health.REFUSED)
+        return self._names(self.drafters)
 
     def drafters_for(self, length: int) -> tuple[str, ...]:
         """Drafters that can be asked now to continue a sequence of that length, in a session to come."""
-        return self._names(
-            worker for worker in self._workers.values() if worker.takes_sessions and worker.can_hold(length)
-        )
+        return self._names(worker for worker in self.drafters if worker.takes_sessions and worker.can_hold(length))
 
     @property
     def drafter_profiles(self) -> Mapping[str, ForwardProfile]:
@@ -305,8 +312,7 @@ class Roster:
 
     @staticmethod
     def _names(workers: Iterable[Worker]) -> tuple[str, ...]:
-        drafters = (worker for worker in workers if worker.role is Role.DRAFT and worker.description is not None)
-        return tuple(dict.fromkeys(worker.name for worker in drafters))
+        return tuple(dict.fromkeys(worker.name for worker in workers))
 
     def list_workers(self, addresses: Iterable[tuple[str, Role]]) -> None:
         """Exactly these workers there are, from now on."""

@@ -153,12 +153,18 @@ class RequestSession:
 
     def offer(self, sequence: Sequence) -> tuple[str, ...]:
         """Drafters that can be asked now: serving, long enough for the sequence, and not still at an older round."""
-        on_offer = set(self._roster.drafters_for(len(sequence))) | {
-            name
-            for name, drafter in self._drafters.items()
-            if drafter.worker is not None and drafter.worker.serving and drafter.worker.can_hold(len(sequence))
-        }
-        return tuple(name for name in self._roster.drafter_names if name in on_offer and self._is_free(name))
+        length = len(sequence)
+        on_offer: dict[str, bool] = {}
+        for worker in self._roster.drafters:
+            name = worker.name
+            on_offer[name] = on_offer.get(name, False) or self._may_ask(name, worker, length)
+        return tuple(name for name, may_ask in on_offer.items() if may_ask and self._is_free(name))
+
+    def _may_ask(self, name: str, worker: Worker, length: int) -> bool:
+        """Whether a drafter's worker can continue a sequence of that length, in this request's session or a new one."""
+        drafter = self._drafters.get(name)
+        is_ours = drafter is not None and drafter.worker is worker
+        return (worker.serving if is_ours else worker.takes_sessions) and worker.can_hold(length)
 
     def _is_free(self, name: str) -> bool:
         drafter = self._drafters.get(name)
@@ -184,8 +190,9 @@ class RequestSession:
         foreseen = self._foreseen(plan, sequence)
         asked = {name: self._ask(name, plan, sequence) for name in plan.drafters if name not in foreseen}
         await self._reach_target(sequence)
-        if asked:
-            await asyncio.wait(asked.values(), timeout=self._roster.timeouts.draft_timeout_s)
+        if not asked:
+            return Drafts(trees=foreseen, foreseen=plan.drafters, draft_ns=perf_counter_ns() - started_ns)
+        await asyncio.wait(asked.values(), timeout=self._roster.timeouts.draft_timeout_s)
         answers = {name: task.result() for name, task in asked.items() if task.done()}
         in_time = {name: answer for name, answer in answers.items() if answer is not None}
         for name, answer in in_time.items():

@@ -8,7 +8,7 @@ import asyncio
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from enum import Enum
-from math import inf
+from math import inf, isnan
 from typing import Any, Generic, NoReturn, Protocol, TypeVar
 
 import grpc
@@ -656,47 +656,57 @@ class VerifyStream(WorkerStream[verify_pb2.VerifyRequest, verify_pb2.VerifyRespo
                 verify=verify_pb2.VerifyTree(round=round_number, context=context_to_proto(context), tree=drafted)
             ),
         )
-        if problem := _problem_of(reply.verdict, sequence, tree):
-            raise WorkerUnavailableError(f"{self.address} answered with a verdict that {problem}")
-        self._held_length += len(reply.verdict.token_ids)
-        return verdict_from_proto(reply.verdict, timings_from_proto(reply.timings))
+        if any(len(top.token_ids) != len(top.logprobs) for top in reply.verdict.top_logprobs):
+            raise self._nonsense("has not one log-probability for each alternative")
+        verdict = verdict_from_proto(reply.verdict, timings_from_proto(reply.timings))
+        if problem := _problem_of(verdict, reply.verdict.prefix_hash, sequence, tree):
+            raise self._nonsense(problem)
+        self._held_length += len(verdict.token_ids)
+        return verdict
+
+    def _nonsense(self, problem: str) -> WorkerUnavailableError:
+        return WorkerUnavailableError(f"{self.address} answered with a verdict that {problem}")
 
     def _extension(self, context: Context) -> verify_pb2.VerifyRequest:
         return verify_pb2.VerifyRequest(extend=verify_pb2.ExtendVerify(context=context_to_proto(context)))
 
 
-def _problem_of(verdict: verify_pb2.Verdict, sequence: Sequence, tree: TokenTree) -> str:
+def _problem_of(verdict: Verdict, prefix_hash: int, sequence: Sequence, tree: TokenTree) -> str:
     """Why a verdict cannot be one on that tree after that sequence, in words; empty if it can.
 
     What a worker holds may be another text, and gRPC carries no checksum of its own: a token that is not the target's
     must not reach a caller, nor a number that is none what policies learn from.
     """
-    token_ids = verdict.token_ids[:]
+    token_ids = verdict.token_ids
     if not token_ids:
         return "has no token"
-    if verdict.prefix_hash != extend_hash(sequence.prefix_hash, token_ids):
+    if prefix_hash != extend_hash(sequence.prefix_hash, token_ids):
         return "is about another text, or was damaged on its way"
-    if not _spells(tree, verdict.accepted[:], token_ids[:-1]):
+    if not _spells(tree, verdict.accepted, token_ids[:-1]):
         return "accepts other nodes than those it emits"
-    if not (len(verdict.logprobs) == len(token_ids) and all(logprob <= ROUNDING for logprob in verdict.logprobs)):
+    if len(verdict.logprobs) != len(token_ids) or not _all_within(verdict.logprobs, -inf, ROUNDING):
         return "has not one log-probability for each token"
     if len(verdict.top_logprobs) not in (0, len(token_ids)):
         return "has not alternatives for each token"
-    if any(len(top.token_ids) != len(top.logprobs) for top in verdict.top_logprobs):
-        return "has not one log-probability for each alternative"
-    if len(verdict.node_probs) not in (0, len(tree)) or not all(0.0 <= p <= 1 + ROUNDING for p in verdict.node_probs):
+    if len(verdict.node_probs) not in (0, len(tree)) or not _all_within(verdict.node_probs, 0.0, 1.0 + ROUNDING):
         return "has not one probability for each node"
     return ""
 
 
-def _spells(tree: TokenTree, path: Iterable[int], token_ids: Iterable[int]) -> bool:
+def _all_within(numbers: tuple[float, ...], least: float, most: float) -> bool:
+    """Whether these are numbers, none of them less or more."""
+    # NaN makes a sum NaN, wherever it stands; whether it is the smallest or the largest depends on where.
+    return not numbers or (least <= min(numbers) and max(numbers) <= most and not isnan(sum(numbers)))
+
+
+def _spells(tree: TokenTree, path: tuple[int, ...], token_ids: tuple[int, ...]) -> bool:
     """Whether these nodes lead down the tree from its root, and are these tokens."""
-    path, parent = tuple(path), ROOT
+    parent = ROOT
     for node in path:
         if node >= len(tree) or tree.parents[node] != parent:
             return False
         parent = node
-    return [tree.token_ids[node] for node in path] == list(token_ids)
+    return tuple(tree.token_ids[node] for node in path) == token_ids
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -182,6 +182,7 @@ class EmbeddedRedis:
             "appendfsync": "everysec",
             "save": "",
             "daemonize": "no",
+            "slowlog-log-slower-than": "-1",  # nobody reads it, and what it keeps lies scattered through the heap
             "maxmemory": MEMORY,
             "maxmemory-policy": "noeviction",
         }

@@ -1,4 +1,4 @@
-"""The forward of a lean model over few rows, by kernels that numba compiles: one call a layer."""
+"""The forward of a lean model by kernels that numba compiles: one call a layer."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, cast
@@ -13,11 +13,9 @@ from worker.lean_layers import LeanLayer, LeanModel
 from worker.panels import PanelEmbedding, PanelLinear
 from worker.step import Span
 
-MAX_ROWS = 64
-"""Tokens of a forward up to which calls are worth saving."""
-
-MAX_SCORES = 8192
-"""New tokens of a session times the keys that they look at; beyond, torch's products of matrices are faster."""
+MAX_SEEN = 2**20
+"""Tokens of a forward times the most keys that one looks at: the list of what they see has 8 bytes for each. Up to
+there these kernels were the faster, in crowds and for prompts, too."""
 
 LENGTH_DEPENDENT = frozenset({"dynamic", "longrope"})
 """Rotations whose angles change with the length of a text: no table holds them."""
@@ -56,8 +54,8 @@ class CompiledModel:
         self._row_size = num_keys * size
 
     def takes(self, spans: Sequence[Span]) -> bool:
-        """Whether a forward is small enough to be faster here."""
-        return spans[-1].stop <= MAX_ROWS and all(span.num_new * span.num_keys <= MAX_SCORES for span in spans)
+        """Whether a forward is small enough."""
+        return spans[-1].stop * max(span.num_keys for span in spans) <= MAX_SEEN
 
     def __call__(self, token_ids: Sequence[int], spans: Sequence[Span], wanted: Sequence[int]) -> Tensor:
         """Logits (wanted, vocab) of a packed row."""

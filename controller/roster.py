@@ -423,6 +423,9 @@ class Roster:
             worker.step_back(str(error))
         except (ForerunError, TimeoutError) as error:
             worker.lose(str(error))
+        except Exception as error:  # whatever it is: who is not examined any more can never come back
+            logger.exception("a worker could not be examined", extra={"worker": worker.address})
+            worker.lose(f"could not be examined: {error}")
 
     def _check_membership(self, worker: Worker, description: WorkerDescription) -> None:
         """Raise IncompatibleWorkerError unless the worker may serve this fleet's requests."""

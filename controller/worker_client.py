@@ -271,7 +271,7 @@ class WorkerClient:
         stub = self._now.drafts if self.role is Role.DRAFT else self._now.verdicts
         with status_to_errors(self.address):
             reply = await stub.Describe(common_pb2.DescribeRequest(), timeout=timeout_s)
-        return description_from_proto(reply)
+        return description_from_proto(self._readable(reply))
 
     async def check(self, timeout_s: float) -> None:
         """Raise unless the worker says within the timeout that it is serving.
@@ -287,8 +287,14 @@ class WorkerClient:
             except grpc.aio.AioRpcError as error:
                 self._silent = error.code() is grpc.StatusCode.DEADLINE_EXCEEDED
                 raise
-        if reply.status != health_pb2.HealthCheckResponse.SERVING:
+        if self._readable(reply).status != health_pb2.HealthCheckResponse.SERVING:
             raise DrainingError(f"{self.address} says that it is not serving")
+
+    def _readable(self, reply: Any) -> Any:
+        """A reply, unless it was damaged on its way: gRPC logs that, and hands out None."""
+        if reply is None:
+            raise WorkerUnavailableError(f"{self.address} answered with bytes that are no message")
+        return reply
 
     async def _renew(self) -> None:
         """Connect anew where certificates have changed, or where nothing is heard: the other end may not know of this

@@ -7,6 +7,7 @@ from pathlib import Path
 from random import Random
 from typing import TypeVar
 
+import grpc
 import pytest
 from redis.asyncio import Redis
 
@@ -23,7 +24,7 @@ from speculation.sampling import SamplingParameters
 from speculation.tree import chain
 from speculation.v1 import verify_pb2
 from tests import fakes
-from tests.controller.house import IDENTITY, QUICK_FLEET, VERIFY, eventually, run
+from tests.controller.house import IDENTITY, QUICK_FLEET, VERIFY, eventually, fleet_of, run
 
 PROMPT = [5, 6, 7]
 OPENING = Opening(session_id="s", sampling=SamplingParameters(), prompt_length=len(PROMPT))
@@ -173,5 +174,46 @@ def test_a_connection_on_which_nothing_is_heard_is_followed_by_another() -> None
 
             assert any(not connection.swallows for connection in proxy.connections)
             await client.close()
+
+    run(scenario())
+
+
+def test_a_worker_whose_answers_are_no_messages_is_lost_and_not_more() -> None:
+    async def damaged(request: object, context: object) -> bytes:
+        return b"\xff"
+
+    async def scenario() -> None:
+        server = grpc.aio.server()
+        handler = grpc.unary_unary_rpc_method_handler(damaged)
+        for service, method in (("grpc.health.v1.Health", "Check"), ("speculation.v1.VerifyService", "Describe")):
+            server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service, {method: handler}),))
+        address = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
+        await server.start()
+        client = WorkerClient(address, Role.VERIFY)
+        for ask in (client.check, client.describe):
+            with pytest.raises(WorkerUnavailableError, match="no message"):
+                await ask(5.0)
+
+        await client.close()
+        await server.stop(None)
+
+    run(scenario())
+
+
+def test_whatever_an_examination_ends_with_another_one_follows(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A worker that nobody examined any more would stay as it was last seen, with its connection closed."""
+    check, failures = WorkerClient.check, [RuntimeError("nobody has thought of this")] * 2
+
+    async def check_or_fail(self: WorkerClient, timeout_s: float) -> None:
+        if failures:
+            raise failures.pop()
+        await check(self, timeout_s)
+
+    async def scenario() -> None:
+        async with fakes.workers(VERIFY) as [target], fleet_of(target) as fleet:
+            await eventually(lambda: fleet.serves)
+            monkeypatch.setattr(WorkerClient, "check", check_or_fail)
+            await eventually(lambda: not failures)
+            await eventually(lambda: fleet.serves)
 
     run(scenario())

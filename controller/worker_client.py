@@ -29,7 +29,7 @@ from speculation.errors import (
 )
 from speculation.prefix import Context, extend_hash
 from speculation.profile import ForwardProfile
-from speculation.rpc import error_of, status_to_errors
+from speculation.rpc import END_OF_STREAM, error_of, status_to_errors
 from speculation.sampling import SamplingParameters
 from speculation.tls import Certificates, Pem, channel_credentials
 from speculation.tree import ROOT, TokenTree, TreeShape
@@ -58,8 +58,6 @@ ROUNDING = 1e-3
 """By which a probability may be above 1, and the logarithm of one above 0."""
 
 _LOSSES = (grpc.aio.AioRpcError, asyncio.InvalidStateError, asyncio.CancelledError)
-
-END_OF_STREAM: Any = vars(grpc.aio)["EOF"]  # the type stubs do not list it
 
 CHANNEL_OPTIONS = (
     ("grpc.max_receive_message_length", 16 << 20),

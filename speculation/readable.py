@@ -15,7 +15,7 @@ from typing import Any
 import grpc
 
 from speculation.errors import InvalidRequestError
-from speculation.rpc import errors_to_status
+from speculation.rpc import END_OF_STREAM, errors_to_status
 
 Handler = Any
 """grpc.RpcMethodHandler with its fields, which the type stubs do not list."""
@@ -25,9 +25,6 @@ Deserializer = Callable[[bytes], Any]
 
 ENDINGS = (grpc.aio.AbortError, asyncio.CancelledError)
 """How a call ends that is not answered to its end, by us or by its caller. Nobody reads their tracebacks."""
-
-END: object = grpc.aio.EOF  # type: ignore[attr-defined]
-"""Read where the caller has said all."""
 
 UNREADABLE = object()
 """Stands in for a message that could not be read."""
@@ -98,7 +95,7 @@ async def _message(context: CallContext) -> Any:
     """The only one of a call."""
     async with errors_to_status(context):
         message = await context.read()
-        if message is END:
+        if message is END_OF_STREAM:
             raise InvalidRequestError("message", "is missing")
         return _readable(message)
 
@@ -116,7 +113,7 @@ class _Messages(AsyncIterator[Any]):
 
     async def __anext__(self) -> Any:
         message = await self._context.read()
-        if message is END:
+        if message is END_OF_STREAM:
             raise StopAsyncIteration
         if message is UNREADABLE:
             async with errors_to_status(self._context):

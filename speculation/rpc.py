@@ -19,6 +19,9 @@ LONGEST_MESSAGE, LONGEST_VALUE = 1_000, 200
 beyond 8 KiB in all, receivers throw a status away and tell their callers something else."""
 CUT = "..."
 
+END_OF_STREAM: Any = vars(grpc.aio)["EOF"]  # the type stubs do not list it
+"""Read where the other end has said all."""
+
 Detail = TypeVar("Detail", error_details_pb2.ErrorInfo, error_details_pb2.RetryInfo)
 
 STATUS_OF: dict[type[ForerunError], grpc.StatusCode] = {

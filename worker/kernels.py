@@ -1,4 +1,4 @@
-"""What a decoder layer computes, compiled for this processor by numba: for few rows the calls cost more than the sums.
+"""What a decoder layer computes, compiled by numba: torch's calls cost as much as the sums of a small forward.
 
 Each row is computed by itself in a fixed order, and attention reads the keys that a token sees in the order of its
 text, so that a row's bits do not depend on the other rows of a forward.
@@ -108,6 +108,22 @@ def gate(gate_up: Rows, gated: Rows) -> None:
 # Products: LLVM makes no tile of sums in registers of Python's loops, so it is told here, in its own words.
 
 
+class _VectorCode:
+    """Writes what is done with vectors of so many numbers, in the code of an intrinsic."""
+
+    def __init__(self, context: Any, builder: Any, signature: Any, arguments: Any, *, size: int) -> None:
+        self._context, self._builder, self._kinds, self._arguments = context, builder, signature.args, arguments
+        self.vector = ir.VectorType(ir.FloatType(), size)
+
+    def array(self, place: int) -> Any:
+        """An argument that is one."""
+        return self._context.make_array(self._kinds[place])(self._context, self._builder, self._arguments[place])
+
+    def vector_at(self, pointer: Any) -> Any:
+        """The vector that begins with this number."""
+        return self._builder.bitcast(pointer, self.vector.as_pointer())
+
+
 def _declare_add_products(_: Any, rows: Any, first: Any, count: Any, panel: Any, sums: Any) -> tuple[Any, Any]:
     """The innermost loop: sums (count, WIDTH) of rows (n, in), from the first one on, times a panel (1 + in, WIDTH).
 
@@ -118,33 +134,28 @@ def _declare_add_products(_: Any, rows: Any, first: Any, count: Any, panel: Any,
 
 def _writer_of(count: int) -> Callable[..., Any]:
     """What writes the code of the innermost loop."""
-    wide, build = ir.VectorType(ir.FloatType(), WIDTH), cast(Any, cgutils)
+    build = cast(Any, cgutils)
 
     def write(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        def array(place: int) -> Any:
-            return context.make_array(signature.args[place])(context, builder, arguments[place])
-
         def row_of(data: Any, index: Any, size: Any) -> Any:
             return builder.gep(data, [builder.mul(index, size)])
 
-        def vector_at(pointer: Any) -> Any:
-            return builder.bitcast(pointer, wide.as_pointer())
-
-        rows, panel, sums = array(0), array(3), array(4)
+        code = _VectorCode(context, builder, signature, arguments, size=WIDTH)
+        rows, panel, sums = (code.array(place) for place in (0, 3, 4))
         depth = builder.extract_value(rows.shape, 1)
         number = depth.type
         inputs = [row_of(rows.data, builder.add(arguments[1], number(row)), depth) for row in range(count)]
-        biases = builder.load(vector_at(panel.data), align=4)
+        biases = builder.load(code.vector_at(panel.data), align=4)
         totals = [build.alloca_once_value(builder, biases) for _ in range(count)]
         with build.for_range(builder, depth) as loop:
             at = row_of(panel.data, builder.add(loop.index, number(1)), number(WIDTH))
-            weights = builder.load(vector_at(at), align=4)
+            weights = builder.load(code.vector_at(at), align=4)
             for row, total in zip(inputs, totals, strict=True):
-                factor = _spread(builder, builder.load(builder.gep(row, [loop.index])), wide)
+                factor = _spread(builder, builder.load(builder.gep(row, [loop.index])), code.vector)
                 builder.store(_plus_product(builder, builder.load(total), factor, weights), total)
         for place, total in enumerate(totals):
             at = row_of(sums.data, number(place), number(WIDTH))
-            builder.store(builder.load(total), vector_at(at), align=4)
+            builder.store(builder.load(total), code.vector_at(at), align=4)
         return context.get_dummy_value()
 
     return write
@@ -276,18 +287,13 @@ def see(
 # LLVM would look for overlaps of arrays before every such loop of Python's.
 
 
-class _HeadCode:
-    """Writes what is done with vectors of a head, of LANES numbers each, the last one cut to the head's size."""
+class _HeadCode(_VectorCode):
+    """The same for vectors of a head, of LANES numbers each, the last one cut to the head's size."""
 
     def __init__(self, context: Any, builder: Any, signature: Any, arguments: Any) -> None:
-        self._context, self._builder, self._kinds, self._arguments = context, builder, signature.args, arguments
+        super().__init__(context, builder, signature, arguments, size=LANES)
         self._cgutils, self.number = cast(Any, cgutils), ir.IntType(64)
-        self.vector = ir.VectorType(ir.FloatType(), LANES)
         self._mask = ir.VectorType(ir.IntType(1), LANES)
-
-    def array(self, place: int) -> Any:
-        """An argument that is one."""
-        return self._context.make_array(self._kinds[place])(self._context, self._builder, self._arguments[place])
 
     def element(self, array: Any, *indices: Any) -> Any:
         """Where an element of an array begins, or all of those below it."""
@@ -327,7 +333,7 @@ class _HeadCode:
         self._masked("store", kind, vector, self._at(start, first), ir.IntType(32)(4), inside)
 
     def _at(self, start: Any, first: Any) -> Any:
-        return self._builder.bitcast(self._builder.gep(start, [first]), self.vector.as_pointer())
+        return self.vector_at(self._builder.gep(start, [first]))
 
     def _masked(self, name: str, kind: Any, *arguments: Any) -> Any:
         function = self._cgutils.get_or_insert_function(
@@ -355,8 +361,7 @@ def _declare_score(
                 key = code.load(start, first, inside)
                 builder.store(_plus_product(builder, builder.load(total), factor, key), total)
         sums = _folded(builder, [builder.load(total) for total in totals])
-        place = builder.bitcast(code.element(weights, token, at), code.vector.as_pointer())
-        builder.store(sums, place, align=4)
+        builder.store(sums, code.vector_at(code.element(weights, token, at)), align=4)
         return context.get_dummy_value()
 
     return types.void(queries, token, head, keys, key_head, seen, at, weights), write

@@ -77,6 +77,7 @@ class Variant:
 PLAIN = Variant("none", {"policy": "none"})
 VARIANTS = (
     PLAIN,
+    Variant("runs", {"policy": "runs"}),
     Variant("static chain", {"policy": "static", "shape": CHAIN}, Choice.RIGHT),
     Variant("static tree", {"policy": "static", "shape": TREE}, Choice.RIGHT),
     Variant("confidence", {"policy": "confidence"}),

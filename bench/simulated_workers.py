@@ -24,7 +24,7 @@ from speculation.tree import ROOT, TokenTree, TreeShape
 from speculation.verdict import Verdict, WorkerTimings
 from worker.batching import Result, Steps
 from worker.drafter import Drafter
-from worker.host import Done, Host, NeedContext, Outcome
+from worker.host import Done, Host, NeedContext, Outcome, Stream
 from worker.scoring import Scores
 from worker.service import Description, DraftService, SessionService, VerifyService, describe
 from worker.sessions import ContextNotHeldError, Session
@@ -136,13 +136,18 @@ class SimulatedTarget(VerifyService):
         yield from ()
         return len(session.token_ids)
 
-    def _judge(self, session: Session, tree: TokenTree, top_logprobs: int) -> Steps[Verdict]:
+    def _judge(self, stream: Stream, tree: TokenTree, run: int) -> Steps[Verdict]:
         yield from ()
+        session = stream.session
         tokens, length = session.token_ids, len(session.token_ids)
         at_nodes = [said_at(length + depth, tokens) for depth in tree.depths]
         walked = walk(tree, said_at(length, tokens), at_nodes)
         emitted = (*(tree.token_ids[node] for node in walked.accepted), walked.extra_token)
         session.append(emitted)
+        for _ in range(run):
+            going_on = said_at(len(session.token_ids), session.token_ids)
+            session.append((going_on,))
+            emitted = (*emitted, going_on)
         return Verdict(
             accepted=walked.accepted,
             token_ids=emitted,

@@ -155,6 +155,7 @@ def _plan(record: log_pb2.RoundRecord) -> Plan:
         propensity=record.propensity,
         explanation="",
         calibrations={name: calibration_from_proto(value) for name, value in record.calibrations.items()},
+        run=record.run,
     )
 
 
@@ -194,8 +195,8 @@ def _drafts(record: log_pb2.RoundRecord, tree: TokenTree) -> dict[str, TokenTree
 
 def _verdict(record: log_pb2.RoundRecord, tree: TokenTree) -> Verdict:
     accepted = tuple(record.accepted)
-    if len(record.token_ids) != len(accepted) + 1 or any(node >= len(tree) for node in accepted):
-        raise InvalidRequestError("record.accepted", "does not fit the tree and the tokens")
+    if not 0 <= len(record.token_ids) - len(accepted) - 1 <= record.run or any(node >= len(tree) for node in accepted):
+        raise InvalidRequestError("record.accepted", "does not fit the tree, the tokens and the run")
     if len(record.node_probs) not in (0, len(tree)) or not all(map(isfinite, record.node_probs)):
         raise InvalidRequestError("record.node_probs", "does not fit the tree")
     return Verdict(
@@ -204,6 +205,7 @@ def _verdict(record: log_pb2.RoundRecord, tree: TokenTree) -> Verdict:
         logprobs=tuple(record.logprobs),
         node_probs=tuple(record.node_probs),
         near_ties=record.near_ties,
+        run_ns=record.run_ns,
         timings=WorkerTimings(
             queue_ns=record.verify_queue_ns,
             compute_ns=record.verify_compute_ns,

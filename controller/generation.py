@@ -111,8 +111,8 @@ class FleetSession(Protocol):
     def foresee(self, plan: Plan, tree: TokenTree, sequence: Sequence) -> None:
         """Let the plan's drafters draft on from the likeliest verdicts on the tree, while the target judges it."""
 
-    async def verify(self, tree: TokenTree, sequence: Sequence) -> Verdict:
-        """What the target emits after the sequence, by whichever worker can tell.
+    async def verify(self, tree: TokenTree, sequence: Sequence, *, run: int = 0) -> Verdict:
+        """What the target emits after the sequence, and up to `run` tokens more, by whichever worker can tell.
 
         Raises:
             WorkerUnavailableError: No verify worker answered in time.
@@ -216,10 +216,13 @@ async def generate(
             context, plan, drafts, silences = await _draft(
                 describe(number, started_ns - began_ns), sequence, session=session, policy=policy
             )
-            tree = _fitting(plan.combine(tuple(drafts.trees.values())), session.room(sequence))
+            room = session.room(sequence)
+            tree = _fitting(plan.combine(tuple(drafts.trees.values())), room)
+            run = min(plan.run, max(room - tree.depth, 0))
             asked_ns = clock_ns()
-            session.foresee(plan, tree, sequence)
-            verdict = await session.verify(tree, sequence)
+            if not run:
+                session.foresee(plan, tree, sequence)
+            verdict = await session.verify(tree, sequence, run=run)
             answered_ns = clock_ns()
             timings = _timings(drafts, verdict, verify_ns=answered_ns - asked_ns, round_ns=answered_ns - started_ns)
             outcome = RoundOutcome(

@@ -76,6 +76,7 @@ def decision(policy: str, plan: Plan) -> generation_pb2.Decision:
         propensity=plan.propensity,
         explanation=plan.explanation,
         calibrations={name: calibration_to_proto(value) for name, value in plan.calibrations.items()},
+        run=plan.run,
     )
 
 
@@ -226,6 +227,8 @@ def round_record(done: Round, *, decision_event_id: str, frozen: bool = False) -
         verify_queue_ns=verdict.timings.queue_ns,
         verify_compute_ns=verdict.timings.compute_ns,
         verify_forwards=verdict.timings.forwards,
+        run=done.plan.run,
+        run_ns=verdict.run_ns,
         calibrations={name: calibration_to_proto(value) for name, value in done.plan.calibrations.items()},
         frozen=frozen,
         exchanges=[
@@ -328,13 +331,16 @@ def round_report(
     record = log_pb2.RoundRecord.FromString(record_bytes)
     if veil is not None:
         veil.over_round(record)
+    extra = len(record.accepted)
     return generation_pb2.RoundReport(
         round=record.round,
         decision=generation_pb2.Decision.FromString(choice),
         tree=record.tree,
         accepted=record.accepted,
         node_texts=[text_of((token,)) for token in record.tree.token_ids] if veil is None else (),
-        extra_text=text_of(record.token_ids[-1:]) if veil is None else "",
+        extra_text=text_of(record.token_ids[extra : extra + 1]) if veil is None else "",
+        run_text=text_of(record.token_ids[extra + 1 :]) if veil is None else "",
+        tokens_emitted=record.tokens_emitted,
         timings=record.timings,
         missing_drafters=record.missing_drafters,
         foreseen_drafters=record.foreseen_drafters,

@@ -102,6 +102,7 @@ class RequestSession:
             session_id=request.request_id,
             sampling=request.sampling,
             prompt_length=len(request.prompt),
+            stop_token_ids=request.stop_token_ids,
             top_logprobs=request.logprobs or 0,
             uncoupled=request.pins.uncoupled,
             cache_salt=request.tenant,
@@ -356,7 +357,7 @@ class RequestSession:
             drafter.worker.close(drafter.stream)
         drafter.worker = drafter.stream = None
 
-    async def verify(self, tree: TokenTree, sequence: Sequence) -> Verdict:
+    async def verify(self, tree: TokenTree, sequence: Sequence, *, run: int = 0) -> Verdict:
         """The target's verdict, from the worker that has the session or from any other."""
         self._round += 1
         moves = _Moves(self._roster)
@@ -365,14 +366,15 @@ class RequestSession:
             asked_ns = perf_counter_ns()
             try:
                 with span("verify", {"server.address": target.worker.address}):
-                    verdict = await target.stream.verify(sequence, tree, round_number=self._round)
+                    verdict = await target.stream.verify(sequence, tree, run=run, round_number=self._round)
             except _MOVABLE as error:
                 self._target = None
                 self._moved_tokens += len(sequence)
                 self._leave(target, error)
                 await moves.make(error)
                 continue
-            self._roster.worked(target.worker, (perf_counter_ns() - asked_ns) / NS_PER_S)
+            took_ns = perf_counter_ns() - asked_ns - verdict.run_ns
+            self._roster.worked(target.worker, max(took_ns, 0) / NS_PER_S)
             self.verify_address = target.worker.address
             return verdict
 

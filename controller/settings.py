@@ -14,9 +14,10 @@ from controller.quotas import Quota
 from controller.settings_file import ADDRESS, LABEL, content_of, parsed
 from controller.terms import DraftPin, Mode, Orders, Rule, Terms
 from router_models.catalogue import all_policies
-from router_models.plan import CHAIN_OF_4
+from router_models.plan import CHAIN_OF_4, RUN
 from speculation.foresight import MOST_OUTCOMES
 from speculation.tree import MAX_BRANCHING, MAX_DEPTH, MAX_NODES, TreeShape
+from speculation.verdict import MAX_RUN
 
 Address = Annotated[str, Field(pattern=ADDRESS)]
 Label = Annotated[str, Field(pattern=LABEL)]
@@ -26,6 +27,7 @@ Count = Annotated[int, Field(ge=1)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Nodes = Annotated[int, Field(ge=1, le=MAX_NODES)]
 Depth = Annotated[int, Field(ge=1, le=MAX_DEPTH)]
+RunLength = Annotated[int, Field(ge=0, le=MAX_RUN)]
 DrafterName = Annotated[str, Field(min_length=1)]
 
 EMBEDDED = "embedded://"
@@ -145,6 +147,8 @@ class RuleSettings(Section):
     """Most nodes verified in a round."""
     max_depth: Depth = MAX_DEPTH
     """Most levels drafted in a round."""
+    max_run: RunLength | None = None
+    """Most tokens that the target decodes by itself. Absent: as in router.max_run."""
     allowed_drafters: tuple[DrafterName, ...] = ()
     """Only these drafters. Empty: any."""
     denied_drafters: tuple[DrafterName, ...] = ()
@@ -233,6 +237,10 @@ class RouterSettings(Section):
     outcomes_ahead: Annotated[int, Field(ge=0, le=MOST_OUTCOMES)] = 16
     """While the target judges a tree, its drafters draft on from this many of the likeliest outcomes, and a round whose
     outcome was foreseen waits for no draft. 0 where drafters share their processors with the target."""
+    max_run: RunLength = RUN
+    """Where nothing is drafted, the target may decode so many tokens by itself before it answers, instead of a round
+    for each: faster, most of all with many requests at once, while a caller gets his tokens in larger pieces. The
+    policy decides; `none` never does. 0: a round for every token."""
     rules: tuple[RuleSettings, ...] = ()
     """The first that matches a request holds, alone."""
 
@@ -257,6 +265,7 @@ class RouterSettings(Section):
                 exploration=self.exploration,
                 scoring_share=self.scoring_share,
                 latency_objective_ms=self.latency_objective_ms or 0.0,
+                max_run=self.max_run,
             ),
             rules=tuple(self._rule(number, rule) for number, rule in enumerate(self.rules)),
             config_hash=config_hash,
@@ -272,6 +281,7 @@ class RouterSettings(Section):
             allowed_shapes=tuple(one.shape for one in rule.allowed_shapes),
             max_nodes=rule.max_nodes,
             max_depth=rule.max_depth,
+            max_run=self.max_run if rule.max_run is None else rule.max_run,
             pin=DraftPin(drafter=rule.pin.drafter, shape=rule.pin.shape.shape) if rule.pin is not None else None,
             exploration=self.exploration if rule.exploration is None else rule.exploration,
             scoring_share=self.scoring_share if rule.scoring_share is None else rule.scoring_share,

@@ -6,6 +6,7 @@ from fnmatch import fnmatchcase
 
 from controller.request import Pins
 from router_models.limits import is_one_of
+from router_models.plan import RUN
 from router_models.policy import RoundContext
 from speculation.errors import NotAllowedError
 from speculation.tree import MAX_DEPTH, MAX_NODES, TreeShape
@@ -45,6 +46,7 @@ class Terms:
         allowed_shapes: Only these; none: any.
         max_nodes: Most nodes verified in a round.
         max_depth: Most levels drafted.
+        max_run: Most tokens decoded without a round of their own.
         pin: One drafter and one tree; plain decoding stays the policy's to choose.
         exploration: Share of its exploration that the policy is allowed.
         scoring_share: Share of finished requests whose answers drafters score.
@@ -59,6 +61,7 @@ class Terms:
     allowed_shapes: tuple[TreeShape, ...] = ()
     max_nodes: int = MAX_NODES
     max_depth: int = MAX_DEPTH
+    max_run: int = RUN
     pin: DraftPin | None = None
     exploration: float = 1.0
     scoring_share: float = 0.0
@@ -104,6 +107,7 @@ class Terms:
             allowed_shapes=self.allowed_shapes,
             most_nodes=self.max_nodes,
             most_depth=self.max_depth,
+            most_run=self.max_run,
             exploration=self.exploration,
             latency_objective_ms=self.latency_objective_ms,
         )

@@ -34,7 +34,7 @@ from speculation.sampling import SamplingParameters
 from speculation.tls import Certificates, Pem, channel_credentials
 from speculation.tree import ROOT, TokenTree, TreeShape
 from speculation.v1 import common_pb2, draft_pb2, draft_pb2_grpc, verify_pb2, verify_pb2_grpc
-from speculation.verdict import Verdict, WorkerTimings
+from speculation.verdict import MAX_STOP_TOKENS, Verdict, WorkerTimings
 from speculation.wire import (
     calibration_to_proto,
     context_to_proto,
@@ -132,6 +132,7 @@ class Opening:
     session_id: str
     sampling: SamplingParameters
     prompt_length: int
+    stop_token_ids: frozenset[int] = frozenset()
     top_logprobs: int = 0
     uncoupled: bool = False
     background: bool = False
@@ -647,23 +648,26 @@ class VerifyStream(WorkerStream[verify_pb2.VerifyRequest, verify_pb2.VerifyRespo
             prompt_length=opening.prompt_length,
             top_logprobs=opening.top_logprobs,
             cache_salt=opening.cache_salt,
+            stop_token_ids=sorted(opening.stop_token_ids)[:MAX_STOP_TOKENS],
         )
         super().__init__(call, address, verify_pb2.VerifyRequest(open=message))
 
-    async def verify(self, sequence: Sequence, tree: TokenTree, *, round_number: int) -> Verdict:
+    async def verify(self, sequence: Sequence, tree: TokenTree, *, run: int = 0, round_number: int) -> Verdict:
         """What the target emits after the sequence."""
         drafted = tree_to_proto(tree)
         reply = await self._ask(
             sequence,
             len(sequence),
             lambda context: verify_pb2.VerifyRequest(
-                verify=verify_pb2.VerifyTree(round=round_number, context=context_to_proto(context), tree=drafted)
+                verify=verify_pb2.VerifyTree(
+                    round=round_number, context=context_to_proto(context), tree=drafted, run=run
+                )
             ),
         )
         if any(len(top.token_ids) != len(top.logprobs) for top in reply.verdict.top_logprobs):
             raise self._nonsense("has not one log-probability for each alternative")
         verdict = verdict_from_proto(reply.verdict, timings_from_proto(reply.timings))
-        if problem := _problem_of(verdict, reply.verdict.prefix_hash, sequence, tree):
+        if problem := _problem_of(verdict, reply.verdict.prefix_hash, sequence, tree, run):
             raise self._nonsense(problem)
         self._held_length += len(verdict.token_ids)
         return verdict
@@ -675,8 +679,8 @@ class VerifyStream(WorkerStream[verify_pb2.VerifyRequest, verify_pb2.VerifyRespo
         return verify_pb2.VerifyRequest(extend=verify_pb2.ExtendVerify(context=context_to_proto(context)))
 
 
-def _problem_of(verdict: Verdict, prefix_hash: int, sequence: Sequence, tree: TokenTree) -> str:
-    """Why a verdict cannot be one on that tree after that sequence, in words; empty if it can.
+def _problem_of(verdict: Verdict, prefix_hash: int, sequence: Sequence, tree: TokenTree, run: int) -> str:
+    """Why a verdict cannot be one on that tree after that sequence, with at most that run, in words; empty if it can.
 
     What a worker holds may be another text, and gRPC carries no checksum of its own: a token that is not the target's
     must not reach a caller, nor a number that is none what policies learn from.
@@ -686,8 +690,10 @@ def _problem_of(verdict: Verdict, prefix_hash: int, sequence: Sequence, tree: To
         return "has no token"
     if prefix_hash != extend_hash(sequence.prefix_hash, token_ids):
         return "is about another text, or was damaged on its way"
-    if not _spells(tree, verdict.accepted, token_ids[:-1]):
+    if not _spells(tree, verdict.accepted, token_ids[: verdict.num_accepted]):
         return "accepts other nodes than those it emits"
+    if not 0 <= verdict.num_run <= run:
+        return f"goes on for {verdict.num_run} tokens where {run} were asked for"
     if len(verdict.logprobs) != len(token_ids) or not _all_within(verdict.logprobs, -inf, ROUNDING):
         return "has not one log-probability for each token"
     if len(verdict.top_logprobs) not in (0, len(token_ids)):

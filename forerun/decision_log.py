@@ -16,6 +16,7 @@ from forerun.diagnosis.rows import Answer, Row
 from router_models.ranks import count_ranks
 from speculation.errors import ConfigurationError, InvalidRequestError, WorkerUnavailableError
 from speculation.v1 import log_pb2
+from speculation.verdict import Verdict
 
 NS_PER_MS = 1e6
 
@@ -223,9 +224,14 @@ def _row(record: log_pb2.RoundRecord, lesson: RoundLesson, decision: log_pb2.Dec
         target=record.verify_address,
         verify_worker_ms=verdict.timings.total_ns / NS_PER_MS,
         verify_queue_ms=verdict.timings.queue_ns / NS_PER_MS,
-        verify_compute_ms=verdict.timings.compute_ns / NS_PER_MS,
+        verify_compute_ms=_judging_share(verdict) * verdict.timings.compute_ns / NS_PER_MS,
         batch=max(verdict.timings.batch_size, 1),
     )
+
+
+def _judging_share(verdict: Verdict) -> float:
+    """Of the forwards: those before its run."""
+    return 1.0 - verdict.num_run / max(verdict.timings.forwards, verdict.num_run, 1)
 
 
 def _answers(record: log_pb2.RoundRecord, lesson: RoundLesson) -> tuple[Answer, ...]:

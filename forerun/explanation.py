@@ -12,6 +12,7 @@ from speculation.tree import ROOT, TreeShape
 KEPT = "bold green"
 REFUSED = "dim"
 EXTRA = "bold cyan"
+RUN = "cyan"
 NS_PER_MS = 1e6
 
 
@@ -32,7 +33,8 @@ def draw_round(report: RoundReport) -> RenderableType:
 def describe(decision: Decision) -> str:
     """What was chosen: "static: code, 4 deep"."""
     if not decision.drafters:
-        return f"{decision.policy}: plain decoding"
+        run = f", {1 + decision.run} tokens a round" if decision.run else ""
+        return f"{decision.policy}: plain decoding{run}"
     return f"{decision.policy}: {' + '.join(decision.drafters)}, {shape_in_words(decision.shape)}"
 
 
@@ -76,7 +78,9 @@ def _tree(report: RoundReport) -> Tree:
 def _grow(branch: Tree, report: RoundReport, node: int, kept: frozenset[int], end: int) -> None:
     """Hang the children of a node below it; a stretch without a fork becomes one line."""
     if node == end:
-        branch.add(Text(_visible(report.extra_text), style=EXTRA))
+        line = Text(_visible(report.extra_text), style=EXTRA)
+        line.append(_visible(report.run_text), RUN)
+        branch.add(line)
     for child in _children(report, node):
         line = Text()
         last = child

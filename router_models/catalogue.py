@@ -6,7 +6,7 @@ from router_models.baselines.context_free import Exp3Policy, UcbPolicy
 from router_models.baselines.contextual import EnsembleThompsonPolicy, LinUcbPolicy, SquareCbPolicy
 from router_models.baselines.specdec import SpecDecPolicy
 from router_models.baselines.task_classifier import TaskClassifierPolicy
-from router_models.fixed import ConfidencePolicy, MergedPolicy, NonePolicy, StaticPolicy
+from router_models.fixed import ConfidencePolicy, MergedPolicy, NonePolicy, RunsPolicy, StaticPolicy
 from router_models.plan import CHAIN_OF_4
 from router_models.planner import PlannerPolicy
 from router_models.policy import Policy
@@ -22,6 +22,7 @@ def all_policies(*, shape: TreeShape = CHAIN_OF_4, drafter: str | None = None) -
     """
     policies: tuple[Policy, ...] = (
         NonePolicy(),
+        RunsPolicy(),
         StaticPolicy(shape=shape, drafter=drafter),
         ConfidencePolicy(shape=shape),
         MergedPolicy(shape=shape),

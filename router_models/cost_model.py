@@ -59,6 +59,14 @@ def verify_guesses(profile: ForwardProfile) -> tuple[Guess, ...]:
     return tuple(guess._replace(ms=ms) for guess, ms in zip(VERIFY_GUESSES, took_ms, strict=True))
 
 
+def run_guesses(profile: ForwardProfile) -> tuple[Guess, ...]:
+    """What a token of a run is thought to cost: a forward."""
+    return (Guess(profile.forward_ms, 1.0),)
+
+
+RUN_GUESSES = (Guess(25.0, 1.0),)
+"""Per token that the target decodes by itself."""
+
 REST_GUESSES = (Guess(0.5, 1.0),)
 
 PLAIN_TOKENS_PER_MS = 1.0 / (VERIFY_GUESSES[0].ms + REST_GUESSES[0].ms)
@@ -221,6 +229,7 @@ class CostModel:
     Attributes:
         drafts: Of each drafter.
         verify: Of the target.
+        run: Of what it decodes by itself.
         company: With whom its forwards are shared.
         rest: Of what is neither.
     """
@@ -228,6 +237,7 @@ class CostModel:
     def __init__(self) -> None:
         self.drafts: dict[str, CrowdCost] = {}
         self.verify = CrowdCost(VERIFY_GUESSES)
+        self.run = CrowdCost(RUN_GUESSES)
         self.company = CompanyModel()
         self.rest = LinearCost(REST_GUESSES)
 
@@ -237,12 +247,14 @@ class CostModel:
             self.of_drafter(name).guess(draft_guesses(profile))
         if target is not None:
             self.verify.guess(verify_guesses(target))
+            self.run.guess(run_guesses(target))
 
     def guess_as(self, other: "CostModel") -> None:
         """Take over what another one guesses: whoever learns for all has never seen what workers measured."""
         for name, cost in other.drafts.items():
             self.of_drafter(name).guess(cost.guesses)
         self.verify.guess(other.verify.guesses)
+        self.run.guess(other.run.guesses)
 
     def learn(self, plan: Plan, outcome: RoundOutcome, *, unread: int, beside: int) -> None:
         """Take in a round.
@@ -265,7 +277,11 @@ class CostModel:
             features = (1.0, levels_forwarded(plan.shape, tree), len(tree), unread)
             self.of_drafter(name).learn(crowd, features, timings.draft_ns / NS_PER_MS)
         sessions, nodes = others_in(outcome)
-        self.verify.learn(crowd, (1.0, sessions, len(outcome.tree) + nodes), timings.verify_ns / NS_PER_MS)
+        verdict = outcome.verdict
+        judged_ms = max(timings.verify_ns - verdict.run_ns, 0) / NS_PER_MS
+        self.verify.learn(crowd, (1.0, sessions, len(outcome.tree) + nodes), judged_ms)
+        if verdict.num_run and verdict.run_ns:
+            self.run.learn(crowd, (1.0,), verdict.run_ns / NS_PER_MS / verdict.num_run)
         self.company.learn(crowd, outcome)
         silent_ns = sum(silence.took_ns for silence in outcome.silences)
         rest_ns = max(timings.round_ns - timings.draft_ns - timings.verify_ns - silent_ns, 0)
@@ -284,11 +300,15 @@ class CostModel:
 
     def verify_ms(self, nodes: Array, beside: int) -> tuple[Array, float]:
         """(...) nodes to (...): the target's part of a round and all that is neither draft nor verification. And the
-        same without nodes: plain decoding."""
+        same without nodes: plain decoding of a token."""
         fixed, session, node = self.verify.weights(crowd_of(beside)).tolist()
         company = self.company.of(beside)
         plain_ms = max(fixed + session * company.sessions + node * company.nodes + self._rest_ms, 1e-3)
         return node * nodes + plain_ms, plain_ms
+
+    def run_ms(self, tokens: int, beside: int) -> float:
+        """What so many tokens add to a round when the target decodes them by itself."""
+        return tokens * max(float(self.run.weights(crowd_of(beside))[0]), 0.0)
 
     def others_tokens(self, nodes: Array, beside: int) -> Array | float:
         """(...) nodes to (...): tokens that those who share the forward do not make while it judges them."""

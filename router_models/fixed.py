@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, replace
 
+from router_models.limits import longest_run
 from router_models.plan import CHAIN_OF_4, Combination, Plan, no_speculation
 from router_models.policy import Policy, RoundContext
 from speculation.tree import MAX_NODES, TreeShape
@@ -9,13 +10,24 @@ from speculation.tree import MAX_NODES, TreeShape
 
 @dataclass(frozen=True)
 class NonePolicy(Policy):
-    """Plain decoding, always."""
+    """Plain decoding, always, and a round for every token."""
 
     name: str = "none"
 
     def plan(self, context: RoundContext) -> Plan:
         """No drafters."""
         return no_speculation("the policy never speculates")
+
+
+@dataclass(frozen=True)
+class RunsPolicy(Policy):
+    """Plain decoding, always, in runs as long as they may be: the target goes on by itself where nobody drafts."""
+
+    name: str = "runs"
+
+    def plan(self, context: RoundContext) -> Plan:
+        """No drafters."""
+        return no_speculation("the policy never speculates", run=longest_run(context))
 
 
 @dataclass(frozen=True, kw_only=True)

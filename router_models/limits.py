@@ -11,8 +11,10 @@ from speculation.tree import MAX_DEPTH, MAX_NODES, TreeShape
 def enforced(plan: Plan, context: RoundContext) -> Plan:
     """The plan, cut to what the context allows; one that keeps to it comes back as it is."""
     drafters = tuple(name for name in plan.drafters if name in context.drafters)
+    if plan.run > context.most_run:
+        plan = replace(plan, run=context.most_run)
     if not drafters:
-        return replace(plan, drafters=())
+        return replace(plan, drafters=()) if plan.drafters else plan
     choices = _offered(_choices(context), context.most_depth, context.most_nodes)
     shape = _nearest(_cut(plan.shape, context.most_depth, context.most_nodes), choices)
     if plan.combination is Combination.SIDE_BY_SIDE:
@@ -23,6 +25,12 @@ def enforced(plan: Plan, context: RoundContext) -> Plan:
     if (drafters, shape, verify_budget) == (plan.drafters, plan.shape, plan.verify_budget):
         return plan
     return replace(plan, drafters=drafters, shape=shape, verify_budget=verify_budget)
+
+
+def longest_run(context: RoundContext) -> int:
+    """Tokens that a run can have: what the operator allows and the request can still use. A caller is told his first
+    token at once."""
+    return min(context.most_run, max(context.remaining_tokens - 1, 0)) if context.emitted_tokens else 0
 
 
 def offered(shapes: tuple[TreeShape, ...], context: RoundContext) -> tuple[TreeShape, ...]:

@@ -11,6 +11,11 @@ CHAIN_OF_4 = TreeShape(depth=4, branching=1, budget=4)
 """Cheap to draft and to verify anywhere: what a policy falls back to when nobody says more."""
 
 
+RUN = 8
+"""Tokens that are decoded without a round of their own where nobody says more: what a round costs beside its forward is
+spread over nine, and whoever waits for a token waits for few others."""
+
+
 class Combination(Enum):
     """How the trees of several drafters become the one that is verified."""
 
@@ -36,6 +41,7 @@ class Plan:
         explanation: Why, in words.
         model_version: Version of the learnt model behind the choice; empty if there is none.
         calibrations: What makes chances of a drafter's confidences; a drafter that is missing has its own word.
+        run: Tokens that the target may decode after its verdict, each by a forward and without a round.
     """
 
     drafters: tuple[str, ...]
@@ -46,6 +52,7 @@ class Plan:
     explanation: str
     model_version: str = ""
     calibrations: Mapping[str, Calibration] = field(default_factory=dict)
+    run: int = 0
 
     @property
     def speculates(self) -> bool:
@@ -61,16 +68,17 @@ class Plan:
         return prune(most_confident(trees), self.verify_budget)
 
     def within(self, remaining_tokens: int) -> "Plan":
-        """The same plan without levels that the request can no longer use.
+        """The same plan without what the request can no longer use.
 
-        A round emits one token more than it accepts, so the last token needs no draft.
+        A round emits one token more than it accepts and runs on for, so the last token needs neither draft nor run.
         """
-        useful_depth = remaining_tokens - 1
-        if useful_depth <= 0:
-            return replace(self, drafters=())
-        if useful_depth >= self.shape.depth:
+        useful = remaining_tokens - 1
+        if useful <= 0:
+            return replace(self, drafters=(), run=0)
+        if useful >= max(self.shape.depth, self.run):
             return self
-        return replace(self, shape=replace(self.shape, depth=useful_depth))
+        shape = replace(self.shape, depth=min(self.shape.depth, useful))
+        return replace(self, shape=shape, run=min(self.run, useful))
 
 
 def is_propensity(chance: float, *, speculates: bool) -> bool:
@@ -78,9 +86,9 @@ def is_propensity(chance: float, *, speculates: bool) -> bool:
     return 0.0 < chance <= 1.0 or (chance == 0.0 and not speculates)
 
 
-def no_speculation(explanation: str) -> Plan:
-    """Plain decoding."""
-    return Plan(drafters=(), explanation=explanation)
+def no_speculation(explanation: str, *, run: int = 0) -> Plan:
+    """Plain decoding, a token a round unless it may run on."""
+    return Plan(drafters=(), run=run, explanation=explanation)
 
 
 def plain_by_order(explanation: str) -> Plan:

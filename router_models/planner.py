@@ -8,6 +8,7 @@ it does not, they differ, and that is all the exploration there is.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,7 +18,7 @@ from router_models.ahead_model import Draft
 from router_models.contexts import kind_of
 from router_models.forecast import Forecast, Forecaster
 from router_models.knowledge import Knowledge
-from router_models.limits import offered
+from router_models.limits import longest_run, offered
 from router_models.menu import SHAPES
 from router_models.model_state import ModelState
 from router_models.normals import Normals
@@ -120,15 +121,20 @@ class PlannerPolicy(Policy):
         forecaster = self._forecaster if shapes == self._forecaster.shapes else _forecaster_of(shapes)
         prospects = self._knowledge.prospects(context) if forecaster is self._forecaster else {}
         forecast, doubts = self._forecast(context, forecaster, prospects)
-        costs_ms, plain_ms = self._costs_ms(context, forecast, forecaster)
+        costs_ms, plain = self._costs_ms(context, forecast, forecaster)
         price = self._others_tokens(context, forecast)
         gains = 1.0 + forecast.accepted - price
         if prospects:
-            self._count_silences(context, prospects, gains, forecast.accepted, costs_ms, plain_ms)
-        chosen = self._draw(gains, forecast.accepted, doubts, costs_ms, plain_ms, exploration=context.exploration)
+            self._count_silences(context, prospects, gains, forecast.accepted, costs_ms, plain)
+        chosen = self._draw(gains, forecast.accepted, doubts, costs_ms, plain, exploration=context.exploration)
         propensity = chosen.count(chosen[0]) / DRAWS  # the draws are alike in law: the first is as good as a random one
         if chosen[0] is None:
-            return Plan(drafters=(), explanation=f"plain decoding: {plain_ms:.1f} ms a token", propensity=propensity)
+            return Plan(
+                drafters=(),
+                run=plain.tokens - 1,
+                explanation=f"plain decoding: {plain.ms_a_token:.1f} ms a token",
+                propensity=propensity,
+            )
         drafter, number = chosen[0]
         lost = price if isinstance(price, float) else float(price[drafter, number])
         tokens, cost_ms = float(gains[drafter, number]) + lost, float(costs_ms[drafter, number])
@@ -139,12 +145,12 @@ class PlannerPolicy(Policy):
             shape=shapes[number],
             propensity=propensity,
             explanation=f"{tokens:.1f} tokens in {cost_ms:.1f} ms expected{others}; "
-            f"plain decoding {plain_ms:.1f} ms a token",
+            f"plain decoding {plain.ms_a_token:.1f} ms a token",
             calibrations={name: self._knowledge.calibrations.of(kind_of(context, name))},
         )
 
     def _draw(
-        self, gains: Array, accepted: Array, doubts: Doubts, costs_ms: Array, plain_ms: float, *, exploration: float
+        self, gains: Array, accepted: Array, doubts: Doubts, costs_ms: Array, plain: "_Plain", *, exploration: float
     ) -> list[tuple[int, int] | None]:
         """The fastest choice under every posterior draw: a drafter and the number of a shape; None is plain decoding.
 
@@ -153,14 +159,14 @@ class PlannerPolicy(Policy):
             accepted: (drafters, shapes) expected of the drafter's.
             doubts: Of them.
             costs_ms: (drafters, shapes).
-            plain_ms: Of plain decoding.
+            plain: What plain decoding brings.
             exploration: The share of the doubts that is drawn from.
         """
         drafters, shapes = accepted.shape
         drawn = self._normals.draw(DRAWS, drafters, 1 + shapes)
         places, speeds = formulas.fastest(gains, accepted, *doubts, costs_ms, drawn, exploration)
         return [
-            divmod(place, shapes) if speed > 1.0 / plain_ms else None
+            divmod(place, shapes) if speed * plain.ms_a_token > 1.0 else None
             for place, speed in zip(places.tolist(), speeds.tolist(), strict=True)
         ]
 
@@ -238,20 +244,20 @@ class PlannerPolicy(Policy):
         gains: Array,
         accepted: Array,
         costs_ms: Array,
-        plain_ms: float,
+        plain: "_Plain",
     ) -> None:
         """Make of what answers bring and cost what asking does: a silence costs its message, and then the round is the
         best that the others have."""
         others = [row for row in range(len(gains)) if row not in prospects]
-        tokens, took_ms = _best(gains[others], costs_ms[others], plain_ms)
+        tokens, took_ms = _best(gains[others], costs_ms[others], plain)
         heard_ms = self._knowledge.costs.silence_ms(context.drafters, context.requests_in_flight - 1)
         for row, (speaks, _) in prospects.items():
             gains[row] = speaks * gains[row] + (1.0 - speaks) * tokens
             costs_ms[row] = speaks * costs_ms[row] + (1.0 - speaks) * (heard_ms[row] + took_ms)
             accepted[row] *= speaks
 
-    def _costs_ms(self, context: RoundContext, forecast: Forecast, forecaster: Forecaster) -> tuple[Array, float]:
-        """(drafters, shapes), and of plain decoding. Text that a drafter has not read is charged to the tokens still to
+    def _costs_ms(self, context: RoundContext, forecast: Forecast, forecaster: Forecaster) -> tuple[Array, "_Plain"]:
+        """(drafters, shapes), and plain decoding. Text that a drafter has not read is charged to the tokens still to
         come; what may have been drafted ahead costs as much less as it is likely to be there."""
         rounds_left = max(context.remaining_tokens / TOKENS_A_ROUND, 1.0)
         unread = self._reading.unread(context, context.drafters) / rounds_left
@@ -263,7 +269,8 @@ class PlannerPolicy(Policy):
             place = context.drafters.index(ready.drafter), forecaster.places[ready.shape]
             drafting[place] *= 1.0 - self._knowledge.ahead.share(kind_of(context, ready.drafter), ready.shape)
         verifying, plain_ms = costs.verify_ms(forecast.nodes, beside)
-        return drafting + verifying, plain_ms
+        run = longest_run(context)
+        return drafting + verifying, _Plain(1 + run, plain_ms + costs.run_ms(run, beside))
 
     def _others_tokens(self, context: RoundContext, forecast: Forecast) -> Array | float:
         """(drafters, shapes) tokens that those served beside this request lose by its nodes.
@@ -285,11 +292,28 @@ class PlannerPolicy(Policy):
         )
 
 
-def _best(gains: Array, costs_ms: Array, plain_ms: float) -> tuple[float, float]:
+class _Plain(NamedTuple):
+    """A round without drafts: a token, and the run after it.
+
+    Attributes:
+        tokens: Emitted.
+        ms: It takes.
+    """
+
+    tokens: int
+    ms: float
+
+    @property
+    def ms_a_token(self) -> float:
+        """What a token of it takes."""
+        return self.ms / self.tokens
+
+
+def _best(gains: Array, costs_ms: Array, plain: _Plain) -> tuple[float, float]:
     """Tokens and milliseconds of the fastest of (drafters, shapes), or of plain decoding."""
     speeds = gains / costs_ms
-    if speeds.max(initial=0.0) <= 1.0 / plain_ms:
-        return 1.0, plain_ms
+    if speeds.max(initial=0.0) * plain.ms_a_token <= 1.0:
+        return float(plain.tokens), plain.ms
     best = speeds.argmax()
     return float(gains.flat[best]), float(costs_ms.flat[best])
 

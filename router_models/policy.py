@@ -6,7 +6,7 @@ from types import MappingProxyType
 from typing import Protocol, runtime_checkable
 
 from router_models.model_state import ModelState
-from router_models.plan import Plan
+from router_models.plan import RUN, Plan
 from speculation.profile import ForwardProfile
 from speculation.tree import MAX_DEPTH, MAX_NODES, TokenTree, TreeShape
 from speculation.verdict import Verdict
@@ -32,6 +32,7 @@ class RoundContext:
         allowed_shapes: The shapes that the operator allows; none: any.
         most_nodes: Most nodes that the operator lets a round verify.
         most_depth: Most levels that he lets it draft.
+        most_run: Most tokens that he lets the target decode without a round of their own.
         exploration: Share of its exploration that a policy is allowed, 0 to 1; at 0 it does what it thinks best.
         elapsed_ms: Since the request's first round began.
         latency_objective_ms: A token, at most, if the operator has his way; 0: he did not say.
@@ -55,6 +56,7 @@ class RoundContext:
     allowed_shapes: tuple[TreeShape, ...] = ()
     most_nodes: int = MAX_NODES
     most_depth: int = MAX_DEPTH
+    most_run: int = RUN
     exploration: float = 1.0
     elapsed_ms: float = 0.0
     latency_objective_ms: float = 0.0

@@ -1,6 +1,12 @@
 """What the target said about one tree, and what a round cost."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+
+MAX_RUN = 64
+"""Tokens that may be decoded after a verdict without a message in between."""
+
+MAX_STOP_TOKENS = 1024
+"""Tokens at which a run may end; what it decodes after another one that ends the answer is left out."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,11 +45,12 @@ class Verdict:
 
     Attributes:
         accepted: Accepted nodes of the verified tree, first level first.
-        token_ids: The emitted tokens: those of the accepted nodes, then the extra token.
+        token_ids: The emitted tokens: those of the accepted nodes, then the extra token, then those of the run.
         logprobs: Log-probability of each emitted token under the target's unmodified distribution.
         top_logprobs: For each emitted token the likeliest alternatives, likeliest first; empty unless asked for.
         node_probs: (nodes,), the target's unmodified probability of each drafted node given its parent.
         near_ties: Emitted tokens whose two best scores lay so close that rounding could have swapped them.
+        run_ns: Of the worker's time, from the verdict on the tree to the end of the run.
         timings: What it cost the worker.
     """
 
@@ -53,9 +60,26 @@ class Verdict:
     top_logprobs: tuple[tuple[TokenLogprob, ...], ...] = ()
     node_probs: tuple[float, ...] = ()
     near_ties: int = 0
+    run_ns: int = 0
     timings: WorkerTimings = WorkerTimings()
 
     @property
     def num_accepted(self) -> int:
         """Drafted tokens that were kept, without the extra token."""
         return len(self.accepted)
+
+    @property
+    def num_run(self) -> int:
+        """Tokens that were decoded after the extra one, each by a forward of its own."""
+        return len(self.token_ids) - len(self.accepted) - 1
+
+    def and_then(self, plain: "Verdict", *, took_ns: int) -> "Verdict":
+        """This verdict with one more token in its run: that of plain decoding after it."""
+        return replace(
+            self,
+            token_ids=self.token_ids + plain.token_ids,
+            logprobs=self.logprobs + plain.logprobs,
+            top_logprobs=self.top_logprobs + plain.top_logprobs,
+            near_ties=self.near_ties + plain.near_ties,
+            run_ns=self.run_ns + took_ns,
+        )

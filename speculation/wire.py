@@ -207,6 +207,7 @@ def verdict_to_proto(verdict: Verdict, round_number: int) -> verify_pb2.Verdict:
         ],
         node_probs=verdict.node_probs,
         near_ties=verdict.near_ties,
+        run_ns=verdict.run_ns,
     )
 
 
@@ -222,5 +223,6 @@ def verdict_from_proto(message: verify_pb2.Verdict, timings: WorkerTimings) -> V
         ),
         node_probs=tuple(message.node_probs[:]),
         near_ties=message.near_ties,
+        run_ns=message.run_ns,
         timings=timings,
     )

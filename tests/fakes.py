@@ -20,7 +20,7 @@ from speculation.foresight import MOST_OUTCOMES
 from speculation.prefix import EMPTY_PREFIX, extend_hash
 from speculation.rpc import errors_to_status
 from speculation.tls import Certificates, add_port
-from speculation.tree import ROOT, TokenTree, TreeShape
+from speculation.tree import EMPTY_TREE, ROOT, TokenTree, TreeShape
 from speculation.v1 import common_pb2, draft_pb2, draft_pb2_grpc, verify_pb2, verify_pb2_grpc
 from speculation.wire import shape_from_proto, tree_from_proto, tree_to_proto
 
@@ -315,6 +315,10 @@ class FakeVerify(FakeService, verify_pb2_grpc.VerifyServiceServicer):
             raise InvalidRequestError("tree", "does not fit")
         accepted, emitted = verdict_of(session, tree)
         session.tokens += emitted
+        for _ in range(body.run):
+            _, (token,) = verdict_of(session, EMPTY_TREE)
+            emitted = (*emitted, token)
+            session.tokens.append(token)
         reply.verdict.round = body.round
         reply.verdict.accepted.extend(accepted)
         reply.verdict.token_ids.extend(emitted)

@@ -67,10 +67,12 @@ class Stream:
 
     Attributes:
         top_logprobs: Alternatives it wants reported with each emitted token.
+        stop_token_ids: Tokens that end a run.
     """
 
     def __init__(self) -> None:
         self.top_logprobs = 0
+        self.stop_token_ids: frozenset[int] = frozenset()
         self._session: Session | None = None
 
     @property

@@ -21,7 +21,7 @@ from speculation.sampling import MAX_TOP_LOGPROBS
 from speculation.tracing import NO_TRACING, Attributes, context_of, trace_id_in
 from speculation.tree import TokenTree
 from speculation.v1 import common_pb2, draft_pb2, draft_pb2_grpc, verify_pb2, verify_pb2_grpc
-from speculation.verdict import Verdict
+from speculation.verdict import MAX_RUN, MAX_STOP_TOKENS, Verdict
 from worker.batching import Steps
 from worker.drafter import Drafter
 from worker.engine import Engine
@@ -278,11 +278,16 @@ class VerifyService(SessionService, verify_pb2_grpc.VerifyServiceServicer):
     def _open(self, stream: Stream, message: verify_pb2.OpenVerify) -> None:
         if message.top_logprobs > MAX_TOP_LOGPROBS:
             raise InvalidRequestError("top_logprobs", f"{message.top_logprobs} is more than {MAX_TOP_LOGPROBS}")
+        if len(message.stop_token_ids) > MAX_STOP_TOKENS:
+            raise InvalidRequestError(
+                "stop_token_ids", f"{len(message.stop_token_ids)} are more than {MAX_STOP_TOKENS}"
+            )
         sampling = wire.sampling_from_proto(message.sampling)
         stream.open(
             self._host.new_session(sampling, prompt_length=message.prompt_length, salt=_salt(message)),
         )
         stream.top_logprobs = message.top_logprobs
+        stream.stop_token_ids = frozenset(message.stop_token_ids)
 
     async def _call(self, stream: Stream, request: verify_pb2.VerifyRequest, reply: verify_pb2.VerifyResponse) -> None:
         match request.WhichOneof("message"):
@@ -294,22 +299,31 @@ class VerifyService(SessionService, verify_pb2_grpc.VerifyServiceServicer):
     async def _verify(self, stream: Stream, message: verify_pb2.VerifyTree, reply: verify_pb2.VerifyResponse) -> None:
         host, session, context = self._host, stream.session, _context(message, self._host)
         tree = wire.tree_from_proto(message.tree, vocab_size=host.engine.vocab_size)
-        _require_room("tree", context, tree.depth, host)
-        outcome = await host.call(session, context, self._judged(session, tree, stream.top_logprobs))
+        if message.run > MAX_RUN:
+            raise InvalidRequestError("run", f"{message.run} is more than {MAX_RUN}")
+        _require_room("run" if message.run else "tree", context, tree.depth + message.run, host)
+        outcome = await host.call(session, context, self._judged(stream, tree, message.run))
         _report(reply, outcome)
         if isinstance(outcome, Done):
             verdict, prefix_hash = outcome.result
             reply.verdict.CopyFrom(wire.verdict_to_proto(verdict, message.round))
             reply.verdict.prefix_hash = prefix_hash
 
-    def _judge(self, session: Session, tree: TokenTree, top_logprobs: int) -> Steps[Verdict]:
-        """What the target says of a tree."""
-        return verify(self._engine, session, tree, top_logprobs=top_logprobs)
+    def _judge(self, stream: Stream, tree: TokenTree, run: int) -> Steps[Verdict]:
+        """What the target says of a tree, and goes on to say."""
+        return verify(
+            self._engine,
+            stream.session,
+            tree,
+            run=run,
+            stop_token_ids=stream.stop_token_ids,
+            top_logprobs=stream.top_logprobs,
+        )
 
-    def _judged(self, session: Session, tree: TokenTree, top_logprobs: int) -> Steps[tuple[Verdict, int]]:
+    def _judged(self, stream: Stream, tree: TokenTree, run: int) -> Steps[tuple[Verdict, int]]:
         """The same, and the hash of what the session then holds: once this has ended, another may have its slot."""
-        verdict = yield from self._judge(session, tree, top_logprobs)
-        return verdict, session.prefix_hash
+        verdict = yield from self._judge(stream, tree, run)
+        return verdict, stream.session.prefix_hash
 
 
 async def _write(

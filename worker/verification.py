@@ -1,24 +1,46 @@
-"""Verification: the rest of the context and the whole tree in one forward, then the walk."""
+"""Verification: the rest of the context and the whole tree in one forward, then the walk; and a run after it."""
+
+from collections.abc import Set
+from time import perf_counter_ns
 
 from torch import Tensor
 
 from speculation.acceptance import walk
-from speculation.tree import ROOT, TokenTree
+from speculation.tree import EMPTY_TREE, ROOT, TokenTree
 from speculation.verdict import TokenLogprob, Verdict
 from worker.batching import Steps
 from worker.engine import Chunk, Engine
 from worker.sessions import Session, read_to_tail
 
 
-def verify(engine: Engine, session: Session, tree: TokenTree, *, top_logprobs: int = 0) -> Steps[Verdict]:
+def verify(
+    engine: Engine,
+    session: Session,
+    tree: TokenTree,
+    *,
+    run: int = 0,
+    stop_token_ids: Set[int] = frozenset(),
+    top_logprobs: int = 0,
+) -> Steps[Verdict]:
     """What the target emits after the context and along the tree; the session holds it afterwards.
 
     Args:
         engine: The target.
         session: Its context taken, its slot held.
         tree: Candidates, of which doubles are welcome.
+        run: Tokens to decode after that, one forward each.
+        stop_token_ids: The run ends with the first of these.
         top_logprobs: Likeliest alternatives to report for each emitted token.
     """
+    verdict = yield from _verdict_on(tree, engine, session, top_logprobs)
+    while verdict.num_run < run and verdict.token_ids[-1] not in stop_token_ids:
+        began_ns = perf_counter_ns()
+        plain = yield from _verdict_on(EMPTY_TREE, engine, session, top_logprobs)
+        verdict = verdict.and_then(plain, took_ns=perf_counter_ns() - began_ns)
+    return verdict
+
+
+def _verdict_on(tree: TokenTree, engine: Engine, session: Session, top_logprobs: int) -> Steps[Verdict]:
     tail = yield from read_to_tail(engine, session)
     root = len(tail) - 1
     logits = yield Chunk(

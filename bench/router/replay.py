@@ -105,8 +105,8 @@ class _Session:
         plan = policy.plan(context).within(context.remaining_tokens)
         drafts = {name: self._draft(name, plan) for name in plan.drafters}
         tree = plan.combine(tuple(drafts.values()))
-        verdict = self._verify(tree)
-        timings = self._timings(plan, drafts, tree)
+        verdict = self._verify(tree, plan.run)
+        timings = self._timings(plan, drafts, tree, verdict)
         self._hear(plan.drafters)
         outcome = RoundOutcome(drafts=drafts, tree=tree, verdict=verdict, timings=timings)
         policy.learn(context, plan, outcome)
@@ -161,18 +161,27 @@ class _Session:
         calibration = plan.calibrations.get(drafter, UNCALIBRATED)
         return self._fleet.recording.tree(self._request, self._voice(drafter), self.emitted, plan.shape, calibration)
 
-    def _verify(self, tree: TokenTree) -> Verdict:
-        """The target goes on to say what it said; only nodes on its path are ever asked what follows them."""
+    def _verify(self, tree: TokenTree, run: int) -> Verdict:
+        """The target goes on to say what it said; only nodes on its path are ever asked what follows them.
+
+        What a forward takes without a round was not measured: a token of a run is charged with a verification.
+        """
         said = self._request.token_ids[self.emitted :]
         walked = walk(tree, said[0], [said[depth] if depth < len(said) else -1 for depth in tree.depths])
         token_ids = (*(tree.token_ids[node] for node in walked.accepted), walked.extra_token)
-        return Verdict(accepted=walked.accepted, token_ids=token_ids, logprobs=())
+        run_ms = sum(self._fleet.costs.verify_ms(0) * self._fleet.noise() for _ in range(run))
+        return Verdict(
+            accepted=walked.accepted,
+            token_ids=(*token_ids, *said[len(token_ids) : len(token_ids) + run]),
+            logprobs=(),
+            run_ns=int(run_ms * NS_PER_MS),
+        )
 
-    def _timings(self, plan: Plan, drafts: Mapping[str, TokenTree], tree: TokenTree) -> RoundTimings:
+    def _timings(self, plan: Plan, drafts: Mapping[str, TokenTree], tree: TokenTree, verdict: Verdict) -> RoundTimings:
         costs = self._fleet.costs
         alone_ms = max((self._draft_ms(name, plan.shape, draft) for name, draft in drafts.items()), default=0.0)
         draft_ms = costs.crowded(alone_ms, len(drafts)) * self._fleet.noise()
-        verify_ms = costs.verify_ms(len(tree)) * self._fleet.noise()
+        verify_ms = costs.verify_ms(len(tree)) * self._fleet.noise() + verdict.run_ns / NS_PER_MS
         # The first verification waits for the target's reading of the prompt, too.
         round_ms = max(draft_ms, self._target_reads_ms) + verify_ms + costs.rest_ms
         self._target_reads_ms = 0.0

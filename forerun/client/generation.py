@@ -63,6 +63,7 @@ class Decision:
         propensity: Probability with which the policy makes this choice in this context.
         explanation: In words.
         model_version: Version of the learnt model behind it; empty if there is none.
+        run: Tokens that the target may decode after its verdict, without a round for each.
     """
 
     policy: str
@@ -72,6 +73,7 @@ class Decision:
     propensity: float = 1.0
     explanation: str = ""
     model_version: str = ""
+    run: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,6 +88,8 @@ class RoundReport:
         missing_drafters: Drafters that were asked and did not answer in time.
         foreseen_drafters: Drafters whose tree was there before it was asked for.
         silent_drafters: Drafters that had nothing to say, so that the round was planned again without them.
+        run_text: The text that the target decoded after that, without a round for each token.
+        tokens_emitted: Tokens that the answer gained.
     """
 
     round: int
@@ -98,6 +102,8 @@ class RoundReport:
     missing_drafters: tuple[str, ...] = ()
     foreseen_drafters: tuple[str, ...] = ()
     silent_drafters: tuple[str, ...] = ()
+    run_text: str = ""
+    tokens_emitted: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

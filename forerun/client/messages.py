@@ -247,6 +247,8 @@ def round_report_of(message: generation_pb2.RoundReport) -> RoundReport:
         missing_drafters=tuple(message.missing_drafters),
         foreseen_drafters=tuple(message.foreseen_drafters),
         silent_drafters=tuple(message.silent_drafters),
+        run_text=message.run_text,
+        tokens_emitted=message.tokens_emitted,
     )
 
 
@@ -259,6 +261,7 @@ def _decision(message: generation_pb2.Decision) -> Decision:
         propensity=message.propensity,
         explanation=message.explanation,
         model_version=message.model_version,
+        run=message.run,
     )
 
 

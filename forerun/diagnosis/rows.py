@@ -75,7 +75,7 @@ class Row:
         target: host:port of the verify worker; empty where the log does not say.
         verify_worker_ms: What it counts as its own; 0 where the log does not say.
         verify_queue_ms: Of that, waiting for the engine.
-        verify_compute_ms: Of that, in model forwards.
+        verify_compute_ms: Of that, in the forwards of the judgement; those of a run are apart.
         batch: Sessions that shared the forward.
         retold: Tokens that workers had to be told again in this round.
         moves: Workers lost or given up in this round.

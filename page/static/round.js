@@ -180,7 +180,8 @@ function title(node) {
 }
 
 function extra(round) {
-  return round.extra_text ? clipped(visible(round.extra_text)) : "its own";
+  const text = round.extra_text + (round.run_text ?? "");
+  return text ? clipped(visible(text)) : "its own";
 }
 
 /** White space that can be seen. */

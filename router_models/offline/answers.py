@@ -67,13 +67,13 @@ class Run:
     Attributes:
         answer: Which.
         choices: The policy's, round by round.
-        accepted: Tokens of each round.
+        tokens: Of each round.
         doubtful: Rounds of which only bounds are known.
     """
 
     answer: Answer
     choices: tuple[Choice, ...]
-    accepted: tuple[int, ...]
+    tokens: tuple[int, ...]
     doubtful: int
 
 
@@ -116,7 +116,7 @@ def play(policy: Policy, answer: Answer, *, hopefully: bool = False) -> Run | No
     request_id = f"{answer.request_id}, replayed {'hopefully' if hopefully else 'cautiously'}"
     token_ids, starts = answer.token_ids, answer.starts
     choices: list[Choice] = []
-    accepted: list[int] = []
+    tokens: list[int] = []
     start = doubtful = 0
     while start < len(token_ids):
         served = answer.rounds[bisect_right(starts, start) - 1]
@@ -130,18 +130,18 @@ def play(policy: Policy, answer: Answer, *, hopefully: bool = False) -> Run | No
         plan = policy.plan(context).within(context.remaining_tokens)
         choices.append((context, plan))
         if served.context.emitted_tokens == start and _choice(plan) == _choice(served.plan):
-            accepted.append(_accepted(answer, served))
             outcome = served.outcome
+            tokens.append(served.tokens)
         elif len(plan.drafters) > 1:
             return None
         else:
             bounds = _foretold(answer, plan, start)
             doubtful += bounds[0] < bounds[1]
-            accepted.append(bounds[hopefully])
-            outcome = _outcome(answer, plan, start, accepted[-1], served.outcome.timings)
+            outcome = _outcome(answer, plan, start, bounds[hopefully], served.outcome.timings)
+            tokens.append(len(outcome.verdict.token_ids))
         policy.learn(context, plan, outcome)
-        start += accepted[-1] + 1
-    return Run(answer=answer, choices=tuple(choices), accepted=tuple(accepted), doubtful=doubtful)
+        start += tokens[-1]
+    return Run(answer=answer, choices=tuple(choices), tokens=tuple(tokens), doubtful=doubtful)
 
 
 def _choice(plan: Plan) -> Plan:
@@ -150,7 +150,7 @@ def _choice(plan: Plan) -> Plan:
 
 
 def _accepted(answer: Answer, served: LoggedRound) -> int:
-    """Tokens of a logged round, without its last. One that ended the answer may have accepted what nobody wanted."""
+    """Nodes of a logged round that were of use: one that ended the answer may have accepted what nobody wanted."""
     return min(served.outcome.verdict.num_accepted, _most(answer, served.context.emitted_tokens))
 
 
@@ -173,9 +173,9 @@ def _foretold(answer: Answer, plan: Plan, start: int) -> tuple[int, int]:
 
 
 def _outcome(answer: Answer, plan: Plan, start: int, accepted: int, timings: RoundTimings) -> RoundOutcome:
-    """What a policy is told of a round that was not served."""
+    """What a policy is told of a round that was not served; of what its run would have taken nothing is known."""
     tree, path = _tree(answer, plan, start, accepted) if plan.speculates else (EMPTY_TREE, ())
-    token_ids = answer.token_ids[start : start + accepted + 1]
+    token_ids = answer.token_ids[start : start + accepted + 1 + plan.run]
     return RoundOutcome(
         drafts=dict.fromkeys(plan.drafters, tree),
         tree=tree,
@@ -214,7 +214,7 @@ def as_served(answer: Answer) -> Run:
     return Run(
         answer=answer,
         choices=tuple((entry.context, entry.plan) for entry in answer.rounds),
-        accepted=tuple(_accepted(answer, entry) for entry in answer.rounds),
+        tokens=tuple(entry.tokens for entry in answer.rounds),
         doubtful=0,
     )
 

@@ -174,7 +174,7 @@ class _Clock:
             estimate=estimate,
             cautious=low.tokens_per_ms,
             hopeful=high.tokens_per_ms,
-            rounds=sum(len(run.accepted) for run, _ in runs),
+            rounds=sum(len(run.tokens) for run, _ in runs),
             doubtful_rounds=sum(run.doubtful for run, _ in runs),
         )
         return _Told(told=told, slow=self.resampling.speeds(cautious), fast=self.resampling.speeds(hopeful))

@@ -95,6 +95,7 @@ def _features(context: RoundContext, plan: Plan, names: Mapping[tuple[str, ...],
     return [
         float(names.get(plan.drafters, len(names))),
         *(map(float, tree) if plan.speculates else (0.0, 0.0, 0.0, 0.0)),
+        float(plan.run),
         min(excess, default=UNKNOWN),
         context.temperature,
         float(context.round == 0),

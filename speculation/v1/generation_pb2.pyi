@@ -148,7 +148,7 @@ class TokenLogprob(_message.Message):
     def __init__(self, token_id: _Optional[int] = ..., logprob: _Optional[float] = ..., text: _Optional[str] = ...) -> None: ...
 
 class RoundReport(_message.Message):
-    __slots__ = ("round", "decision", "tree", "accepted", "node_texts", "extra_text", "timings", "missing_drafters", "foreseen_drafters", "silent_drafters")
+    __slots__ = ("round", "decision", "tree", "accepted", "node_texts", "extra_text", "timings", "missing_drafters", "foreseen_drafters", "silent_drafters", "run_text", "tokens_emitted")
     ROUND_FIELD_NUMBER: _ClassVar[int]
     DECISION_FIELD_NUMBER: _ClassVar[int]
     TREE_FIELD_NUMBER: _ClassVar[int]
@@ -159,6 +159,8 @@ class RoundReport(_message.Message):
     MISSING_DRAFTERS_FIELD_NUMBER: _ClassVar[int]
     FORESEEN_DRAFTERS_FIELD_NUMBER: _ClassVar[int]
     SILENT_DRAFTERS_FIELD_NUMBER: _ClassVar[int]
+    RUN_TEXT_FIELD_NUMBER: _ClassVar[int]
+    TOKENS_EMITTED_FIELD_NUMBER: _ClassVar[int]
     round: int
     decision: Decision
     tree: _common_pb2.TokenTree
@@ -169,10 +171,12 @@ class RoundReport(_message.Message):
     missing_drafters: _containers.RepeatedScalarFieldContainer[str]
     foreseen_drafters: _containers.RepeatedScalarFieldContainer[str]
     silent_drafters: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, round: _Optional[int] = ..., decision: _Optional[_Union[Decision, _Mapping]] = ..., tree: _Optional[_Union[_common_pb2.TokenTree, _Mapping]] = ..., accepted: _Optional[_Iterable[int]] = ..., node_texts: _Optional[_Iterable[str]] = ..., extra_text: _Optional[str] = ..., timings: _Optional[_Union[RoundTimings, _Mapping]] = ..., missing_drafters: _Optional[_Iterable[str]] = ..., foreseen_drafters: _Optional[_Iterable[str]] = ..., silent_drafters: _Optional[_Iterable[str]] = ...) -> None: ...
+    run_text: str
+    tokens_emitted: int
+    def __init__(self, round: _Optional[int] = ..., decision: _Optional[_Union[Decision, _Mapping]] = ..., tree: _Optional[_Union[_common_pb2.TokenTree, _Mapping]] = ..., accepted: _Optional[_Iterable[int]] = ..., node_texts: _Optional[_Iterable[str]] = ..., extra_text: _Optional[str] = ..., timings: _Optional[_Union[RoundTimings, _Mapping]] = ..., missing_drafters: _Optional[_Iterable[str]] = ..., foreseen_drafters: _Optional[_Iterable[str]] = ..., silent_drafters: _Optional[_Iterable[str]] = ..., run_text: _Optional[str] = ..., tokens_emitted: _Optional[int] = ...) -> None: ...
 
 class Decision(_message.Message):
-    __slots__ = ("policy", "model_version", "drafters", "shape", "verify_budget", "propensity", "explanation", "calibrations")
+    __slots__ = ("policy", "model_version", "drafters", "shape", "verify_budget", "propensity", "explanation", "calibrations", "run")
     class CalibrationsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -188,6 +192,7 @@ class Decision(_message.Message):
     PROPENSITY_FIELD_NUMBER: _ClassVar[int]
     EXPLANATION_FIELD_NUMBER: _ClassVar[int]
     CALIBRATIONS_FIELD_NUMBER: _ClassVar[int]
+    RUN_FIELD_NUMBER: _ClassVar[int]
     policy: str
     model_version: str
     drafters: _containers.RepeatedScalarFieldContainer[str]
@@ -196,7 +201,8 @@ class Decision(_message.Message):
     propensity: float
     explanation: str
     calibrations: _containers.MessageMap[str, _common_pb2.Calibration]
-    def __init__(self, policy: _Optional[str] = ..., model_version: _Optional[str] = ..., drafters: _Optional[_Iterable[str]] = ..., shape: _Optional[_Union[_common_pb2.TreeShape, _Mapping]] = ..., verify_budget: _Optional[int] = ..., propensity: _Optional[float] = ..., explanation: _Optional[str] = ..., calibrations: _Optional[_Mapping[str, _common_pb2.Calibration]] = ...) -> None: ...
+    run: int
+    def __init__(self, policy: _Optional[str] = ..., model_version: _Optional[str] = ..., drafters: _Optional[_Iterable[str]] = ..., shape: _Optional[_Union[_common_pb2.TreeShape, _Mapping]] = ..., verify_budget: _Optional[int] = ..., propensity: _Optional[float] = ..., explanation: _Optional[str] = ..., calibrations: _Optional[_Mapping[str, _common_pb2.Calibration]] = ..., run: _Optional[int] = ...) -> None: ...
 
 class RoundTimings(_message.Message):
     __slots__ = ("draft_ns", "verify_ns", "round_ns", "draft_worker_ns", "verify_worker_ns")

@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from speculation.v1 import common_pb2 as speculation_dot_v1_dot_common__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1bspeculation/v1/verify.proto\x12\x0especulation.v1\x1a\x1bspeculation/v1/common.proto\"\xd1\x01\n\rVerifyRequest\x12*\n\x04open\x18\x01 \x01(\x0b\x32\x1a.speculation.v1.OpenVerifyH\x00\x12.\n\x06\x65xtend\x18\x02 \x01(\x0b\x32\x1c.speculation.v1.ExtendVerifyH\x00\x12,\n\x06verify\x18\x03 \x01(\x0b\x32\x1a.speculation.v1.VerifyTreeH\x00\x12+\n\x05trace\x18\x04 \x01(\x0b\x32\x1c.speculation.v1.TraceContextB\t\n\x07message\"\x97\x01\n\nOpenVerify\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x34\n\x08sampling\x18\x02 \x01(\x0b\x32\".speculation.v1.SamplingParameters\x12\x15\n\rprompt_length\x18\x03 \x01(\r\x12\x14\n\x0ctop_logprobs\x18\x04 \x01(\r\x12\x12\n\ncache_salt\x18\x05 \x01(\t\"8\n\x0c\x45xtendVerify\x12(\n\x07\x63ontext\x18\x01 \x01(\x0b\x32\x17.speculation.v1.Context\"n\n\nVerifyTree\x12\r\n\x05round\x18\x01 \x01(\r\x12(\n\x07\x63ontext\x18\x02 \x01(\x0b\x32\x17.speculation.v1.Context\x12\'\n\x04tree\x18\x03 \x01(\x0b\x32\x19.speculation.v1.TokenTree\"\x9f\x02\n\x0eVerifyResponse\x12-\n\x06status\x18\x01 \x01(\x0e\x32\x1d.speculation.v1.SessionStatus\x12\x13\n\x0bheld_length\x18\x02 \x01(\r\x12.\n\x06opened\x18\x03 \x01(\x0b\x32\x1c.speculation.v1.VerifyOpenedH\x00\x12\x32\n\x08\x65xtended\x18\x04 \x01(\x0b\x32\x1e.speculation.v1.VerifyExtendedH\x00\x12*\n\x07verdict\x18\x05 \x01(\x0b\x32\x17.speculation.v1.VerdictH\x00\x12.\n\x07timings\x18\x06 \x01(\x0b\x32\x1d.speculation.v1.WorkerTimingsB\t\n\x07message\"4\n\x0cVerifyOpened\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x16\n\x0emodel_revision\x18\x02 \x01(\t\"%\n\x0eVerifyExtended\x12\x13\n\x0bheld_length\x18\x01 \x01(\r\"\xbe\x01\n\x07Verdict\x12\r\n\x05round\x18\x01 \x01(\r\x12\x10\n\x08\x61\x63\x63\x65pted\x18\x02 \x03(\r\x12\x11\n\ttoken_ids\x18\x03 \x03(\r\x12\x10\n\x08logprobs\x18\x04 \x03(\x02\x12\x31\n\x0ctop_logprobs\x18\x05 \x03(\x0b\x32\x1b.speculation.v1.TopLogprobs\x12\x12\n\nnode_probs\x18\x06 \x03(\x02\x12\x11\n\tnear_ties\x18\x07 \x01(\r\x12\x13\n\x0bprefix_hash\x18\x08 \x01(\x06\"2\n\x0bTopLogprobs\x12\x11\n\ttoken_ids\x18\x01 \x03(\r\x12\x10\n\x08logprobs\x18\x02 \x03(\x02\x32\xab\x01\n\rVerifyService\x12K\n\x06Verify\x12\x1d.speculation.v1.VerifyRequest\x1a\x1e.speculation.v1.VerifyResponse(\x01\x30\x01\x12M\n\x08\x44\x65scribe\x12\x1f.speculation.v1.DescribeRequest\x1a .speculation.v1.DescribeResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1bspeculation/v1/verify.proto\x12\x0especulation.v1\x1a\x1bspeculation/v1/common.proto\"\xd1\x01\n\rVerifyRequest\x12*\n\x04open\x18\x01 \x01(\x0b\x32\x1a.speculation.v1.OpenVerifyH\x00\x12.\n\x06\x65xtend\x18\x02 \x01(\x0b\x32\x1c.speculation.v1.ExtendVerifyH\x00\x12,\n\x06verify\x18\x03 \x01(\x0b\x32\x1a.speculation.v1.VerifyTreeH\x00\x12+\n\x05trace\x18\x04 \x01(\x0b\x32\x1c.speculation.v1.TraceContextB\t\n\x07message\"\xaf\x01\n\nOpenVerify\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x34\n\x08sampling\x18\x02 \x01(\x0b\x32\".speculation.v1.SamplingParameters\x12\x15\n\rprompt_length\x18\x03 \x01(\r\x12\x14\n\x0ctop_logprobs\x18\x04 \x01(\r\x12\x12\n\ncache_salt\x18\x05 \x01(\t\x12\x16\n\x0estop_token_ids\x18\x06 \x03(\r\"8\n\x0c\x45xtendVerify\x12(\n\x07\x63ontext\x18\x01 \x01(\x0b\x32\x17.speculation.v1.Context\"{\n\nVerifyTree\x12\r\n\x05round\x18\x01 \x01(\r\x12(\n\x07\x63ontext\x18\x02 \x01(\x0b\x32\x17.speculation.v1.Context\x12\'\n\x04tree\x18\x03 \x01(\x0b\x32\x19.speculation.v1.TokenTree\x12\x0b\n\x03run\x18\x04 \x01(\r\"\x9f\x02\n\x0eVerifyResponse\x12-\n\x06status\x18\x01 \x01(\x0e\x32\x1d.speculation.v1.SessionStatus\x12\x13\n\x0bheld_length\x18\x02 \x01(\r\x12.\n\x06opened\x18\x03 \x01(\x0b\x32\x1c.speculation.v1.VerifyOpenedH\x00\x12\x32\n\x08\x65xtended\x18\x04 \x01(\x0b\x32\x1e.speculation.v1.VerifyExtendedH\x00\x12*\n\x07verdict\x18\x05 \x01(\x0b\x32\x17.speculation.v1.VerdictH\x00\x12.\n\x07timings\x18\x06 \x01(\x0b\x32\x1d.speculation.v1.WorkerTimingsB\t\n\x07message\"4\n\x0cVerifyOpened\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x16\n\x0emodel_revision\x18\x02 \x01(\t\"%\n\x0eVerifyExtended\x12\x13\n\x0bheld_length\x18\x01 \x01(\r\"\xce\x01\n\x07Verdict\x12\r\n\x05round\x18\x01 \x01(\r\x12\x10\n\x08\x61\x63\x63\x65pted\x18\x02 \x03(\r\x12\x11\n\ttoken_ids\x18\x03 \x03(\r\x12\x10\n\x08logprobs\x18\x04 \x03(\x02\x12\x31\n\x0ctop_logprobs\x18\x05 \x03(\x0b\x32\x1b.speculation.v1.TopLogprobs\x12\x12\n\nnode_probs\x18\x06 \x03(\x02\x12\x11\n\tnear_ties\x18\x07 \x01(\r\x12\x13\n\x0bprefix_hash\x18\x08 \x01(\x06\x12\x0e\n\x06run_ns\x18\t \x01(\x04\"2\n\x0bTopLogprobs\x12\x11\n\ttoken_ids\x18\x01 \x03(\r\x12\x10\n\x08logprobs\x18\x02 \x03(\x02\x32\xab\x01\n\rVerifyService\x12K\n\x06Verify\x12\x1d.speculation.v1.VerifyRequest\x1a\x1e.speculation.v1.VerifyResponse(\x01\x30\x01\x12M\n\x08\x44\x65scribe\x12\x1f.speculation.v1.DescribeRequest\x1a .speculation.v1.DescribeResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -35,21 +35,21 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_VERIFYREQUEST']._serialized_start=77
   _globals['_VERIFYREQUEST']._serialized_end=286
   _globals['_OPENVERIFY']._serialized_start=289
-  _globals['_OPENVERIFY']._serialized_end=440
-  _globals['_EXTENDVERIFY']._serialized_start=442
-  _globals['_EXTENDVERIFY']._serialized_end=498
-  _globals['_VERIFYTREE']._serialized_start=500
-  _globals['_VERIFYTREE']._serialized_end=610
-  _globals['_VERIFYRESPONSE']._serialized_start=613
-  _globals['_VERIFYRESPONSE']._serialized_end=900
-  _globals['_VERIFYOPENED']._serialized_start=902
-  _globals['_VERIFYOPENED']._serialized_end=954
-  _globals['_VERIFYEXTENDED']._serialized_start=956
-  _globals['_VERIFYEXTENDED']._serialized_end=993
-  _globals['_VERDICT']._serialized_start=996
-  _globals['_VERDICT']._serialized_end=1186
-  _globals['_TOPLOGPROBS']._serialized_start=1188
-  _globals['_TOPLOGPROBS']._serialized_end=1238
-  _globals['_VERIFYSERVICE']._serialized_start=1241
-  _globals['_VERIFYSERVICE']._serialized_end=1412
+  _globals['_OPENVERIFY']._serialized_end=464
+  _globals['_EXTENDVERIFY']._serialized_start=466
+  _globals['_EXTENDVERIFY']._serialized_end=522
+  _globals['_VERIFYTREE']._serialized_start=524
+  _globals['_VERIFYTREE']._serialized_end=647
+  _globals['_VERIFYRESPONSE']._serialized_start=650
+  _globals['_VERIFYRESPONSE']._serialized_end=937
+  _globals['_VERIFYOPENED']._serialized_start=939
+  _globals['_VERIFYOPENED']._serialized_end=991
+  _globals['_VERIFYEXTENDED']._serialized_start=993
+  _globals['_VERIFYEXTENDED']._serialized_end=1030
+  _globals['_VERDICT']._serialized_start=1033
+  _globals['_VERDICT']._serialized_end=1239
+  _globals['_TOPLOGPROBS']._serialized_start=1241
+  _globals['_TOPLOGPROBS']._serialized_end=1291
+  _globals['_VERIFYSERVICE']._serialized_start=1294
+  _globals['_VERIFYSERVICE']._serialized_end=1465
 # @@protoc_insertion_point(module_scope)

@@ -20,18 +20,20 @@ class VerifyRequest(_message.Message):
     def __init__(self, open: _Optional[_Union[OpenVerify, _Mapping]] = ..., extend: _Optional[_Union[ExtendVerify, _Mapping]] = ..., verify: _Optional[_Union[VerifyTree, _Mapping]] = ..., trace: _Optional[_Union[_common_pb2.TraceContext, _Mapping]] = ...) -> None: ...
 
 class OpenVerify(_message.Message):
-    __slots__ = ("session_id", "sampling", "prompt_length", "top_logprobs", "cache_salt")
+    __slots__ = ("session_id", "sampling", "prompt_length", "top_logprobs", "cache_salt", "stop_token_ids")
     SESSION_ID_FIELD_NUMBER: _ClassVar[int]
     SAMPLING_FIELD_NUMBER: _ClassVar[int]
     PROMPT_LENGTH_FIELD_NUMBER: _ClassVar[int]
     TOP_LOGPROBS_FIELD_NUMBER: _ClassVar[int]
     CACHE_SALT_FIELD_NUMBER: _ClassVar[int]
+    STOP_TOKEN_IDS_FIELD_NUMBER: _ClassVar[int]
     session_id: str
     sampling: _common_pb2.SamplingParameters
     prompt_length: int
     top_logprobs: int
     cache_salt: str
-    def __init__(self, session_id: _Optional[str] = ..., sampling: _Optional[_Union[_common_pb2.SamplingParameters, _Mapping]] = ..., prompt_length: _Optional[int] = ..., top_logprobs: _Optional[int] = ..., cache_salt: _Optional[str] = ...) -> None: ...
+    stop_token_ids: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, session_id: _Optional[str] = ..., sampling: _Optional[_Union[_common_pb2.SamplingParameters, _Mapping]] = ..., prompt_length: _Optional[int] = ..., top_logprobs: _Optional[int] = ..., cache_salt: _Optional[str] = ..., stop_token_ids: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class ExtendVerify(_message.Message):
     __slots__ = ("context",)
@@ -40,14 +42,16 @@ class ExtendVerify(_message.Message):
     def __init__(self, context: _Optional[_Union[_common_pb2.Context, _Mapping]] = ...) -> None: ...
 
 class VerifyTree(_message.Message):
-    __slots__ = ("round", "context", "tree")
+    __slots__ = ("round", "context", "tree", "run")
     ROUND_FIELD_NUMBER: _ClassVar[int]
     CONTEXT_FIELD_NUMBER: _ClassVar[int]
     TREE_FIELD_NUMBER: _ClassVar[int]
+    RUN_FIELD_NUMBER: _ClassVar[int]
     round: int
     context: _common_pb2.Context
     tree: _common_pb2.TokenTree
-    def __init__(self, round: _Optional[int] = ..., context: _Optional[_Union[_common_pb2.Context, _Mapping]] = ..., tree: _Optional[_Union[_common_pb2.TokenTree, _Mapping]] = ...) -> None: ...
+    run: int
+    def __init__(self, round: _Optional[int] = ..., context: _Optional[_Union[_common_pb2.Context, _Mapping]] = ..., tree: _Optional[_Union[_common_pb2.TokenTree, _Mapping]] = ..., run: _Optional[int] = ...) -> None: ...
 
 class VerifyResponse(_message.Message):
     __slots__ = ("status", "held_length", "opened", "extended", "verdict", "timings")
@@ -80,7 +84,7 @@ class VerifyExtended(_message.Message):
     def __init__(self, held_length: _Optional[int] = ...) -> None: ...
 
 class Verdict(_message.Message):
-    __slots__ = ("round", "accepted", "token_ids", "logprobs", "top_logprobs", "node_probs", "near_ties", "prefix_hash")
+    __slots__ = ("round", "accepted", "token_ids", "logprobs", "top_logprobs", "node_probs", "near_ties", "prefix_hash", "run_ns")
     ROUND_FIELD_NUMBER: _ClassVar[int]
     ACCEPTED_FIELD_NUMBER: _ClassVar[int]
     TOKEN_IDS_FIELD_NUMBER: _ClassVar[int]
@@ -89,6 +93,7 @@ class Verdict(_message.Message):
     NODE_PROBS_FIELD_NUMBER: _ClassVar[int]
     NEAR_TIES_FIELD_NUMBER: _ClassVar[int]
     PREFIX_HASH_FIELD_NUMBER: _ClassVar[int]
+    RUN_NS_FIELD_NUMBER: _ClassVar[int]
     round: int
     accepted: _containers.RepeatedScalarFieldContainer[int]
     token_ids: _containers.RepeatedScalarFieldContainer[int]
@@ -97,7 +102,8 @@ class Verdict(_message.Message):
     node_probs: _containers.RepeatedScalarFieldContainer[float]
     near_ties: int
     prefix_hash: int
-    def __init__(self, round: _Optional[int] = ..., accepted: _Optional[_Iterable[int]] = ..., token_ids: _Optional[_Iterable[int]] = ..., logprobs: _Optional[_Iterable[float]] = ..., top_logprobs: _Optional[_Iterable[_Union[TopLogprobs, _Mapping]]] = ..., node_probs: _Optional[_Iterable[float]] = ..., near_ties: _Optional[int] = ..., prefix_hash: _Optional[int] = ...) -> None: ...
+    run_ns: int
+    def __init__(self, round: _Optional[int] = ..., accepted: _Optional[_Iterable[int]] = ..., token_ids: _Optional[_Iterable[int]] = ..., logprobs: _Optional[_Iterable[float]] = ..., top_logprobs: _Optional[_Iterable[_Union[TopLogprobs, _Mapping]]] = ..., node_probs: _Optional[_Iterable[float]] = ..., near_ties: _Optional[int] = ..., prefix_hash: _Optional[int] = ..., run_ns: _Optional[int] = ...) -> None: ...
 
 class TopLogprobs(_message.Message):
     __slots__ = ("token_ids", "logprobs")

@@ -52,6 +52,7 @@ FULL = Round(
         propensity=0.1,
         explanation="",
         calibrations={"code": Calibration(offset=1.0, slope=0.5)},
+        run=2,
     ),
     missing=("docs",),
     outcome=RoundOutcome(
@@ -59,17 +60,18 @@ FULL = Round(
         tree=chain((1, 2), (0.5, 0.25)),
         verdict=Verdict(
             accepted=(0,),
-            token_ids=(1, 9),
-            logprobs=(-0.5, -0.25),
+            token_ids=(1, 9, 4),
+            logprobs=(-0.5, -0.25, -1.5),
             node_probs=(0.5, 0.125),
             near_ties=1,
+            run_ns=2,
             timings=WorkerTimings(queue_ns=1, compute_ns=2, total_ns=3, batch_size=4, batch_positions=9, forwards=5),
         ),
         timings=RoundTimings(draft_ns=6, verify_ns=7, round_ns=8, draft_worker_ns=9, verify_worker_ns=3),
         foreseen=("math",),
         silences=(Silence(drafter="suffix", least_confidence=0.3, took_ns=10),),
     ),
-    emitted=(1, 9),
+    emitted=(1, 9, 4),
     exchanges={
         "code": DraftExchange(
             address="here:1",

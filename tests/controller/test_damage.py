@@ -52,6 +52,13 @@ def _accepts_what_is_not_there(verdict: verify_pb2.Verdict) -> None:
     verdict.accepted.append(200)
 
 
+def _goes_on_unasked(verdict: verify_pb2.Verdict) -> None:
+    verdict.token_ids.append(1)
+    verdict.logprobs.append(-0.5)
+    verdict.top_logprobs.add(token_ids=[1], logprobs=[-0.5])
+    verdict.prefix_hash = extend_hash(EMPTY_PREFIX, (*PROMPT, *verdict.token_ids))
+
+
 def _one_logprob_too_few(verdict: verify_pb2.Verdict) -> None:
     del verdict.logprobs[-1]
 
@@ -72,6 +79,7 @@ def _one_alternative_without_logprob(verdict: verify_pb2.Verdict) -> None:
         _no_hash,
         _no_token,
         _accepts_what_is_not_there,
+        _goes_on_unasked,
         _one_logprob_too_few,
         _no_number,
         _one_alternative_without_logprob,
@@ -103,6 +111,22 @@ def test_a_verdict_as_it_should_be_is_believed() -> None:
             verdict = await stream.verify(Sequence(PROMPT, max_new_tokens=9), chain(truth[:2]), round_number=1)
 
             assert list(verdict.token_ids) == truth
+
+    run(scenario())
+
+
+def test_a_run_is_believed_as_far_as_it_was_asked_for() -> None:
+    async def scenario() -> None:
+        async with fakes.workers(VERIFY) as [target], _session(target.address) as stream:
+            sequence = Sequence(PROMPT, max_new_tokens=20)
+            truth = fakes.Language().continuation(PROMPT, 12)
+
+            first = await stream.verify(sequence, chain(truth[:2]), run=4, round_number=1)
+            sequence.extend(first.token_ids)
+            second = await stream.verify(sequence, chain([]), run=4, round_number=2)
+
+            assert [first.num_run, second.num_run] == [4, 4]
+            assert [*first.token_ids, *second.token_ids] == truth
 
     run(scenario())
 

@@ -72,9 +72,9 @@ class PatientSession:
     async def draft(self, plan: Plan, sequence: Sequence) -> Drafts:
         return await self.session.draft(plan, sequence)
 
-    async def verify(self, tree: TokenTree, sequence: Sequence) -> Verdict:
+    async def verify(self, tree: TokenTree, sequence: Sequence, *, run: int = 0) -> Verdict:
         await self.nobody_drafts()
-        return await self.session.verify(tree, sequence)
+        return await self.session.verify(tree, sequence, run=run)
 
     async def nobody_drafts(self) -> None:
         """Wait until every drafter has answered."""

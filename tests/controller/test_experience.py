@@ -27,7 +27,7 @@ from tests.strategies import trees
 
 NOT_TAUGHT = {
     *("explanation", "model_version", "top_logprobs"),
-    *("allowed_shapes", "most_nodes", "most_depth", "exploration"),
+    *("allowed_shapes", "most_nodes", "most_depth", "most_run", "exploration"),
     *("elapsed_ms", "latency_objective_ms"),
     *("drafter_profiles", "target_profile"),
 }
@@ -75,7 +75,12 @@ def rounds(draw: st.DrawFn) -> Round:
     tree = plan.combine(list(drafts.values())) if drafts else EMPTY_TREE
     steps = walk(tree, draw(st.integers(0, 5)), [draw(st.integers(0, 5)) for _ in range(len(tree))])
     emitted = (*(tree.token_ids[node] for node in steps.accepted), steps.extra_token)
-    verdict = Verdict(accepted=steps.accepted, token_ids=emitted, logprobs=(-0.5,) * len(emitted))
+    run = tuple(draw(st.lists(st.integers(0, 5), max_size=3)))
+    emitted += run
+    verdict = Verdict(
+        accepted=steps.accepted, token_ids=emitted, logprobs=(-0.5,) * len(emitted), run_ns=10**6 * len(run)
+    )
+    plan = replace(plan, run=len(run))
     context = RoundContext(
         request_id=draw(st.text(max_size=3)),
         round=draw(st.integers(0, 9)),

@@ -13,8 +13,8 @@ from controller.request import GenerationRequest, Pins
 from controller.sequence import Sequence
 from controller.steering import DecisionMode, SteeredPolicy, Steering
 from router_models.catalogue import all_policies
-from router_models.fixed import NonePolicy
-from router_models.plan import Plan
+from router_models.fixed import NonePolicy, RunsPolicy
+from router_models.plan import RUN, Plan
 from router_models.policy import Policy, RoundContext
 from speculation.acceptance import walk
 from speculation.errors import UnknownNameError
@@ -47,6 +47,7 @@ class ScriptedSession:
         self.failovers = self.retold_tokens = 0
         self.verify_address = "here:1"
         self.verified: list[TokenTree] = []
+        self.runs: list[int] = []
         self.planned: list[Plan] = []
         self.read_by: tuple[str, ...] = ()
         self.foreseen_from: list[TokenTree] = []
@@ -87,11 +88,13 @@ class ScriptedSession:
     def foresee(self, plan: Plan, tree: TokenTree, sequence: Sequence) -> None:
         self.foreseen_from.append(tree)
 
-    async def verify(self, tree: TokenTree, sequence: Sequence) -> Verdict:
+    async def verify(self, tree: TokenTree, sequence: Sequence, *, run: int = 0) -> Verdict:
         self.verified.append(tree)
+        self.runs.append(run)
         at = [LANGUAGE.next_token([*sequence.token_ids, *tree.tokens_on_path(node)]) for node in range(len(tree))]
         steps = walk(tree, LANGUAGE.next_token(sequence.token_ids), at)
         emitted = (*(tree.token_ids[node] for node in steps.accepted), steps.extra_token)
+        emitted += tuple(LANGUAGE.continuation((*sequence.token_ids, *emitted), run))
         return Verdict(accepted=steps.accepted, token_ids=emitted, logprobs=(0.0,) * len(emitted))
 
 
@@ -218,6 +221,26 @@ def test_good_drafts_save_rounds() -> None:
 
     assert len(plain) == 50
     assert len(speculated) == 10, "seven nodes, two to a level: four levels and one token more each time"
+
+
+def test_in_runs_an_answer_takes_a_round_for_so_many_tokens() -> None:
+    session = ScriptedSession({"a": 0.9})
+
+    sequence, rounds = rounds_of(session, RunsPolicy(), most=20)
+
+    assert sequence.token_ids[2:] == LANGUAGE.continuation((1, 2), 20)
+    assert [len(done.emitted) for done in rounds] == [1, 1 + RUN, 1 + RUN, 1]
+    assert session.runs == [0, RUN, RUN, 0]
+    assert len(session.foreseen_from) == session.runs.count(0), "what is drafted while the target runs on is in vain"
+
+
+def test_a_run_ends_where_the_room_does() -> None:
+    session = ScriptedSession({}, room=5)
+
+    sequence, _ = rounds_of(session, RunsPolicy(), most=6)
+
+    assert sequence.token_ids[2:] == LANGUAGE.continuation((1, 2), 6)
+    assert session.runs == [0, 2, 0, 0]
 
 
 def test_nothing_is_drafted_that_the_answer_cannot_use() -> None:

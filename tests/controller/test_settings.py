@@ -7,6 +7,7 @@ import pytest
 from controller.settings import RedisSettings, Settings, changes, without_restart
 from controller.settings_file import examined
 from controller.terms import DraftPin, Mode, Orders
+from router_models.plan import RUN
 from speculation.errors import ConfigurationError
 from speculation.tree import MAX_DEPTH, MAX_NODES, TreeShape
 
@@ -157,6 +158,14 @@ def test_a_rule_s_latency_objective_stands_in_for_the_router_s(tmp_path: Path) -
     assert [rule.terms.latency_objective_ms for rule in orders.rules] == [50.0, 50.0, 25.5]
     assert orders.default.latency_objective_ms == 50.0
     assert orders_of(tmp_path).default.latency_objective_ms == 0.0
+
+
+def test_how_far_the_target_may_run_on_is_the_rule_s_word_else_the_router_s(tmp_path: Path) -> None:
+    orders = orders_of(tmp_path, ROUTER + "      max_run: 0\n  max_run: 16\n")
+
+    assert [rule.terms.max_run for rule in orders.rules] == [16, 16, 0]
+    assert orders.default.max_run == 16
+    assert orders_of(tmp_path).default.max_run == RUN
 
 
 @pytest.mark.parametrize(

@@ -122,6 +122,7 @@ def test_a_policy_is_told_what_it_may_do() -> None:
         allowed_shapes=(CHAIN,),
         max_nodes=9,
         max_depth=7,
+        max_run=5,
         exploration=0.25,
         latency_objective_ms=30.0,
     )
@@ -132,7 +133,7 @@ def test_a_policy_is_told_what_it_may_do() -> None:
     (told,) = policy.asked
     assert told.drafters == ("docs",)
     assert (told.pinned_shape, told.allowed_shapes) == (CHAIN, (CHAIN,))
-    assert (told.most_nodes, told.most_depth) == (9, 7)
+    assert (told.most_nodes, told.most_depth, told.most_run) == (9, 7, 5)
     assert (told.exploration, told.latency_objective_ms) == (0.25, 30.0)
 
 

@@ -122,7 +122,7 @@ def test_what_the_log_says_of_a_round_arrives_whole(tmp_path: Path) -> None:
             code = next(answer for answer in row.answers if answer.drafter == "code")
             assert (code.address, code.elapsed_ms, code.compute_ms, code.forwards) == ("here:1", 6e-6, 2e-6, 3)
             assert (row.target, row.verify_worker_ms, row.batch) == ("there:2", 3e-6, 4)
-            assert (row.task, row.sampled, row.missing, row.tokens) == ("code", True, ("docs",), 2.0)
+            assert (row.task, row.sampled, row.missing, row.tokens) == ("code", True, ("docs",), 3.0)
 
     run(scenario())
 

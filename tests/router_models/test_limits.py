@@ -9,6 +9,7 @@ from router_models.limits import enforced, is_one_of
 from router_models.plan import Combination, Plan
 from router_models.policy import RoundContext
 from speculation.tree import MAX_BRANCHING, MAX_DEPTH, MAX_NODES, TokenTree, TreeShape
+from speculation.verdict import MAX_RUN
 
 NAMES = ("code", "docs", "math", "json")
 
@@ -28,6 +29,7 @@ plans = st.builds(
     verify_budget=st.integers(1, MAX_NODES),
     propensity=st.floats(0.1, 1),
     explanation=st.just("a test says so"),
+    run=st.integers(0, MAX_RUN),
 )
 contexts = st.builds(
     RoundContext,
@@ -41,6 +43,7 @@ contexts = st.builds(
     allowed_shapes=st.lists(shapes, max_size=3).map(tuple),
     most_nodes=st.integers(1, MAX_NODES),
     most_depth=st.integers(1, MAX_DEPTH),
+    most_run=st.integers(0, MAX_RUN),
 )
 
 
@@ -54,6 +57,7 @@ def test_nothing_is_carried_out_that_the_context_forbids(plan: Plan, context: Ro
     carried_out = enforced(plan, context)
 
     assert set(carried_out.drafters) <= set(context.drafters)
+    assert carried_out.run == min(plan.run, context.most_run)
     if carried_out.speculates:
         assert carried_out.shape.depth <= context.most_depth
         assert carried_out.shape.budget <= context.most_nodes
@@ -90,7 +94,15 @@ def test_a_plan_that_keeps_to_the_limits_is_left_as_it_is(plan: Plan, context: R
 
 @given(plans)
 def test_without_limits_no_plan_is_changed(plan: Plan) -> None:
-    free = RoundContext(request_id="r", round=0, drafters=NAMES, prompt_tokens=9, emitted_tokens=0, remaining_tokens=50)
+    free = RoundContext(
+        request_id="r",
+        round=0,
+        drafters=NAMES,
+        prompt_tokens=9,
+        emitted_tokens=0,
+        remaining_tokens=50,
+        most_run=MAX_RUN,
+    )
     side_by_side = plan.combination is Combination.SIDE_BY_SIDE
 
     assert enforced(plan, free) == plan or (side_by_side and plan.shape.budget * len(plan.drafters) > MAX_NODES)

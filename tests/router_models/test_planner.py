@@ -10,7 +10,7 @@ from router_models.acceptance_model import AcceptanceModel
 from router_models.cost_model import DRAFT_GUESSES, CostModel, CrowdCost, Guess, LinearCost, crowd_of
 from router_models.fixed import NonePolicy, StaticPolicy
 from router_models.menu import SHAPES
-from router_models.plan import Plan
+from router_models.plan import RUN, Plan, no_speculation
 from router_models.planner import DRAWS, PlannerPolicy
 from router_models.policy import RoundContext
 from router_models.ranks import NOMINAL_HAZARDS, no_counts
@@ -39,8 +39,8 @@ def path(*steps: str) -> list[tuple[str, ...]]:
 
 
 def plain_share(served: Tally) -> float:
-    """Of the rounds."""
-    return served.plain_rounds / served.rounds
+    """Of the tokens."""
+    return sum(1 + plan.run for plan in served.plans if not plan.speculates) / served.tokens
 
 
 def mean_rate(model: AcceptanceModel, *steps: str) -> float:
@@ -283,8 +283,39 @@ def test_with_useless_drafters_it_decodes_plainly(seed: int) -> None:
     settled = World(drafters, seed=seed).serve(planner, requests=30, first=10)
     plain = World(drafters, seed=seed).serve(NonePolicy(), requests=30)
 
-    assert settled.plain_rounds > 0.85 * settled.rounds
+    assert plain_share(settled) > 0.85
     assert settled.tokens_per_ms > 0.97 * plain.tokens_per_ms
+
+
+def test_plain_decoding_runs_as_far_as_it_may_but_tells_the_first_token_at_once() -> None:
+    planner = PlannerPolicy(seed=1)
+    World({"bad": BAD}, seed=1).serve(planner, requests=20)
+    context = RoundContext(
+        request_id="r", round=1, drafters=("bad",), prompt_tokens=9, emitted_tokens=3, remaining_tokens=50
+    )
+
+    def run_of(**changes: int) -> int:
+        planned = (planner.plan(replace(context, exploration=0.0, **changes)) for _ in range(20))
+        return next(plan.run for plan in planned if not plan.speculates)
+
+    assert run_of() == RUN
+    assert run_of(most_run=3) == 3
+    assert run_of(most_run=0) == 0
+    assert run_of(remaining_tokens=5) == 4
+    assert run_of(emitted_tokens=0, round=0) == 0
+
+
+def test_what_a_run_takes_is_learnt_apart_from_what_a_verdict_does() -> None:
+    costs = CostModel()
+    world = World({}, verify_ms=10.0)
+    plan = no_speculation("", run=4)
+
+    for _ in range(50):
+        costs.learn(plan, world.play(plan), unread=0, beside=0)
+
+    assert costs.run_ms(4, 0) == pytest.approx(40.0, rel=0.05)
+    assert costs.verify_ms(np.array(0.0), 0)[1] == pytest.approx(11.0, rel=0.1)
+    assert costs.run_ms(0, 0) == 0.0
 
 
 def test_it_follows_when_the_good_drafter_turns_bad() -> None:

@@ -6,13 +6,13 @@ from functools import cache
 
 import pytest
 
-from router_models.fixed import StaticPolicy
+from router_models.fixed import RunsPolicy, StaticPolicy
 from router_models.menu import LONG, SHAPES, chain_of
 from router_models.offline.answers import Answer, agreements, answers_of, play
 from router_models.offline.logged import LoggedRound, LoggedScores
 from router_models.offline.replay import Replay, replayed
 from router_models.offline.training import taught
-from router_models.plan import CHAIN_OF_4, Plan
+from router_models.plan import CHAIN_OF_4, RUN, Plan
 from router_models.planner import PlannerPolicy
 from router_models.policy import LearningPolicy, Policy, RoundContext
 from speculation.calibration import Calibration
@@ -71,8 +71,8 @@ def answers() -> tuple[Answer, ...]:
     return answers_of(rounds, scores_for(rounds))
 
 
-def accepted_by(rounds: Sequence[LoggedRound], request_id: str) -> tuple[int, ...]:
-    return tuple(entry.outcome.verdict.num_accepted for entry in rounds if entry.request_id == request_id)
+def tokens_by(rounds: Sequence[LoggedRound], request_id: str) -> tuple[int, ...]:
+    return tuple(entry.tokens for entry in rounds if entry.request_id == request_id)
 
 
 def test_the_plans_that_were_logged_accept_what_was_logged() -> None:
@@ -82,7 +82,7 @@ def test_the_plans_that_were_logged_accept_what_was_logged() -> None:
         run = play(Script(answer.rounds), answer)
 
         assert run is not None
-        assert run.accepted == accepted_by(answer.rounds, answer.request_id)
+        assert run.tokens == tokens_by(answer.rounds, answer.request_id)
         assert run.doubtful == 0
         assert all(agreements(answer))
 
@@ -96,7 +96,18 @@ def test_another_policy_is_replayed_as_it_would_have_served(drafter: str, shape:
         run = play(Fixed(drafter, shape=shape), answer)
 
         assert run is not None
-        assert run.accepted == accepted_by(really, answer.request_id)
+        assert run.tokens == tokens_by(really, answer.request_id)
+
+
+def test_plain_decoding_in_runs_is_replayed_as_it_would_have_served() -> None:
+    for answer in answers():
+        run = play(RunsPolicy(), answer)
+
+        assert run is not None
+        assert run.tokens[0] == 1
+        assert set(run.tokens[1:-1]) == {1 + RUN}
+        assert sum(run.tokens) == LENGTH
+        assert run.doubtful == 0
 
 
 def test_a_policy_that_adapts_within_requests_plans_as_it_would_have() -> None:
@@ -173,7 +184,7 @@ def test_plans_of_several_drafters_are_replayed_only_as_they_were_served() -> No
     again, otherwise = play(Fixed("good", "fair"), answer), play(Fixed("good", "bad"), answer)
 
     assert again is not None
-    assert again.accepted == accepted_by(rounds, answer.request_id)
+    assert again.tokens == tokens_by(rounds, answer.request_id)
     assert otherwise is None
 
 

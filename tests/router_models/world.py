@@ -98,7 +98,7 @@ class World:
     def play(self, plan: Plan) -> RoundOutcome:
         """What comes of a plan of at most one drafter."""
         if not plan.drafters:
-            return self._outcome({}, EMPTY_TREE, (NOBODYS_TOKEN,), draft_ms=0.0)
+            return self._outcome({}, EMPTY_TREE, (NOBODYS_TOKEN,) * (1 + plan.run), draft_ms=0.0)
         (drafter,) = plan.drafters
         tree, emitted = self.answer(drafter, plan.shape, plan.calibrations.get(drafter, UNCALIBRATED))
         draft_ms = 1.0 + self.level_ms * levels_forwarded(plan.shape, tree)
@@ -111,7 +111,8 @@ class World:
     def _outcome(
         self, drafts: Mapping[str, TokenTree], tree: TokenTree, emitted: tuple[int, ...], *, draft_ms: float
     ) -> RoundOutcome:
-        verify_ms = self.verify_ms + 0.6 * len(tree)
+        run_ms = 0.0 if drafts else self.verify_ms * (len(emitted) - 1)
+        verify_ms = self.verify_ms + 0.6 * len(tree) + run_ms
         noise = float(self._rng.uniform(0.95, 1.05))
         draft_ns, verify_ns = int(draft_ms * noise * NS_PER_MS), int(verify_ms * noise * NS_PER_MS)
         return RoundOutcome(
@@ -122,6 +123,7 @@ class World:
                 token_ids=emitted,
                 logprobs=(-1.0,) * len(emitted),
                 node_probs=(0.5,) * len(tree),
+                run_ns=int(run_ms * noise * NS_PER_MS),
             ),
             timings=RoundTimings(draft_ns=draft_ns, verify_ns=verify_ns, round_ns=draft_ns + verify_ns + NS_PER_MS),
         )

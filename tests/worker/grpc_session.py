@@ -132,10 +132,10 @@ def extend_verify(token_ids: Sequence[int], base_length: int = 0) -> verify_pb2.
 
 
 def verify(
-    token_ids: Sequence[int], base_length: int = 0, *, tree: TokenTree = EMPTY_TREE, number: int = 0
+    token_ids: Sequence[int], base_length: int = 0, *, tree: TokenTree = EMPTY_TREE, number: int = 0, run: int = 0
 ) -> verify_pb2.VerifyRequest:
-    """A request for a verdict."""
+    """A request for a verdict, and a run after it."""
     message = verify_pb2.VerifyTree(
-        round=number, context=context_to_proto(context_of(token_ids, base_length)), tree=tree_to_proto(tree)
+        round=number, context=context_to_proto(context_of(token_ids, base_length)), tree=tree_to_proto(tree), run=run
     )
     return verify_pb2.VerifyRequest(verify=message)

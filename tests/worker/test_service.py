@@ -17,6 +17,7 @@ from speculation.foresight import MOST_OUTCOMES
 from speculation.rpc import error_info
 from speculation.tree import TreeShape, chain
 from speculation.v1 import common_pb2, draft_pb2, draft_pb2_grpc, verify_pb2, verify_pb2_grpc
+from speculation.verdict import MAX_RUN, MAX_STOP_TOKENS
 from speculation.wire import tree_from_proto
 from tests.architectures import VOCAB_SIZE
 from tests.worker.grpc_session import (
@@ -168,6 +169,34 @@ def test_pipelined_messages_are_answered_in_order(folder: Path) -> None:
     assert first.proposal.HasField("prompt_surprisal")
     assert judged.timings.total_ns >= judged.timings.compute_ns > 0
     assert judged.timings.forwards == 1
+
+
+@pytest.mark.parametrize("name", sorted(SAMPLINGS))
+def test_a_run_says_what_rounds_would_have_said(folder: Path, name: str) -> None:
+    sampling, text = SAMPLINGS[name], reference_text(SAMPLINGS[name], 12)
+    (begun, *drafted), end = text[:3], text[9]
+
+    async def converse() -> tuple[Any, ...]:
+        async with worker_and_channel("verify", folder) as (_, channel):
+            whole, ended = VerifyTalk(channel), VerifyTalk(channel)
+            await whole.ask(open_verify(sampling, top_logprobs=2))
+            await ended.ask(open_verify(sampling, stop_token_ids=[end]))
+            first = await whole.ask(verify(PROMPT, tree=chain([begun, *drafted, VOCAB_SIZE - 1]), run=4))
+            token_ids = [*PROMPT, *first.verdict.token_ids]
+            return (
+                first,
+                await whole.ask(verify(token_ids, len(token_ids), run=3)),
+                await ended.ask(verify(PROMPT, run=MAX_RUN // 4)),
+            )
+
+    first, second, stopped = run(converse())
+
+    assert list(first.verdict.accepted[:3]) == [0, 1, 2]
+    assert [*first.verdict.token_ids, *second.verdict.token_ids][:12] == text
+    assert len(second.verdict.token_ids) == second.timings.forwards == 4
+    assert len(first.verdict.token_ids) == len(first.verdict.top_logprobs) == len(first.verdict.logprobs) >= 8
+    assert 0 < second.verdict.run_ns < second.timings.total_ns
+    assert list(stopped.verdict.token_ids) == text[: 1 + text.index(end)]
 
 
 @pytest.fixture
@@ -449,6 +478,8 @@ MALFORMED_VERIFY = {
     "a confidence that is no number": ([raw_tree(token_ids=[1], parents=[0], confidences=[float("nan")])], "tree"),
     "too many nodes": ([raw_tree(token_ids=[1] * 257, parents=[0] * 257)], "tree"),
     "too deep a tree": ([raw_tree(token_ids=[1] * 65, parents=range(65))], "tree"),
+    "too long a run": ([verify(PROMPT, run=MAX_RUN + 1)], "run"),
+    "a run beyond the context": ([verify(LONG, run=1)], "run"),
 }
 
 MALFORMED_DRAFT = {
@@ -478,6 +509,7 @@ MALFORMED_DRAFT = {
 
 MALFORMED_OPEN = {
     "top_logprobs": {"top_logprobs": 21},
+    "stop_token_ids": {"stop_token_ids": range(MAX_STOP_TOKENS + 1)},
     "cache_salt": {"cache_salt": "s" * 257},
     "prompt_length": {"prompt_length": MAX_LENGTH + 1},
     "temperature": {"sampling": raw_sampling(temperature=-1.0)},

@@ -25,7 +25,7 @@ class WorkerTimings:
         queue_ns: Waiting for the engine, admission to first forward.
         compute_ns: In the engine on this call's forwards, shared with whatever was batched alongside.
         total_ns: From reading the message to answering it.
-        batch_size: Most sessions that shared a forward with this call.
+        batch_size: Most sessions that shared a forward with this call, those of a run apart; likewise the next.
         batch_positions: Most positions of all these together at which a forward told the next token: in a verification
             one after each sequence, and one after each node.
         forwards: Model calls it took.

@@ -91,9 +91,10 @@ class _Job:
         if self.first_forward_ns is None:
             self.first_forward_ns = started_ns
         self.compute_ns += time.perf_counter_ns() - started_ns
-        self.batch_size = max(self.batch_size, batch_size)
-        self.batch_positions = max(self.batch_positions, batch_positions)
         self.forwards += 1
+        if self.chunk is None or not self.chunk.in_run:
+            self.batch_size = max(self.batch_size, batch_size)
+            self.batch_positions = max(self.batch_positions, batch_positions)
 
     def timings(self) -> WorkerTimings:
         """All but the total, which whoever reads the message knows."""

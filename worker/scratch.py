@@ -21,12 +21,14 @@ class Chunk:
             commit come first, then this chunk's own; ROOT for the committed prefix. None: a chain continuing the
             scratch.
         wanted: Indices into token_ids whose logits are returned, in that order; None for all, () for none.
+        in_run: Whether its call has been judged already: with whom this forward is shared says nothing of that.
     """
 
     slot: int
     token_ids: Sequence[int]
     parents: Sequence[int] | None = None
     wanted: Sequence[int] | None = None
+    in_run: bool = False
 
     @property
     def num_wanted(self) -> int:

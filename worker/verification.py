@@ -32,15 +32,17 @@ def verify(
         stop_token_ids: The run ends with the first of these.
         top_logprobs: Likeliest alternatives to report for each emitted token.
     """
-    verdict = yield from _verdict_on(tree, engine, session, top_logprobs)
+    verdict = yield from _verdict_on(tree, engine, session, top_logprobs, in_run=False)
     while verdict.num_run < run and verdict.token_ids[-1] not in stop_token_ids:
         began_ns = perf_counter_ns()
-        plain = yield from _verdict_on(EMPTY_TREE, engine, session, top_logprobs)
+        plain = yield from _verdict_on(EMPTY_TREE, engine, session, top_logprobs, in_run=True)
         verdict = verdict.and_then(plain, took_ns=perf_counter_ns() - began_ns)
     return verdict
 
 
-def _verdict_on(tree: TokenTree, engine: Engine, session: Session, top_logprobs: int) -> Steps[Verdict]:
+def _verdict_on(
+    tree: TokenTree, engine: Engine, session: Session, top_logprobs: int, *, in_run: bool
+) -> Steps[Verdict]:
     tail = yield from read_to_tail(engine, session)
     root = len(tail) - 1
     logits = yield Chunk(
@@ -48,6 +50,7 @@ def _verdict_on(tree: TokenTree, engine: Engine, session: Session, top_logprobs:
         token_ids=[*tail, *tree.token_ids],
         parents=[*range(ROOT, root), *(root if parent == ROOT else len(tail) + parent for parent in tree.parents)],
         wanted=range(root, root + 1 + len(tree)),
+        in_run=in_run,
     )
     verdict = judge(session, tree, logits, top_logprobs=top_logprobs)
     engine.commit(session.slot, [*range(len(tail)), *(len(tail) + node for node in verdict.accepted)])

@@ -2,7 +2,9 @@
 
 import asyncio
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from typing import Any
 
 import pytest
 import torch
@@ -177,6 +179,34 @@ def test_a_job_is_told_how_many_positions_its_forwards_judged(engine: Engine, th
         return [(await job)[1].batch_positions for job in jobs]
 
     assert run(together()) == [1 + 3 + 1] * 3
+
+
+def test_with_whom_a_run_is_shared_says_nothing_of_the_judgement(engine: Engine, thread: EngineThread) -> None:
+    def running_on(others: list[Callable[[], None]]) -> Steps[None]:
+        slot = engine.open()
+        yield Chunk(slot=slot, token_ids=[1])
+        for begin in others:
+            begin()
+        while thread.num_jobs < 1 + len(others):
+            yield None
+        for token in range(20):
+            yield Chunk(slot=slot, token_ids=[token], in_run=True)
+        engine.close(slot)
+
+    async def together() -> tuple[Any, Any]:
+        loop, begun = asyncio.get_running_loop(), []
+        begin = partial(
+            loop.call_soon_threadsafe,
+            lambda: begun.append(asyncio.create_task(thread.run(reading(engine, [1, 2, 3], 30)))),
+        )
+        alone = (await thread.run(running_on([begin])))[1]
+        return alone, (await begun[0])[1]
+
+    alone, other = run(together())
+
+    assert alone.forwards == 21
+    assert (alone.batch_size, alone.batch_positions) == (1, 1)
+    assert other.batch_size == 2, "they did share one"
 
 
 def test_timings_count_the_forwards_of_a_job(engine: Engine, thread: EngineThread) -> None:

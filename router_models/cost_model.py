@@ -59,13 +59,14 @@ def verify_guesses(profile: ForwardProfile) -> tuple[Guess, ...]:
     return tuple(guess._replace(ms=ms) for guess, ms in zip(VERIFY_GUESSES, took_ms, strict=True))
 
 
-def run_guesses(profile: ForwardProfile) -> tuple[Guess, ...]:
-    """What a token of a run is thought to cost: a forward."""
-    return (Guess(profile.forward_ms, 1.0),)
+PLAIN_GUESSES = (Guess(25.0, 1.0), Guess(25.0, 1.0))
+"""Per round of plain decoding, and token of its run."""
 
 
-RUN_GUESSES = (Guess(25.0, 1.0),)
-"""Per token that the target decodes by itself."""
+def plain_guesses(profile: ForwardProfile) -> tuple[Guess, ...]:
+    """PLAIN_GUESSES, for a target whose forwards were timed."""
+    return tuple(guess._replace(ms=profile.forward_ms) for guess in PLAIN_GUESSES)
+
 
 REST_GUESSES = (Guess(0.5, 1.0),)
 
@@ -229,7 +230,7 @@ class CostModel:
     Attributes:
         drafts: Of each drafter.
         verify: Of the target.
-        run: Of what it decodes by itself.
+        plain: Of the target where neither this request nor those beside it had anything drafted.
         company: With whom its forwards are shared.
         rest: Of what is neither.
     """
@@ -237,7 +238,7 @@ class CostModel:
     def __init__(self) -> None:
         self.drafts: dict[str, CrowdCost] = {}
         self.verify = CrowdCost(VERIFY_GUESSES)
-        self.run = CrowdCost(RUN_GUESSES)
+        self.plain = CrowdCost(PLAIN_GUESSES)
         self.company = CompanyModel()
         self.rest = LinearCost(REST_GUESSES)
 
@@ -247,14 +248,14 @@ class CostModel:
             self.of_drafter(name).guess(draft_guesses(profile))
         if target is not None:
             self.verify.guess(verify_guesses(target))
-            self.run.guess(run_guesses(target))
+            self.plain.guess(plain_guesses(target))
 
     def guess_as(self, other: "CostModel") -> None:
         """Take over what another one guesses: whoever learns for all has never seen what workers measured."""
         for name, cost in other.drafts.items():
             self.of_drafter(name).guess(cost.guesses)
         self.verify.guess(other.verify.guesses)
-        self.run.guess(other.run.guesses)
+        self.plain.guess(other.plain.guesses)
 
     def learn(self, plan: Plan, outcome: RoundOutcome, *, unread: int, beside: int) -> None:
         """Take in a round.
@@ -280,8 +281,8 @@ class CostModel:
         verdict = outcome.verdict
         judged_ms = max(timings.verify_ns - verdict.run_ns, 0) / NS_PER_MS
         self.verify.learn(crowd, (1.0, sessions, len(outcome.tree) + nodes), judged_ms)
-        if verdict.num_run and verdict.run_ns:
-            self.run.learn(crowd, (1.0,), verdict.run_ns / NS_PER_MS / verdict.num_run)
+        if not len(outcome.tree) and nodes <= sessions:
+            self.plain.learn(crowd, (1.0, verdict.num_run), timings.verify_ns / NS_PER_MS)
         self.company.learn(crowd, outcome)
         silent_ns = sum(silence.took_ns for silence in outcome.silences)
         rest_ns = max(timings.round_ns - timings.draft_ns - timings.verify_ns - silent_ns, 0)
@@ -298,17 +299,29 @@ class CostModel:
         weights = np.array([self.of_drafter(name).weights(crowd) for name in drafters])
         return formulas.draft_ms(weights, unread, levels, nodes)
 
-    def verify_ms(self, nodes: Array, beside: int) -> tuple[Array, float]:
-        """(...) nodes to (...): the target's part of a round and all that is neither draft nor verification. And the
-        same without nodes: plain decoding of a token."""
+    def verify_ms(self, nodes: Array, beside: int) -> Array:
+        """(...) nodes to (...): the target's part of a round and all that is neither draft nor verification."""
+        node_ms = float(self.verify.weights(crowd_of(beside))[2])
+        return node_ms * nodes + self._without_nodes_ms(beside)
+
+    def plain_ms(self, run: int, beside: int) -> float:
+        """A round of plain decoding, as it is where nobody beside has anything drafted either.
+
+        Where all draft, plain decoding is slow for whoever tries it alone, and so all would draft on, though each were
+        faster if none did. So drafting must beat what plain decoding is then, once that was seen in such a crowd
+        (docs/log.md, "Runs of plain decoding").
+        """
+        crowd = crowd_of(beside)
+        fixed_ms, token_ms = self.plain.weights(crowd).tolist()
+        if crowd not in self.plain.learnt:
+            return self._without_nodes_ms(beside) + float(token_ms) * run
+        return max(float(fixed_ms) + float(token_ms) * run + self._rest_ms, 1e-3)
+
+    def _without_nodes_ms(self, beside: int) -> float:
+        """A round without drafts of its own, in the company that there is."""
         fixed, session, node = self.verify.weights(crowd_of(beside)).tolist()
         company = self.company.of(beside)
-        plain_ms = max(fixed + session * company.sessions + node * company.nodes + self._rest_ms, 1e-3)
-        return node * nodes + plain_ms, plain_ms
-
-    def run_ms(self, tokens: int, beside: int) -> float:
-        """What so many tokens add to a round when the target decodes them by itself."""
-        return tokens * max(float(self.run.weights(crowd_of(beside))[0]), 0.0)
+        return max(float(fixed + session * company.sessions + node * company.nodes) + self._rest_ms, 1e-3)
 
     def others_tokens(self, nodes: Array, beside: int) -> Array | float:
         """(...) nodes to (...): tokens that those who share the forward do not make while it judges them."""

@@ -211,7 +211,7 @@ class PlannerPolicy(Policy):
         number, beside = forecaster.places[plan.shape], context.requests_in_flight - 1
         unread, costs = self._reading.unread(context, (drafter,)), self._knowledge.costs
         costs_ms = costs.draft_ms((drafter,), forecast.levels, forecast.nodes, unread, beside)
-        costs_ms = costs_ms + costs.verify_ms(forecast.nodes, beside)[0]
+        costs_ms = costs_ms + costs.verify_ms(forecast.nodes, beside)
         return Expectation(
             hazards=self._knowledge.acceptance.mean(self._knowledge.path(context, drafter)),
             accepted=float(forecast.accepted[0, number]),
@@ -268,9 +268,8 @@ class PlannerPolicy(Policy):
         if ready is not None and self._is_on_offer(ready, context, forecaster):
             place = context.drafters.index(ready.drafter), forecaster.places[ready.shape]
             drafting[place] *= 1.0 - self._knowledge.ahead.share(kind_of(context, ready.drafter), ready.shape)
-        verifying, plain_ms = costs.verify_ms(forecast.nodes, beside)
         run = longest_run(context)
-        return drafting + verifying, _Plain(1 + run, plain_ms + costs.run_ms(run, beside))
+        return drafting + costs.verify_ms(forecast.nodes, beside), _Plain(1 + run, costs.plain_ms(run, beside))
 
     def _others_tokens(self, context: RoundContext, forecast: Forecast) -> Array | float:
         """(drafters, shapes) tokens that those served beside this request lose by its nodes.

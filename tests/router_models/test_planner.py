@@ -12,7 +12,7 @@ from router_models.fixed import NonePolicy, StaticPolicy
 from router_models.menu import SHAPES
 from router_models.plan import RUN, Plan, no_speculation
 from router_models.planner import DRAWS, PlannerPolicy
-from router_models.policy import RoundContext
+from router_models.policy import RoundContext, RoundOutcome
 from router_models.ranks import NOMINAL_HAZARDS, no_counts
 from speculation.profile import ForwardProfile
 from speculation.tree import TreeShape
@@ -161,7 +161,7 @@ def test_before_anything_was_timed_costs_are_what_workers_measured_when_they_sta
 
     costs.expect({"suffix": FREE, "code": SLOW}, ForwardProfile(forward_ms=40.0, node_ms=3.0, prompt_token_ms=1.0))
     free_ms, slow_ms = costs.draft_ms(("suffix", "code"), levels, nodes, unread, 0)[:, 0]
-    verify_ms, plain_ms = costs.verify_ms(np.array(4.0), 0)
+    verify_ms, plain_ms = costs.verify_ms(np.array(4.0), 0), costs.plain_ms(0, 0)
 
     assert slow_ms - free_ms == pytest.approx(4 * 9.0 + 4 * 0.5 + 20 * 1.0)
     assert verify_ms - plain_ms == pytest.approx(4 * 3.0)
@@ -305,17 +305,47 @@ def test_plain_decoding_runs_as_far_as_it_may_but_tells_the_first_token_at_once(
     assert run_of(emitted_tokens=0, round=0) == 0
 
 
-def test_what_a_run_takes_is_learnt_apart_from_what_a_verdict_does() -> None:
-    costs = CostModel()
-    world = World({}, verify_ms=10.0)
-    plan = no_speculation("", run=4)
+def in_company(outcome: RoundOutcome, *, sessions: int, nodes: int) -> RoundOutcome:
+    """The same round in a forward with others, who have so many nodes together."""
+    positions = 1 + len(outcome.tree) + sessions + nodes
+    timings = WorkerTimings(batch_size=1 + sessions, batch_positions=positions)
+    return replace(outcome, verdict=replace(outcome.verdict, timings=timings))
+
+
+def test_what_a_token_of_a_run_takes_is_learnt_apart_from_what_a_round_does() -> None:
+    costs, world = CostModel(), World({}, verify_ms=10.0)
 
     for _ in range(50):
-        costs.learn(plan, world.play(plan), unread=0, beside=0)
+        for plan in (no_speculation(""), no_speculation("", run=4)):
+            costs.learn(plan, world.play(plan), unread=0, beside=0)
 
-    assert costs.run_ms(4, 0) == pytest.approx(40.0, rel=0.05)
-    assert costs.verify_ms(np.array(0.0), 0)[1] == pytest.approx(11.0, rel=0.1)
-    assert costs.run_ms(0, 0) == 0.0
+    assert costs.plain_ms(0, 0) == pytest.approx(11.0, rel=0.05)
+    assert costs.plain_ms(4, 0) - costs.plain_ms(0, 0) == pytest.approx(40.0, rel=0.05)
+    assert costs.verify_ms(np.array(0.0), 0) == pytest.approx(11.0, rel=0.05)
+
+
+def test_plain_decoding_is_weighed_as_it_is_where_all_decode_plainly() -> None:
+    """What it is like among those who draft is what they make of it."""
+    costs, plan = CostModel(), no_speculation("", run=4)
+    quiet, busy = World({}, verify_ms=10.0), World({}, verify_ms=30.0)
+    for _ in range(50):
+        costs.learn(plan, in_company(quiet.play(plan), sessions=7, nodes=0), unread=0, beside=7)
+
+    for _ in range(100):
+        costs.learn(plan, in_company(busy.play(plan), sessions=7, nodes=60), unread=0, beside=7)
+
+    assert costs.plain_ms(4, 7) == pytest.approx(51.0, rel=0.05)
+    assert costs.verify_ms(np.array(0.0), 7) > 25.0
+
+
+def test_plain_decoding_in_a_crowd_that_never_decoded_plainly_is_what_rounds_say() -> None:
+    costs, plan, world = CostModel(), no_speculation(""), World({}, verify_ms=30.0)
+    costs.expect({}, ForwardProfile(forward_ms=2.0, node_ms=0.1, prompt_token_ms=0.1))
+
+    for _ in range(100):
+        costs.learn(plan, in_company(world.play(plan), sessions=7, nodes=60), unread=0, beside=7)
+
+    assert costs.plain_ms(0, 7) == pytest.approx(31.0, rel=0.1)
 
 
 def test_it_follows_when_the_good_drafter_turns_bad() -> None:

@@ -67,6 +67,11 @@ class SamplingParameters:
         return self.temperature == 0.0
 
     @property
+    def filtered(self) -> bool:
+        """Whether some tokens are not chosen for being unlikely."""
+        return not self.greedy and (self.top_k > 0 or self.top_p < 1.0 or self.min_p > 0.0)
+
+    @property
     def depends_on_history(self) -> bool:
         """Whether a token's chance depends on which tokens came before beyond the model itself."""
         return self.repetition_penalty != 1.0 or self.presence_penalty != 0.0 or self.frequency_penalty != 0.0

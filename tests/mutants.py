@@ -100,9 +100,9 @@ MUTANTS = (
     Mutant(
         name="noise is keyed by round instead of position",
         file="worker/sampling.py",
-        right="return log_probs + self._noise_at(len(context), [len(path) for path in paths])",
+        right="return log_probs + self.noise(len(context), [len(path) for path in paths])",
         wrong="self._round = getattr(self, '_round', -1) + 1\n"
-        "        return log_probs + self._noise_at(self._round, [len(path) for path in paths])",
+        "        return log_probs + self.noise(self._round, [len(path) for path in paths])",
         tests="tests/worker",
     ),
     Mutant(

@@ -22,6 +22,7 @@ from speculation.tree import ROOT
 from worker.attention import IMPLEMENTATION, AttentionStep, ShapeRecorder, UnsupportedAttentionError, running
 from worker.cache import KeyValuePool, LayerShape, PackedRow
 from worker.compiled_model import CompiledModel, compiled_model
+from worker.evidence import Weigh, by_kernel, by_torch
 from worker.exact_attention import ExactStep, refuse_inexact, step_of_queries
 from worker.exact_linear import make_linears_exact, pad_rows
 from worker.exact_probe import BITS_LENGTH, require_equal_bits
@@ -73,6 +74,7 @@ class Engine:
 
     Attributes:
         probe_error: Largest relative error of the logits seen by the check; 0.0 where it was switched off.
+        weigh: What a verdict on its logits rests on, in the way that suits them.
 
     Raises:
         UnservableModelError: The architecture cannot be served exactly; the message says why.
@@ -129,6 +131,7 @@ class Engine:
         self._compiled: CompiledModel | None = None
         if self._lean is not None:
             self._compiled = compiled_model(self._lean, self._pool, max_length)
+        self.weigh: Weigh = by_torch if self._compiled is None else by_kernel()
 
     @property
     def num_free(self) -> int:

@@ -3,7 +3,7 @@
 Drafters and target share this module: the target emits the first token of the order, a drafter proposes the first few.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Set
 from functools import partial
 from typing import Any
 
@@ -22,10 +22,6 @@ from transformers import (
 from speculation.errors import InvalidRequestError
 from speculation.noise import gumbel_noise, gumbel_noise_torch
 from speculation.sampling import SamplingParameters
-
-ROUNDING = {torch.float64: 1e-12, torch.float32: 5e-5, torch.float16: 2e-2, torch.bfloat16: 2e-1}
-"""How far rounding may move the difference of two logits, in standard deviations of their row: twice the largest error
-seen between forwards of different sizes (evidence: engine, "bf16 flips")."""
 
 NOISE_CALL_SIZE = 2**14
 """Noise values worth one call: below this its cost is that of calling, so positions yet to come are done along."""
@@ -52,6 +48,10 @@ class Sampler:
         device: Where the logits are.
         coupled: Whether to add the request's noise; only a drafter may do without.
 
+    Attributes:
+        is_plain: Whether nothing but temperature and noise makes scores of logits.
+        divisor: What logits are divided by for the temperature; 0 where the likeliest token is taken.
+
     Raises:
         InvalidRequestError: A bias names a token that the vocabulary lacks, or they forbid every token.
     """
@@ -70,9 +70,12 @@ class Sampler:
             raise InvalidRequestError("logit_bias", "forbids every token")
         self.parameters = parameters
         self.noisy = coupled and not parameters.greedy
+        self.is_plain = not (parameters.depends_on_history or parameters.logit_bias or parameters.filtered)
+        self.divisor = 0.0 if parameters.greedy else max(parameters.temperature, MIN_TEMPERATURE)
         self._vocab_size, self._prompt_length, self.device = vocab_size, prompt_length, device
         self._after_history = [*_bias(parameters, vocab_size, device), *_filters(parameters)]
         self._noise: dict[int, Tensor] = {}
+        self._no_noise = torch.empty(0, vocab_size, dtype=torch.float64, device=device)
 
     def scores(self, logits: Tensor, context: Sequence[int], paths: Sequence[Sequence[int]]) -> Tensor:
         """What tokens are chosen by, highest first; -inf for what must not be chosen.
@@ -99,18 +102,7 @@ class Sampler:
 
     def noised(self, log_probs: Tensor, context: Sequence[int], paths: Sequence[Sequence[int]]) -> Tensor:
         """(n, vocab) log pi + G, from log pi."""
-        return log_probs + self._noise_at(len(context), [len(path) for path in paths])
-
-    def near_ties(self, scores: Tensor, logits: Tensor) -> int:
-        """Rows whose two best scores lie so close that rounding could have swapped them.
-
-        Args:
-            scores: (n, vocab), from `scores`.
-            logits: (n, vocab), what they were made of.
-        """
-        best = scores.topk(2).values
-        bound = ROUNDING[logits.dtype] * logits.float().std(dim=-1) / (self.parameters.temperature or 1.0)
-        return int((best[:, 0] - best[:, 1] < bound).sum())
+        return log_probs + self.noise(len(context), [len(path) for path in paths])
 
     def _penalised(self, scores: Tensor, context: Sequence[int], paths: Sequence[Sequence[int]]) -> Tensor:
         parameters = self.parameters
@@ -136,16 +128,24 @@ class Sampler:
             row[len(before) : len(before) + len(path)] = path
         return torch.from_numpy(ids).to(self.device)
 
-    def _noise_at(self, start: int, depths: Sequence[int]) -> Tensor:
-        """(n, vocab) float64 noise of the positions start + depth, made once for each distinct one."""
-        if missing := sorted({start + depth for depth in depths} - self._noise.keys()):
-            ahead = max(1, NOISE_CALL_SIZE // self._vocab_size)
-            wanted = sorted({*missing, *range(missing[-1], missing[-1] + ahead)} - self._noise.keys())
-            self._noise.update(zip(wanted, self._fresh_noise(wanted), strict=True))
-        noise = torch.stack([self._noise[start + depth] for depth in depths])
+    def noise(self, start: int, depths: Sequence[int]) -> Tensor:
+        """(n, vocab) float64 noise of the positions start + depth, made once for each distinct one; (0, vocab) where
+        none is wanted."""
+        if not self.noisy:
+            return self._no_noise
+        positions = [start + depth for depth in depths]
+        if missing := set(positions) - self._noise.keys():
+            self._make_noise(missing)
+        noise = torch.stack([self._noise[position] for position in positions])
         if len(self._noise) * self._vocab_size > NOISE_KEPT_SIZE:
             self._keep_noise_near(start)
         return noise
+
+    def _make_noise(self, missing: Set[int]) -> None:
+        last = max(missing)
+        ahead = range(last, last + max(1, NOISE_CALL_SIZE // self._vocab_size))
+        wanted = sorted({*missing, *ahead} - self._noise.keys())
+        self._noise.update(zip(wanted, self._fresh_noise(wanted), strict=True))
 
     def _keep_noise_near(self, start: int) -> None:
         soonest = sorted(self._noise, key=lambda position: (position < start, position))

@@ -10,6 +10,7 @@ from speculation.tree import EMPTY_TREE, ROOT, TokenTree
 from speculation.verdict import TokenLogprob, Verdict
 from worker.batching import Steps
 from worker.engine import Chunk, Engine
+from worker.evidence import Weigh
 from worker.sessions import Session, read_to_tail
 
 
@@ -52,48 +53,37 @@ def _verdict_on(
         wanted=range(root, root + 1 + len(tree)),
         in_run=in_run,
     )
-    verdict = judge(session, tree, logits, top_logprobs=top_logprobs)
+    verdict = judge(session, tree, logits, engine.weigh, top_logprobs=top_logprobs)
     engine.commit(session.slot, [*range(len(tail)), *(len(tail) + node for node in verdict.accepted)])
     session.append(verdict.token_ids)
     return verdict
 
 
-def judge(session: Session, tree: TokenTree, logits: Tensor, *, top_logprobs: int) -> Verdict:
+def judge(session: Session, tree: TokenTree, logits: Tensor, weigh: Weigh, *, top_logprobs: int) -> Verdict:
     """The verdict on a tree.
 
     Args:
         session: Its tokens end at the root.
         tree: The tree.
         logits: (1 + nodes, vocab), the target's at the root and after each node.
+        weigh: How to find out what it rests on.
         top_logprobs: Alternatives to report.
     """
-    paths = [(), *map(tree.tokens_on_path, range(len(tree)))]
-    scores = session.sampler.scores(logits, session.token_ids, paths)
-    chosen: list[int] = scores.argmax(dim=-1).tolist()
-    walked = walk(tree, chosen[0], chosen[1:])
-    rows = [0, *(1 + node for node in walked.accepted)]
-    token_ids = [chosen[row] for row in rows]
-    log_probs = logits.float().log_softmax(dim=-1)
+    evidence = weigh(session.sampler, session.token_ids, tree, logits)
+    walked = walk(tree, evidence.chosen[0], evidence.chosen[1:])
+    reached = [0, *(1 + node for node in walked.accepted)]
     return Verdict(
         accepted=walked.accepted,
-        token_ids=tuple(token_ids),
-        logprobs=tuple(log_probs[rows, token_ids].tolist()),
-        top_logprobs=_likeliest(log_probs[rows], top_logprobs),
-        node_probs=_node_probs(tree, log_probs),
-        near_ties=session.sampler.near_ties(scores[rows], logits[rows]),
+        token_ids=tuple(evidence.chosen[row] for row in reached),
+        logprobs=tuple(evidence.logprobs[row] for row in reached),
+        top_logprobs=_likeliest(logits[reached], top_logprobs) if top_logprobs else (),
+        node_probs=tuple(evidence.node_probs),
+        near_ties=sum(evidence.near[row] for row in reached),
     )
 
 
-def _node_probs(tree: TokenTree, log_probs: Tensor) -> tuple[float, ...]:
-    if not len(tree):
-        return ()
-    rows = [1 + parent for parent in tree.parents]  # the root's row comes first, and ROOT is -1
-    return tuple(log_probs[rows, list(tree.token_ids)].exp().tolist())
-
-
-def _likeliest(log_probs: Tensor, count: int) -> tuple[tuple[TokenLogprob, ...], ...]:
-    if not count:
-        return ()
+def _likeliest(logits: Tensor, count: int) -> tuple[tuple[TokenLogprob, ...], ...]:
+    log_probs = logits.float().log_softmax(dim=-1)
     best = log_probs.topk(min(count, log_probs.shape[-1]))
     return tuple(
         tuple(map(TokenLogprob, token_ids, values))

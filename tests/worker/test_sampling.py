@@ -229,34 +229,6 @@ def test_an_impossible_bias_is_refused(bias: dict[int, float]) -> None:
     assert refusal.value.field == "logit_bias"
 
 
-@pytest.mark.parametrize(
-    ("dtype", "margin", "expected"),
-    [
-        pytest.param(torch.float32, 0.0, 1, id="equal"),
-        pytest.param(torch.float32, 1e-6, 1, id="float32, as close as rounding"),
-        pytest.param(torch.float32, 1e-2, 0, id="float32, apart"),
-        pytest.param(torch.bfloat16, 1e-2, 1, id="bfloat16, as close as rounding"),
-        pytest.param(torch.bfloat16, 1.0, 0, id="bfloat16, apart"),
-    ],
-)
-def test_near_ties_are_what_rounding_could_swap(dtype: torch.dtype, margin: float, expected: int) -> None:
-    logits = torch.linspace(-1.5, 1.5, VOCAB_SIZE)[None].clone()
-    scores = logits.clone()
-    scores[0, :2] = torch.tensor([5.0, 5.0 + margin])
-
-    assert new_sampler(SamplingParameters()).near_ties(scores, logits.to(dtype)) == expected
-
-
-def test_one_possible_token_is_no_near_tie() -> None:
-    sampler = new_sampler(SamplingParameters(temperature=1.0, top_k=1))
-    logits = torch.zeros(1, VOCAB_SIZE)
-    logits[0, 3] = 1e-7
-
-    scores = sampler.scores(logits, PROMPT, [()])
-
-    assert sampler.near_ties(scores, logits) == 0
-
-
 def test_a_drafter_may_do_without_the_noise() -> None:
     sampler = new_sampler(SamplingParameters(temperature=0.5, seed=3), coupled=False)
     logits = logits_after(PROMPT)

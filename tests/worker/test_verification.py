@@ -4,7 +4,6 @@ import random
 from collections.abc import Callable, Sequence
 
 import pytest
-import torch
 
 from speculation.sampling import SamplingParameters
 from speculation.tree import EMPTY_TREE, ROOT, TokenTree, chain, side_by_side
@@ -22,6 +21,7 @@ from tests.worker.tiny_worker import (
     work,
 )
 from worker.engine import Engine
+from worker.evidence import by_kernel, by_torch
 from worker.sessions import SessionTable
 from worker.verification import verify
 
@@ -31,9 +31,12 @@ Answer = Sequence[int]
 TreeMaker = Callable[[Answer], TokenTree]
 
 
-@pytest.fixture(scope="module")
-def engine() -> Engine:
-    return tiny_engine()
+@pytest.fixture(scope="module", params=[pytest.param(by_torch, id="torch"), pytest.param(by_kernel(), id="kernel")])
+def engine(request: pytest.FixtureRequest) -> Engine:
+    """Whose logits are judged in either way."""
+    engine = tiny_engine()
+    engine.weigh = request.param
+    return engine
 
 
 def random_tree(rng: random.Random, tokens: Sequence[int], size: int) -> TokenTree:
@@ -144,16 +147,17 @@ def test_of_a_round_the_accepted_tokens_need_no_second_forward(engine: Engine) -
     steps.close()
 
 
-def test_a_tie_is_counted_as_near() -> None:
-    engine = tiny_engine()
-    session = new_session(SamplingParameters(temperature=1.0, top_k=2, logit_bias={1: 500.0, 2: 500.0}))
-    logits = torch.zeros(1, VOCAB_SIZE)
+@pytest.mark.parametrize(
+    ("bias", "text", "expected"), [(1e9, [1, 1, 1], 3), (0.0, reference_text(SamplingParameters(), 3), 0)]
+)
+def test_near_ties_are_counted_for_emitted_tokens(engine: Engine, bias: float, text: list[int], expected: int) -> None:
+    """So large a bias leaves nothing of what two tokens differ by, anywhere in the tree."""
+    own = tiny_engine()
+    own.weigh = engine.weigh
+    session = new_session(SamplingParameters(logit_bias={1: bias, 2: bias}))
+    wrong = (text[0] + 1) % VOCAB_SIZE
 
-    assert session.sampler.near_ties(session.sampler.log_probs(logits, PROMPT, [()]), torch.randn(1, VOCAB_SIZE)) == 1
-    verdict = work(
-        engine,
-        SessionTable(engine, max_length=MAX_LENGTH).call(
-            session, context_of(PROMPT), verify(engine, session, EMPTY_TREE)
-        ),
-    )
-    assert verdict.near_ties == 0
+    steps = verify(own, session, side_by_side([chain(text[:2]), chain([wrong, wrong])]))
+    verdict = work(own, SessionTable(own, max_length=MAX_LENGTH).call(session, context_of(PROMPT), steps))
+
+    assert (list(verdict.token_ids), verdict.near_ties) == (text, expected)

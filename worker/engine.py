@@ -199,9 +199,8 @@ class Engine:
         for chunk, scratch in zip(chunks, grown, strict=True):
             state = self._open[chunk.slot]
             state.scratch, state.scratch_ids = scratch, (*state.scratch_ids, *chunk.token_ids)
-        return list(torch.split(logits, [len(_wanted(chunk)) for chunk in chunks]))
+        return list(logits.split_with_sizes([chunk.num_wanted for chunk in chunks]))
 
-    @torch.inference_mode()
     def commit(self, slot: int, keep: Sequence[int] | None = None) -> None:
         """Move a path of the scratch to the committed prefix and forget the rest.
 
@@ -218,8 +217,7 @@ class Engine:
         in_place = next((place for place, node in enumerate(kept) if place != node), len(kept))
         first_row = state.first_row + state.num_committed
         if in_place < len(kept):
-            sources = torch.tensor([first_row + node for node in kept[in_place:]], device=self.device)
-            self._pool.move(sources, first_row + in_place)
+            self._move([first_row + node for node in kept[in_place:]], first_row + in_place)
         state.num_committed += len(kept)
         state.clear_scratch()
 
@@ -250,6 +248,10 @@ class Engine:
         self._pool.copy(origin.first_row, state.first_row, length)
         state.num_committed = length
         state.clear_scratch()
+
+    @torch.inference_mode()
+    def _move(self, sources: list[int], first_row: int) -> None:
+        self._pool.move(torch.tensor(sources, device=self.device), first_row)
 
     def _probed(self) -> Probed:
         """What an engine like this one says to all that is tried."""

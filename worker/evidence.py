@@ -75,7 +75,7 @@ def _by_kernel(
     choices, chances = np.empty((2, len(logits)), np.int64), np.empty((2, len(logits)))
     weigh(
         logits.numpy(),
-        scores.numpy(),
+        scores.contiguous().numpy(),
         sampler.divisor if sampler.is_plain else 0.0,
         sampler.noise(len(context), (0, *tree.depths)).numpy(),
         _rounding(sampler, logits),

@@ -73,7 +73,7 @@ class Sampler:
         self.is_plain = not (parameters.depends_on_history or parameters.logit_bias or parameters.filtered)
         self.divisor = 0.0 if parameters.greedy else max(parameters.temperature, MIN_TEMPERATURE)
         self._vocab_size, self._prompt_length, self.device = vocab_size, prompt_length, device
-        self._after_history = [*_bias(parameters, vocab_size, device), *_filters(parameters)]
+        self._after_history = [*_bias(parameters, vocab_size, device), *_filters(parameters, self.divisor)]
         self._noise: dict[int, Tensor] = {}
         self._no_noise = torch.empty(0, vocab_size, dtype=torch.float64, device=device)
 
@@ -167,13 +167,13 @@ def _bias(parameters: SamplingParameters, vocab_size: int, device: torch.device)
     return [lambda scores: scores + bias]
 
 
-def _filters(parameters: SamplingParameters) -> list[Transform]:
+def _filters(parameters: SamplingParameters, divisor: float) -> list[Transform]:
     """Temperature, top-k, top-p and min-p, in the order of transformers."""
     if parameters.greedy:
         return []
     # The best score is moved to 0 first: it changes no distribution, and no temperature can make it overflow.
     filters: list[Transform] = [lambda scores: scores - scores.amax(dim=-1, keepdim=True)]
-    filters.append(_warp(TemperatureLogitsWarper(max(parameters.temperature, MIN_TEMPERATURE))))
+    filters.append(_warp(TemperatureLogitsWarper(divisor)))
     if parameters.top_k:
         filters.append(_warp(TopKLogitsWarper(parameters.top_k)))
     if parameters.top_p < 1.0:

@@ -20,6 +20,7 @@ WAYS = [pytest.param(by_torch, id="torch"), pytest.param(by_kernel(), id="kernel
 NAN = float("nan")
 
 UNUSUAL = {
+    "one penalty alone": SamplingParameters(repetition_penalty=1.3),
     "hardly warm": SamplingParameters(temperature=1e-38, seed=1),
     "hot": SamplingParameters(temperature=100.0, seed=2),
     "a temperature that rounds": SamplingParameters(temperature=0.3, seed=3),

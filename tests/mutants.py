@@ -122,8 +122,8 @@ MUTANTS = (
     Mutant(
         name="a replayed round forgets the token that every round emits",
         file="router_models/offline/answers.py",
-        right="start += accepted[-1] + 1",
-        wrong="start += max(accepted[-1], 1)",
+        right="start += tokens[-1]",
+        wrong="start += max(tokens[-1] - 1, 1)",
         tests="tests/router_models/test_replay.py",
     ),
 )

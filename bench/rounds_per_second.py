@@ -42,6 +42,9 @@ ANSWER_TOKENS = 128
 WARM_UP_S = 4.0
 GOAL = 1500.0
 
+WITHOUT_RUNS = RouterSettings(policy="planner", scoring_share=0.0, max_run=0)
+"""Rounds are what is counted: a run would bring tokens without them."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Window:
@@ -160,7 +163,7 @@ async def _controller() -> AsyncIterator[tuple[str, int]]:
             tokenizer=tokenizer,
             workers=workers,
             redis=RedisSettings(url=f"embedded://{folder / 'redis'}"),
-            router=RouterSettings(policy="planner", scoring_share=0.0),
+            router=WITHOUT_RUNS,
         )
         file = folder / "controller.yaml"
         file.write_text(yaml.safe_dump(settings.model_dump(mode="json")))

@@ -53,6 +53,7 @@ class Meter:
         usage: Tokens a request, by "input" and "output".
         arms: By drafters, shape class, task and policy.
         decisions: Rounds by policy and how the decision came about.
+        run_tokens: Tokens that the target decoded without a round of their own.
         drafts: Rounds with something to verify.
         drafted: Nodes verified.
         accepted: Rounds with something to verify, by how many tokens they kept.
@@ -82,7 +83,7 @@ class Meter:
         self.usage: dict[Labels, Histogram] = {("input",): Histogram(TOKENS), ("output",): Histogram(TOKENS)}
         self.arms: dict[Labels, RoundsSum] = {}
         self.decisions: Counter[Labels] = Counter()
-        self.drafts = self.drafted = 0
+        self.run_tokens = self.drafts = self.drafted = 0
         self.accepted = [0] * (MAX_DEPTH + 1)
         self.draft_time, self.verify_time, self.own_time = Histogram(ROUND_S), Histogram(ROUND_S), Histogram(ROUND_S)
         self.foreseen_rounds = 0
@@ -150,6 +151,7 @@ class RequestMeter:
             self._begin()
         meter.decisions[policy.name, policy.mode.name.lower()] += 1
         drafted, accepted, timings = len(outcome.tree), outcome.verdict.num_accepted, outcome.timings
+        meter.run_tokens += outcome.verdict.num_run
         if drafted:
             meter.drafts += 1
             meter.drafted += drafted

@@ -267,6 +267,12 @@ SPECULATION: tuple[Metric[ControllerFacts], ...] = (
     ),
     Metric(
         COUNTER,
+        "forerun_run_tokens_total",
+        "Of these, decoded by the target without a round of their own (router.max_run).",
+        lambda facts: facts.meter.run_tokens,
+    ),
+    Metric(
+        COUNTER,
         "forerun_round_seconds_total",
         "Time of these rounds, from planning to the verdict, seconds.",
         _of_arms(lambda rounds: rounds.seconds),
@@ -275,8 +281,8 @@ SPECULATION: tuple[Metric[ControllerFacts], ...] = (
     Metric(
         HISTOGRAM,
         "forerun_round_part_seconds",
-        "Where a round's time went: waiting for drafters (draft; speculating rounds only), for the target (verify), "
-        "all else (controller).",
+        "Where a round's time went: waiting for drafters (draft; speculating rounds only), for the target and its run "
+        "(verify), all else (controller).",
         lambda facts: {
             ("draft",): facts.meter.draft_time,
             ("verify",): facts.meter.verify_time,

@@ -281,7 +281,7 @@ class CostModel:
         verdict = outcome.verdict
         judged_ms = max(timings.verify_ns - verdict.run_ns, 0) / NS_PER_MS
         self.verify.learn(crowd, (1.0, sessions, len(outcome.tree) + nodes), judged_ms)
-        if not len(outcome.tree) and nodes <= sessions:
+        if not len(outcome.tree) and nodes <= sessions and (verdict.run_ns or not verdict.num_run):
             self.plain.learn(crowd, (1.0, verdict.num_run), timings.verify_ns / NS_PER_MS)
         self.company.learn(crowd, outcome)
         silent_ns = sum(silence.took_ns for silence in outcome.silences)

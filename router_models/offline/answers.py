@@ -61,8 +61,8 @@ class Answer:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Run:
-    """An answer, made by a policy.
+class Remade:
+    """An answer, made again by a policy.
 
     Attributes:
         answer: Which.
@@ -102,7 +102,7 @@ def _is_known(answer: Answer) -> bool:
     )
 
 
-def play(policy: Policy, answer: Answer, *, hopefully: bool = False) -> Run | None:
+def play(policy: Policy, answer: Answer, *, hopefully: bool = False) -> Remade | None:
     """Let a policy make an answer, round by round.
 
     Args:
@@ -141,7 +141,7 @@ def play(policy: Policy, answer: Answer, *, hopefully: bool = False) -> Run | No
             tokens.append(len(outcome.verdict.token_ids))
         policy.learn(context, plan, outcome)
         start += tokens[-1]
-    return Run(answer=answer, choices=tuple(choices), tokens=tuple(tokens), doubtful=doubtful)
+    return Remade(answer=answer, choices=tuple(choices), tokens=tuple(tokens), doubtful=doubtful)
 
 
 def _choice(plan: Plan) -> Plan:
@@ -209,9 +209,9 @@ def _tree(answer: Answer, plan: Plan, start: int, accepted: int) -> tuple[TokenT
     return TokenTree(token_ids=token_ids, parents=parents, confidences=confidences), tuple(path)
 
 
-def as_served(answer: Answer) -> Run:
-    """What was served, as a run."""
-    return Run(
+def as_served(answer: Answer) -> Remade:
+    """As it was served."""
+    return Remade(
         answer=answer,
         choices=tuple((entry.context, entry.plan) for entry in answer.rounds),
         tokens=tuple(entry.tokens for entry in answer.rounds),

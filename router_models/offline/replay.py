@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from router_models.offline.answers import Answer, Run, agreements, answers_of, as_served, play
+from router_models.offline.answers import Answer, Remade, agreements, answers_of, as_served, play
 from router_models.offline.estimators import Estimate, Resampling, Terms, interval, ratio, ratios
 from router_models.offline.logged import LoggedRound, LoggedScores
 from router_models.offline.round_model import PARTS, RoundModel, guessed, held_apart, rewards_of
@@ -131,13 +131,13 @@ def replayed(
     )
 
 
-def _played(policy: LearningPolicy, answers: Sequence[Answer]) -> list[tuple[Run, Run] | None]:
+def _played(policy: LearningPolicy, answers: Sequence[Answer]) -> list[tuple[Remade, Remade] | None]:
     """Each answer, cautiously and hopefully; None where nobody knows."""
     with learning_within_requests(policy):
         return [_both_ways(policy, answer) for answer in answers]
 
 
-def _both_ways(policy: Policy, answer: Answer) -> tuple[Run, Run] | None:
+def _both_ways(policy: Policy, answer: Answer) -> tuple[Remade, Remade] | None:
     cautious = play(policy, answer)
     hopeful = play(policy, answer, hopefully=True) if cautious is not None and cautious.doubtful else cautious
     return (cautious, hopeful) if cautious is not None and hopeful is not None else None
@@ -159,9 +159,9 @@ class _Clock:
     resampling: Resampling
     model_of: Mapping[str, RoundModel]
 
-    def contender(self, runs: Sequence[tuple[Run, Run]]) -> _Told:
+    def contender(self, remade: Sequence[tuple[Remade, Remade]]) -> _Told:
         """Of answers, cautiously and hopefully."""
-        cautious, hopeful = (self.terms([pair[way] for pair in runs]) for way in (0, 1))
+        cautious, hopeful = (self.terms([pair[way] for pair in remade]) for way in (0, 1))
         low, high = self.resampling.estimate(cautious), self.resampling.estimate(hopeful)
         estimate = Estimate(
             tokens=(low.tokens + high.tokens) / 2.0,
@@ -174,16 +174,18 @@ class _Clock:
             estimate=estimate,
             cautious=low.tokens_per_ms,
             hopeful=high.tokens_per_ms,
-            rounds=sum(len(run.tokens) for run, _ in runs),
-            doubtful_rounds=sum(run.doubtful for run, _ in runs),
+            rounds=sum(len(one.tokens) for one, _ in remade),
+            doubtful_rounds=sum(one.doubtful for one, _ in remade),
         )
         return _Told(told=told, slow=self.resampling.speeds(cautious), fast=self.resampling.speeds(hopeful))
 
-    def terms(self, runs: Sequence[Run]) -> Terms:
+    def terms(self, remade: Sequence[Remade]) -> Terms:
         """Tokens and modelled milliseconds of each answer, over its rounds."""
-        requests = [run.answer.request_id for run in runs for _ in run.choices]
-        ms = guessed(self.model_of, requests, [choice for run in runs for choice in run.choices])[:, PARTS.index("ms")]
-        return _terms([run.answer for run in runs], [len(run.choices) for run in runs], ms)
+        requests = [one.answer.request_id for one in remade for _ in one.choices]
+        ms = guessed(self.model_of, requests, [choice for one in remade for choice in one.choices])[
+            :, PARTS.index("ms")
+        ]
+        return _terms([one.answer for one in remade], [len(one.choices) for one in remade], ms)
 
 
 def _terms(answers: Sequence[Answer], rounds: Sequence[int], ms: Array) -> Terms:

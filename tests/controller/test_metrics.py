@@ -93,6 +93,19 @@ def test_counters_add_up_to_what_the_answers_said() -> None:
     run(scenario())
 
 
+def test_tokens_of_runs_are_counted() -> None:
+    async def scenario() -> None:
+        async with house(VERIFY, metrics=SERVED) as home:
+            answer = await home.answer(max_new_tokens=12, speculation=generation_pb2.Speculation(policy="runs"))
+            seen = await scraped(home)
+
+            assert len(answer.token_ids) == 12
+            assert seen.value("forerun_rounds_total") == 3, "the first token at once, nine, and two"
+            assert seen.value("forerun_run_tokens_total") == 12 - 3
+
+    run(scenario())
+
+
 def test_what_was_refused_or_broken_off_is_counted_by_its_reason() -> None:
     async def scenario() -> None:
         async with house(metrics=SERVED, limits=ONE_PLACE, more=NOBODY_WAITS) as home:

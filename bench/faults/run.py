@@ -44,6 +44,9 @@ DROPPING_ROUNDS = 40
 DRAFTING: Mapping[str, Any] = {"policy": "merged"}
 """All drafters, in every round."""
 
+RUNNING: Mapping[str, Any] = {"policy": "runs"}
+"""Nobody drafts, and the target decodes several tokens a round."""
+
 SAMPLINGS: tuple[Mapping[str, Any], ...] = (
     {"temperature": 0.0},
     {"temperature": 1.0},
@@ -246,11 +249,12 @@ class Suite:
             proxy.meet, proxy.rng = script.meet, rng
         waits = Waits(script)
         options = {**DRAFTING, "in_turn": rng.random() < 0.5}
-        asked = rng.sample(self._questions, AT_ONCE + 1)
+        beside = options if trial.step.drafts or rng.random() < 0.5 else RUNNING
+        first, second, later = rng.sample(self._questions, AT_ONCE + 1)
         async with asyncio.TaskGroup() as group:
-            for question in asked[:AT_ONCE]:
-                group.create_task(self._try(trial, question, options, waits))
-            group.create_task(self._follow(trial, script, asked[AT_ONCE], options, waits))
+            group.create_task(self._try(trial, first, options, waits))
+            group.create_task(self._try(trial, second, beside, waits))
+            group.create_task(self._follow(trial, script, later, beside, waits))
         for proxy in self._ground.proxies.values():
             proxy.meet = meet_nothing
         await self._recover(trial, waits)

@@ -26,6 +26,11 @@ class Step(Enum):
     LOG = "log write"
     """Records are on their way to Redis."""
 
+    @property
+    def drafts(self) -> bool:
+        """Whether it comes only where something is drafted."""
+        return self in (Step.DRAFT_SENT, Step.DRAFT_ANSWERED)
+
 
 class Kind(Enum):
     """What goes wrong."""

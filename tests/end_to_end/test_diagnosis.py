@@ -5,8 +5,8 @@ import json
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import AsyncExitStack, ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -44,6 +44,7 @@ class Plant:
         shape: Which tree.
         streams: Requests at once.
         far: Workers that are reached through the delaying proxy.
+        controllers: Who share the workers; each lets in as many requests as the target has slots.
     """
 
     cause: str
@@ -52,6 +53,7 @@ class Plant:
     shape: Mapping[str, int] | None = None
     streams: int = 1
     far: tuple[str, ...] = ()
+    controllers: int = 1
 
 
 PLANTS = {
@@ -62,7 +64,7 @@ PLANTS = {
     "a delayed drafter": Plant("slow drafter", drafters=("delayed",)),
     "a mismatched drafter": Plant("mismatched drafter", drafters=("mismatched",)),
     "a verifier at its limit": Plant("saturated verifier", streams=SLOTS),
-    "more sessions than the target has room for": Plant("cold cache", streams=SLOTS + 4),
+    "more sessions than the target has room for": Plant("cold cache", streams=SLOTS + 4, controllers=2),
     "a slow link to the target": Plant("far target", far=("target",)),
     "a slow link to the drafter": Plant("far drafter", far=("mixed",)),
     "an over-deep pinned tree": Plant("overgrown tree", shape={"depth": 24, "branching": 4, "budget": 96}),
@@ -111,8 +113,8 @@ def stranger(folder: Path) -> Path:
 
 
 @contextmanager
-def controller(workers: Mapping[str, Process], plant: Plant, folder: Path) -> Iterator[str]:
-    """The address of a controller over target and drafter of a plant, with a log; far ones are behind a proxy."""
+def controllers(workers: Mapping[str, Process], plant: Plant, folder: Path) -> Iterator[list[str]]:
+    """The addresses of controllers over target and drafter of a plant, with one log; far ones are behind a proxy."""
     with ExitStack() as stack:
         addresses = {name: workers[name].address for name in ("target", *plant.drafters)}
         for name in plant.far:
@@ -120,11 +122,13 @@ def controller(workers: Mapping[str, Process], plant: Plant, folder: Path) -> It
         redis = stack.enter_context(redis_server(folder))
         file = folder / "controller.yaml"
         file.write_text(yaml.safe_dump(configuration(addresses, plant, redis.url)))
-        process = Process("controller", ("controller", "--config", str(file)))
-        stack.callback(process.end)
-        process.await_ready()
-        eventually(lambda: all_serve(process.address, addresses.values()), within_s=60)
-        yield process.address
+        started = [Process("controller", ("controller", "--config", str(file))) for _ in range(plant.controllers)]
+        for process in started:
+            stack.callback(process.end)
+        for process in started:
+            process.await_ready()
+            eventually(lambda there=process.address: all_serve(there, addresses.values()), within_s=60)
+        yield [process.address for process in started]
 
 
 def configuration(addresses: Mapping[str, str], plant: Plant, redis_url: str) -> dict[str, Any]:
@@ -149,8 +153,8 @@ def all_serve(address: str, workers: Iterable[str]) -> bool:
     return set(workers) <= serving
 
 
-async def send(address: str, *, streams: int) -> None:
-    """Requests of every set, so many at once, and at least two for each stream."""
+async def send(addresses: Sequence[str], *, streams: int) -> None:
+    """Requests of every set, so many at once and as many to each, and at least two for each stream."""
     work = tasks(SETS, max(PROMPTS, streams))
     numbers = iter(range(len(work)))
 
@@ -161,9 +165,10 @@ async def send(address: str, *, streams: int) -> None:
                 task.prompt, task=task.prompt_set, max_new_tokens=TOKENS, temperature=temperature, seed=number
             )
 
-    async with AsyncClient(address, timeout_s=600) as client, asyncio.TaskGroup() as group:
-        for _ in range(streams):
-            group.create_task(stream(client))
+    async with AsyncExitStack() as stack, asyncio.TaskGroup() as group:
+        clients = [await stack.enter_async_context(AsyncClient(address, timeout_s=600)) for address in addresses]
+        for number in range(streams):
+            group.create_task(stream(clients[number % len(clients)]))
 
 
 def diagnosed(address: str) -> tuple[int, dict[str, Any]]:
@@ -179,10 +184,10 @@ def diagnosed(address: str) -> tuple[int, dict[str, Any]]:
 
 @pytest.mark.parametrize("plant", PLANTS.values(), ids=PLANTS.keys())
 def test_the_planted_cause_is_named_first(workers: Mapping[str, Process], plant: Plant, tmp_path: Path) -> None:
-    with controller(workers, plant, tmp_path) as address:
-        asyncio.run(send(address, streams=plant.streams))
-        eventually(lambda: RouterClient(address).show().log.connected, within_s=10)
-        status, said = diagnosed(address)
+    with controllers(workers, plant, tmp_path) as addresses:
+        asyncio.run(send(addresses, streams=plant.streams))
+        eventually(lambda: RouterClient(addresses[0]).show().log.connected, within_s=10)
+        status, said = diagnosed(addresses[0])
 
     assert said["verdict"] == ("held back" if plant.cause else "healthy"), said
     assert [finding["cause"] for finding in said["findings"]][:1] == [plant.cause] * bool(plant.cause), said

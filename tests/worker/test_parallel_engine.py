@@ -12,6 +12,7 @@ import psutil
 import pytest
 import torch
 
+from forerun.connection import Connection
 from forerun.health import State, health_of
 from tests.architectures import plain_logits, plain_model, served_model
 from tests.worker.grpc_session import save_tiny_model
@@ -85,7 +86,7 @@ def test_torchrun_starts_the_ranks_as_well_and_rank_0_serves(tmp_path: Path) -> 
         address = json.loads(process.stdout.readline())["address"]
         ranks = psutil.Process(process.pid).children()
 
-        assert health_of(address, timeout_s=30).state is State.SERVING
+        assert health_of(Connection.to(address), timeout_s=30).state is State.SERVING
         process.terminate()
         process.wait(60)
 

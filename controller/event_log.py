@@ -42,8 +42,9 @@ class EventLog:
     """A bounded queue, and one writer that empties it.
 
     What does not fit is dropped and counted. The count itself is logged: the next entry that is written carries it in
-    the field `dropped`. Entries that may not have arrived are written again; of a record that is there twice the later
-    count includes the earlier.
+    the field `dropped`. Entries that may not have arrived are written again; of a record that is there twice the larger
+    count includes the smaller, whichever comes first: what a slow line held back can arrive after what was written
+    again.
 
     Attributes:
         url: Of Redis, without its password.

@@ -93,9 +93,7 @@ async def _written(entries: AsyncIterator[Entry], stream: str, rows: RowWriter, 
         row = _row(stream, entry)
         event_id, record = row.get("event_id"), row[RECORD.name]
         if told := int(entry[1].get(b"dropped", 0)):
-            dropped[record] = (
-                told  # written twice, a record tells the second time what it told the first time, and more
-            )
+            dropped[record] = max(told, dropped.get(record, 0))  # written twice: see EventLog
         if event_id is not None and known.get(event_id) == record:
             part = replace(part, written_twice=part.written_twice + 1)
             continue

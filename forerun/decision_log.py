@@ -104,8 +104,7 @@ async def _window(redis: Redis, streams: str, since_ms: int, most_rounds: int) -
         cut=cut,
         set_aside=dict(set_aside),
         unreadable=unreadable,
-        # Of a record that was written twice the later count, which includes the earlier.
-        dropped=sum({fields.get(b"record", b""): int(fields.get(b"dropped", 0)) for fields in entries}.values()),
+        dropped=_dropped(entries),
         failed_requests=statuses[log_pb2.OUTCOME_STATUS_WORKER_ERROR] + statuses[log_pb2.OUTCOME_STATUS_DEADLINE],
         requests=len(outcomes),
         waited_ms=mean(outcome.waited_ms for outcome in outcomes),
@@ -227,6 +226,15 @@ def _row(record: log_pb2.RoundRecord, lesson: RoundLesson, decision: log_pb2.Dec
         verify_compute_ms=_judging_share(verdict) * verdict.timings.compute_ns / NS_PER_MS,
         batch=max(verdict.timings.batch_size, 1),
     )
+
+
+def _dropped(entries: Iterable[Mapping[bytes, bytes]]) -> int:
+    """Of a record that was written twice the larger count: see `EventLog`."""
+    most: dict[bytes, int] = {}
+    for fields in entries:
+        record, told = fields.get(b"record", b""), int(fields.get(b"dropped", 0))
+        most[record] = max(told, most.get(record, 0))
+    return sum(most.values())
 
 
 def _judging_share(verdict: Verdict) -> float:

@@ -22,7 +22,7 @@ class Kept:
         decisions: Their ids.
         referred: Ids of decisions that rounds name.
         dropped: Records that the log itself says were dropped, by the record that says so: of one that is there twice
-            the later count includes the earlier.
+            the larger count includes the smaller.
         doubles: Entries of records that were there already.
     """
 
@@ -55,7 +55,7 @@ def kept(redis: Redis, namespace: str = "default") -> Kept:
         for fields in _entries(redis, f"forerun:{namespace}:{stream}"):
             record = fields[b"record"]
             if told := int(fields.get(b"dropped", 0)):
-                found.dropped[record] = told
+                found.dropped[record] = max(told, found.dropped.get(record, 0))
             found.doubles += not _add(found, stream, record)
     return found
 

@@ -1,19 +1,22 @@
 """Each kind of fault once, against real processes; and what the suite itself is made of."""
 
 import asyncio
+from pathlib import Path
 from random import Random
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from redis import Redis
 
 from bench.faults.frames import DATA, END_STREAM, RESET, Frame, Messages, frames_of, read_frame
-from bench.faults.records import Kept
+from bench.faults.records import Kept, kept
 from bench.faults.run import measure_faults, possible_kinds, trials
 from bench.faults.steps import Kind, Step, request_of, step_of
 from bench.faults.tampering import corrupted, mistold
 from forerun.workload import PROMPT_SETS, tasks
-from speculation.v1 import common_pb2, verify_pb2
+from speculation.v1 import common_pb2, log_pb2, verify_pb2
+from tests.end_to_end.processes import redis_server
 
 MUST_BE_NONE = ("differences", "leaks", "uncounted", "failures", "unrecovered", "unstruck")
 
@@ -101,6 +104,17 @@ def test_a_worker_that_is_mistold_holds_another_text(token_ids: list[int]) -> No
 
     assert told is not None
     assert request_of("verify", told).verify.context != context  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("told", [(3, 5), (5, 3)], ids=["in order", "the first held back"])
+def test_of_a_record_that_is_there_twice_the_larger_count_holds(tmp_path: Path, told: tuple[int, int]) -> None:
+    record = log_pb2.OutcomeRecord(request_id="a").SerializeToString()
+    with redis_server(tmp_path) as server, Redis.from_url(server.url) as redis:
+        for dropped in told:
+            redis.xadd("forerun:default:outcomes", {"record": record, "dropped": dropped})
+        found = kept(redis)
+
+    assert (found.num_dropped, found.doubles) == (5, 1)
 
 
 def test_a_record_that_is_neither_kept_nor_dropped_is_uncounted() -> None:

@@ -174,7 +174,7 @@ def test_the_manifest_says_what_there_is_and_what_is_missing(tmp_path: Path, rec
             key = f"forerun:{NAMESPACE}:rounds"
             await redis.xtrim(key, maxlen=len(records["rounds"]) - 7, approximate=False)
             twice = records["rounds"][-1]
-            for dropped in (3, 5):  # the second copy tells what the first told, and of two more
+            for dropped in (5, 3):  # what was written again tells of two more, and came before what a line held back
                 await redis.xadd(key, {"record": twice, "dropped": dropped})
 
             manifest = await export_log(redis, NAMESPACE, tmp_path / "log")

@@ -86,9 +86,11 @@ def test_torchrun_starts_the_ranks_as_well_and_rank_0_serves(tmp_path: Path) -> 
         address = json.loads(process.stdout.readline())["address"]
         ranks = psutil.Process(process.pid).children()
 
-        assert health_of(Connection.to(address), timeout_s=30).state is State.SERVING
-        process.terminate()
-        process.wait(60)
+        try:
+            assert health_of(Connection.to(address), timeout_s=30).state is State.SERVING
+        finally:
+            process.terminate()
+            process.wait(60)
 
     assert len(ranks) == 2
     assert not any(rank.is_running() for rank in ranks)

@@ -3,6 +3,7 @@
 import asyncio
 import logging
 from collections import deque
+from collections.abc import Mapping
 from typing import Any
 
 from redis.asyncio import Redis
@@ -38,13 +39,36 @@ FIRST_RETRY_S = 0.1
 LONGEST_RETRY_S = 2.0
 
 
+class DroppedCount:
+    """How many records were dropped, by what the entries of a log say.
+
+    Of a record that is there twice the larger count includes the smaller, whichever comes first: what a slow line held
+    back can arrive after what was written again.
+
+    Attributes:
+        by_record: What was told, by the record that told it.
+    """
+
+    def __init__(self) -> None:
+        self.by_record: dict[bytes, int] = {}
+
+    def add(self, fields: Mapping[bytes, bytes]) -> None:
+        """Take in an entry."""
+        if told := int(fields.get(b"dropped", 0)):
+            record = fields.get(b"record", b"")
+            self.by_record[record] = max(told, self.by_record.get(record, 0))
+
+    @property
+    def total(self) -> int:
+        """Of all of them."""
+        return sum(self.by_record.values())
+
+
 class EventLog:
     """A bounded queue, and one writer that empties it.
 
     What does not fit is dropped and counted. The count itself is logged: the next entry that is written carries it in
-    the field `dropped`. Entries that may not have arrived are written again; of a record that is there twice the larger
-    count includes the smaller, whichever comes first: what a slow line held back can arrive after what was written
-    again.
+    the field `dropped` (`DroppedCount` reads it). Entries that may not have arrived are written again.
 
     Attributes:
         url: Of Redis, without its password.

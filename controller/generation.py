@@ -213,36 +213,18 @@ async def generate(
     while not sequence.finished:
         with span("round"):
             started_ns = clock_ns()
-            context, plan, drafts, silences = await _draft(
-                describe(number, started_ns - began_ns), sequence, session=session, policy=policy
-            )
-            room = session.room(sequence)
-            tree = _fitting(plan.combine(tuple(drafts.trees.values())), room)
-            run = min(plan.run, max(room - tree.depth, 0))
-            asked_ns = clock_ns()
-            if not run:
-                session.foresee(plan, tree, sequence)
-            verdict = await session.verify(tree, sequence, run=run)
-            answered_ns = clock_ns()
-            timings = _timings(drafts, verdict, verify_ns=answered_ns - asked_ns, round_ns=answered_ns - started_ns)
-            outcome = RoundOutcome(
-                drafts=drafts.trees,
-                tree=tree,
-                verdict=verdict,
-                timings=timings,
-                foreseen=drafts.foreseen,
-                silences=silences,
-            )
+            drafted = await _draft(describe(number, started_ns - began_ns), sequence, session=session, policy=policy)
+            outcome = await _verify(drafted, sequence, session=session, started_ns=started_ns, clock_ns=clock_ns)
             with span("commit"):
-                policy.learn(context, plan, outcome)
-                emitted = sequence.extend(verdict.token_ids)
+                policy.learn(drafted.context, drafted.plan, outcome)
+                emitted = sequence.extend(outcome.verdict.token_ids)
             yield Round(
-                context=context,
-                plan=plan,
-                missing=drafts.missing,
+                context=drafted.context,
+                plan=drafted.plan,
+                missing=drafted.drafts.missing,
                 outcome=outcome,
                 emitted=emitted,
-                exchanges=drafts.exchanges,
+                exchanges=drafted.drafts.exchanges,
                 verify_address=session.verify_address,
                 failovers=session.failovers,
                 retold_tokens=session.retold_tokens,
@@ -281,6 +263,29 @@ async def _draft(context: RoundContext, sequence: Sequence, *, session: FleetSes
             for name, exchange in drafts.exchanges.items()
         )
         context = replace(context, drafters=tuple(name for name in context.drafters if name not in drafts.trees))
+
+
+async def _verify(
+    drafted: _Drafted, sequence: Sequence, *, session: FleetSession, started_ns: int, clock_ns: Callable[[], int]
+) -> RoundOutcome:
+    """Have what was drafted judged, and the plan's run after it, while drafters draft on unless it runs away from them;
+    what came of the round that began then."""
+    plan, drafts, room = drafted.plan, drafted.drafts, session.room(sequence)
+    tree = _fitting(plan.combine(tuple(drafts.trees.values())), room)
+    run = min(plan.run, max(room - tree.depth, 0))
+    asked_ns = clock_ns()
+    if not run:
+        session.foresee(plan, tree, sequence)
+    verdict = await session.verify(tree, sequence, run=run)
+    answered_ns = clock_ns()
+    return RoundOutcome(
+        drafts=drafts.trees,
+        tree=tree,
+        verdict=verdict,
+        timings=_timings(drafts, verdict, verify_ns=answered_ns - asked_ns, round_ns=answered_ns - started_ns),
+        foreseen=drafts.foreseen,
+        silences=drafted.silences,
+    )
 
 
 def _describe(

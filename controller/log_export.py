@@ -9,6 +9,7 @@ from typing import Any
 
 from redis.asyncio import Redis
 
+from controller.event_log import DroppedCount
 from controller.learner import REMEMBERED_RECORDS, Entry, record_of
 from controller.log_columns import ENTRY_ID, RECORD, TABLES, Row
 from controller.log_folder import Manifest, Part, RowWriter, new_folder
@@ -87,13 +88,12 @@ class _Tally:
 async def _written(entries: AsyncIterator[Entry], stream: str, rows: RowWriter, tally: _Tally, step: Step) -> Part:
     part = Part()
     known: Recent[str, bytes] = Recent(REMEMBERED_RECORDS)
-    dropped: dict[bytes, int] = {}
+    dropped = DroppedCount()
     async for entry in entries:
         step()
         row = _row(stream, entry)
         event_id, record = row.get("event_id"), row[RECORD.name]
-        if told := int(entry[1].get(b"dropped", 0)):
-            dropped[record] = max(told, dropped.get(record, 0))  # written twice: see EventLog
+        dropped.add(entry[1])
         if event_id is not None and known.get(event_id) == record:
             part = replace(part, written_twice=part.written_twice + 1)
             continue
@@ -103,7 +103,7 @@ async def _written(entries: AsyncIterator[Entry], stream: str, rows: RowWriter, 
         tally.add(row)
         entry_id = row[ENTRY_ID.name]
         part = replace(part, rows=part.rows + 1, first_id=part.first_id or entry_id, last_id=entry_id)
-    return replace(part, dropped=sum(dropped.values()))
+    return replace(part, dropped=dropped.total)
 
 
 def _row(stream: str, entry: Entry) -> Row:

@@ -9,7 +9,7 @@ from google.protobuf.message import DecodeError
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
-from controller.event_log import redis_client
+from controller.event_log import DroppedCount, redis_client
 from controller.experience import RoundLesson, round_lesson
 from forerun.diagnosis.evidence import mean
 from forerun.diagnosis.rows import Answer, Row
@@ -229,12 +229,10 @@ def _row(record: log_pb2.RoundRecord, lesson: RoundLesson, decision: log_pb2.Dec
 
 
 def _dropped(entries: Iterable[Mapping[bytes, bytes]]) -> int:
-    """Of a record that was written twice the larger count: see `EventLog`."""
-    most: dict[bytes, int] = {}
+    dropped = DroppedCount()
     for fields in entries:
-        record, told = fields.get(b"record", b""), int(fields.get(b"dropped", 0))
-        most[record] = max(told, most.get(record, 0))
-    return sum(most.values())
+        dropped.add(fields)
+    return dropped.total
 
 
 def _judging_share(verdict: Verdict) -> float:

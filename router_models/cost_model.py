@@ -46,6 +46,9 @@ DRAFT_GUESSES = (Guess(2.0, 1.0), Guess(2.0, 4.0), Guess(0.1, 6.0), Guess(0.02, 
 VERIFY_GUESSES = (Guess(25.0, 1.0), Guess(2.0, 1.0), Guess(0.5, 6.0))
 """Per round, other session that shares the forward, and node, whoever's it is."""
 
+PLAIN_GUESSES = (Guess(25.0, 1.0), Guess(25.0, 1.0))
+"""Per round of plain decoding, and token of its run."""
+
 
 def draft_guesses(profile: ForwardProfile) -> tuple[Guess, ...]:
     """DRAFT_GUESSES, for a drafter whose forwards were timed."""
@@ -57,10 +60,6 @@ def verify_guesses(profile: ForwardProfile) -> tuple[Guess, ...]:
     """VERIFY_GUESSES, for a target whose forwards were timed: another session is another token."""
     took_ms = (profile.forward_ms, profile.node_ms, profile.node_ms)
     return tuple(guess._replace(ms=ms) for guess, ms in zip(VERIFY_GUESSES, took_ms, strict=True))
-
-
-PLAIN_GUESSES = (Guess(25.0, 1.0), Guess(25.0, 1.0))
-"""Per round of plain decoding, and token of its run."""
 
 
 def plain_guesses(profile: ForwardProfile) -> tuple[Guess, ...]:

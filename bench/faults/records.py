@@ -6,6 +6,7 @@ from typing import Any
 
 from redis import Redis
 
+from controller.event_log import DroppedCount
 from speculation.v1 import log_pb2
 
 STREAMS = ("decisions", "rounds", "outcomes")
@@ -21,8 +22,7 @@ class Kept:
         outcomes: Requests whose end is there.
         decisions: Their ids.
         referred: Ids of decisions that rounds name.
-        dropped: Records that the log itself says were dropped, by the record that says so: of one that is there twice
-            the larger count includes the smaller.
+        dropped: Records that the log itself says were dropped.
         doubles: Entries of records that were there already.
     """
 
@@ -30,7 +30,7 @@ class Kept:
     outcomes: set[str] = field(default_factory=set)
     decisions: set[str] = field(default_factory=set)
     referred: set[str] = field(default_factory=set)
-    dropped: dict[bytes, int] = field(default_factory=dict)
+    dropped: DroppedCount = field(default_factory=DroppedCount)
     doubles: int = 0
 
     def uncounted(self, rounds: int, requests: int) -> int:
@@ -45,7 +45,7 @@ class Kept:
     @property
     def num_dropped(self) -> int:
         """Records that were dropped."""
-        return sum(self.dropped.values())
+        return self.dropped.total
 
 
 def kept(redis: Redis, namespace: str = "default") -> Kept:
@@ -54,8 +54,7 @@ def kept(redis: Redis, namespace: str = "default") -> Kept:
     for stream in STREAMS:
         for fields in _entries(redis, f"forerun:{namespace}:{stream}"):
             record = fields[b"record"]
-            if told := int(fields.get(b"dropped", 0)):
-                found.dropped[record] = max(told, found.dropped.get(record, 0))
+            found.dropped.add(fields)
             found.doubles += not _add(found, stream, record)
     return found
 

@@ -134,7 +134,7 @@ function drawing(round, nodes) {
     edge(end, added, "extra"),
     box({ depth: 0, row: 0 }, "root", "•", "the last token before"),
     nodes.map((node) => box(node, node.kept ? "kept" : "refused", name(node), title(node))),
-    box(added, "extra", `+ ${extra(round)}`, "the target's own token"),
+    box(added, "extra", `+ ${extra(round)}`, round.run_text ? "the target's own tokens" : "the target's own token"),
   );
   return h("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": `Tree of round ${round.round + 1}` }, picture);
 }

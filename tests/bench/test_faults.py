@@ -118,7 +118,8 @@ def test_of_a_record_that_is_there_twice_the_larger_count_holds(tmp_path: Path, 
 
 
 def test_a_record_that_is_neither_kept_nor_dropped_is_uncounted() -> None:
-    found = Kept(rounds={("a", 0), ("a", 1)}, outcomes={"a"}, decisions={"x"}, referred={"x", "y"}, dropped={b"r": 2})
+    found = Kept(rounds={("a", 0), ("a", 1)}, outcomes={"a"}, decisions={"x"}, referred={"x", "y"})
+    found.dropped.add({b"record": b"r", b"dropped": b"2"})
 
     assert found.uncounted(rounds=3, requests=1) == 0
     assert found.uncounted(rounds=4, requests=2) == 2

@@ -12,6 +12,7 @@ from speculation.tree import MAX_BRANCHING, MAX_DEPTH, MAX_NODES, TokenTree, Tre
 from speculation.verdict import MAX_RUN
 
 NAMES = ("code", "docs", "math", "json")
+CONTEXT = RoundContext(request_id="r", round=0, drafters=NAMES, prompt_tokens=9, emitted_tokens=0, remaining_tokens=50)
 
 shapes = st.builds(
     TreeShape,
@@ -94,15 +95,7 @@ def test_a_plan_that_keeps_to_the_limits_is_left_as_it_is(plan: Plan, context: R
 
 @given(plans)
 def test_without_limits_no_plan_is_changed(plan: Plan) -> None:
-    free = RoundContext(
-        request_id="r",
-        round=0,
-        drafters=NAMES,
-        prompt_tokens=9,
-        emitted_tokens=0,
-        remaining_tokens=50,
-        most_run=MAX_RUN,
-    )
+    free = replace(CONTEXT, most_run=MAX_RUN)
     side_by_side = plan.combination is Combination.SIDE_BY_SIDE
 
     assert enforced(plan, free) == plan or (side_by_side and plan.shape.budget * len(plan.drafters) > MAX_NODES)
@@ -110,15 +103,7 @@ def test_without_limits_no_plan_is_changed(plan: Plan) -> None:
 
 def test_a_shape_that_is_not_allowed_becomes_the_one_of_nearest_cost() -> None:
     small, large = TreeShape(depth=2, branching=1, budget=2), TreeShape(depth=8, branching=4, budget=32)
-    context = RoundContext(
-        request_id="r",
-        round=0,
-        drafters=NAMES,
-        prompt_tokens=9,
-        emitted_tokens=0,
-        remaining_tokens=50,
-        allowed_shapes=(small, large),
-    )
+    context = replace(CONTEXT, allowed_shapes=(small, large))
     wish = Plan(drafters=("code",), shape=TreeShape(depth=6, branching=4, budget=24), explanation="a test says so")
 
     assert enforced(wish, context).shape == large

@@ -79,11 +79,11 @@ def test_the_plans_that_were_logged_accept_what_was_logged() -> None:
     assert len(answers()) == ANSWERS
     assert len({entry.plan.shape for answer in answers() for entry in answer.rounds}) > 5
     for answer in answers():
-        run = play(Script(answer.rounds), answer)
+        remade = play(Script(answer.rounds), answer)
 
-        assert run is not None
-        assert run.tokens == tokens_by(answer.rounds, answer.request_id)
-        assert run.doubtful == 0
+        assert remade is not None
+        assert remade.tokens == tokens_by(answer.rounds, answer.request_id)
+        assert remade.doubtful == 0
         assert all(agreements(answer))
 
 
@@ -93,21 +93,21 @@ def test_another_policy_is_replayed_as_it_would_have_served(drafter: str, shape:
     really = served_by(Fixed(drafter, shape=shape))
 
     for answer in answers():
-        run = play(Fixed(drafter, shape=shape), answer)
+        remade = play(Fixed(drafter, shape=shape), answer)
 
-        assert run is not None
-        assert run.tokens == tokens_by(really, answer.request_id)
+        assert remade is not None
+        assert remade.tokens == tokens_by(really, answer.request_id)
 
 
 def test_plain_decoding_in_runs_is_replayed_as_it_would_have_served() -> None:
     for answer in answers():
-        run = play(RunsPolicy(), answer)
+        remade = play(RunsPolicy(), answer)
 
-        assert run is not None
-        assert run.tokens[0] == 1
-        assert set(run.tokens[1:-1]) == {1 + RUN}
-        assert sum(run.tokens) == LENGTH
-        assert run.doubtful == 0
+        assert remade is not None
+        assert remade.tokens[0] == 1
+        assert set(remade.tokens[1:-1]) == {1 + RUN}
+        assert sum(remade.tokens) == LENGTH
+        assert remade.doubtful == 0
 
 
 def test_a_policy_that_adapts_within_requests_plans_as_it_would_have() -> None:
@@ -120,11 +120,11 @@ def test_a_policy_that_adapts_within_requests_plans_as_it_would_have() -> None:
     policy = PlannerPolicy(shapes=shapes, seed=7)
     policy.learns_across_requests = False
 
-    run = play(policy, first)
+    remade = play(policy, first)
 
-    assert run is not None
+    assert remade is not None
     assert len({entry.plan.drafters for entry in witness.log}) > 1, "it changed its mind"
-    assert [plan for _, plan in run.choices] == [entry.plan for entry in witness.log]
+    assert [plan for _, plan in remade.choices] == [entry.plan for entry in witness.log]
 
 
 def trial(candidate: LearningPolicy, incumbent: LearningPolicy) -> Replay:

@@ -102,6 +102,11 @@ def _parser(kind: type[argparse.ArgumentParser] = argparse.ArgumentParser) -> ar
     add("--prepack", "pack weights for the CPU's kernels: on, off, or auto if a trial finds that faster")
     add("--tensor-parallel", "ranks that serve a target together, each with a part of every layer", type=int)
     add("--threads", "torch threads", type=int)
+    add(
+        "--session-threads",
+        "threads that share the sessions of a forward by our kernels (default: for a target --threads or 2)",
+        type=int,
+    )
     add("--slots", "sessions whose caches fit at once (default: what --cache-gib holds, or 16)", type=int)
     add("--cache-gib", "most memory for keys and values, in GiB", type=float)
     add("--least-idle", "seconds that a session keeps its slot while others wait", type=float, dest="least_idle_s")

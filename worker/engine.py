@@ -22,6 +22,7 @@ from speculation.tree import ROOT
 from worker.attention import IMPLEMENTATION, AttentionStep, ShapeRecorder, UnsupportedAttentionError, running
 from worker.cache import KeyValuePool, LayerShape, PackedRow
 from worker.compiled_model import CompiledModel, compiled_model
+from worker.crew import Crew, Share
 from worker.evidence import Weigh, by_kernel, by_torch
 from worker.exact_attention import ExactStep, refuse_inexact, step_of_queries
 from worker.exact_linear import make_linears_exact, pad_rows
@@ -71,6 +72,7 @@ class Engine:
         padded: Attend to short sessions in one padded batch; None does so on GPUs.
         exact: Let the logits of a token not depend, to the last bit, on what else a forward holds; bfloat16 on a CPU.
         prepack: Whether weights are packed once the model is checked; not for exact ones.
+        session_threads: Threads that share the sessions of a forward, where our kernels compute it.
 
     Attributes:
         probe_error: Largest relative error of the logits seen by the check; 0.0 where it was switched off.
@@ -90,6 +92,7 @@ class Engine:
         padded: bool | None = None,
         exact: bool = False,
         prepack: Prepack = "off",
+        session_threads: int = 1,
     ) -> None:
         if slots < 1 or max_length < 1:
             raise ValueError(f"slots={slots} and max_length={max_length} must both be positive")
@@ -128,6 +131,7 @@ class Engine:
         if not exact and prepack_linears(model, prepack) and check:
             self.probe_error = max(self.probe_error, require_agreement(model, self._probed(), expected=probed))
         self._pool = KeyValuePool(shapes, rows=slots * max_length, device=self.device)
+        self._crew = Crew(session_threads)
         self._compiled: CompiledModel | None = None
         if self._lean is not None:
             self._compiled = compiled_model(self._lean, self._pool, max_length)
@@ -311,7 +315,7 @@ class Engine:
             padded = [_padded(numbers) for numbers in (token_ids, positions, wanted)]
             return self._call(step, torch.tensor(padded[0]), torch.tensor(padded[1]), padded[2])[: len(wanted)]
         if self._compiled is not None and self._compiled.takes(spans):
-            return self._compiled(token_ids, spans, wanted)
+            return self._crew.run(self._compiled, Share(token_ids, spans, wanted))
         row = torch.tensor([token_ids, positions, rows], device=self.device)
         step = PooledStep(self._pool, spans, row[2], padded=self._padded)
         return self._call(step, row[0], row[1], None if wanted == list(range(len(token_ids))) else wanted)

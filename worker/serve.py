@@ -201,7 +201,14 @@ def _engine(settings: WorkerSettings, model: PreTrainedModel, rows: int, ranks: 
         if ranks.leads:
             return LeadingEngine(model, ranks, slots=slots, max_length=rows)
         return Engine(model, slots=slots, max_length=rows)
-    return Engine(model, slots=slots, max_length=rows, exact=settings.exact, prepack=settings.prepack)
+    return Engine(
+        model,
+        slots=slots,
+        max_length=rows,
+        exact=settings.exact,
+        prepack=settings.prepack,
+        session_threads=settings.sharing_threads,
+    )
 
 
 def _without_model(settings: WorkerSettings) -> tuple[Host, SessionService]:

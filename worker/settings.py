@@ -2,6 +2,7 @@
 
 import ipaddress
 import math
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
@@ -23,7 +24,16 @@ PACKABLE = frozenset({("float32", "cpu"), ("bfloat16", "cpu")})
 RANK_DEVICES = ("cpu", "cuda")
 """Of a target on several ranks; which GPU is whose follows from the rank."""
 
-_COUNTS = ("threads", "slots", "tensor_parallel", "remember_tenants", "max_length", "max_sessions", "max_calls")
+_COUNTS = (
+    "threads",
+    "session_threads",
+    "slots",
+    "tensor_parallel",
+    "remember_tenants",
+    "max_length",
+    "max_sessions",
+    "max_calls",
+)
 
 Role = Literal["draft", "verify"]
 ROLES: tuple[Role, ...] = ("draft", "verify")
@@ -51,6 +61,9 @@ class WorkerSettings:
         tensor_parallel: Processes (ranks) that serve a target together, each with a part of every layer, its keys and
             values. On GPUs the device is cuda, and each takes one.
         threads: Torch threads; processes that spin on more threads than cores lose tenfold.
+        session_threads: Threads that share the sessions of a forward where our own kernels compute it, on a CPU. They
+            sleep in between. None: for a target as many as `threads`, and two where it has two processors; one for a
+            drafter, whose forwards are short.
         slots: Sessions whose caches fit at once; None: as many as fit into cache_gib, or 16.
         cache_gib: Most memory for their keys and values, in GiB; None: what the machine has.
         least_idle_s: How long a session keeps its slot after a call although others wait for one; None: 5 s for a
@@ -89,6 +102,7 @@ class WorkerSettings:
     prepack: Prepack = "auto"
     tensor_parallel: int = 1
     threads: int = 1
+    session_threads: int | None = None
     slots: int | None = None
     cache_gib: float | None = None
     least_idle_s: float | None = None
@@ -178,6 +192,12 @@ class WorkerSettings:
         """Seconds that a session keeps its slot after a call although others wait for one."""
         usual_s = 5 * SECONDS if self.role == "verify" else 0.0
         return usual_s if self.least_idle_s is None else self.least_idle_s
+
+    @property
+    def sharing_threads(self) -> int:
+        """Threads that share the sessions of a forward."""
+        usual = max(self.threads, min(os.cpu_count() or 1, 2)) if self.role == "verify" else 1
+        return self.session_threads or usual
 
     @property
     def without_model(self) -> bool:

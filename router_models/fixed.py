@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, replace
 
-from router_models.limits import longest_run
+from router_models.limits import run_now
 from router_models.plan import CHAIN_OF_4, Combination, Plan, no_speculation
 from router_models.policy import Policy, RoundContext
 from speculation.tree import MAX_NODES, TreeShape
@@ -27,7 +27,7 @@ class RunsPolicy(Policy):
 
     def plan(self, context: RoundContext) -> Plan:
         """No drafters."""
-        return no_speculation("the policy never speculates", run=longest_run(context))
+        return no_speculation("the policy never speculates", run=run_now(context))
 
 
 @dataclass(frozen=True, kw_only=True)

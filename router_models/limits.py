@@ -28,9 +28,13 @@ def enforced(plan: Plan, context: RoundContext) -> Plan:
 
 
 def longest_run(context: RoundContext) -> int:
-    """Tokens that a run can have: what the operator allows and the request can still use. A caller is told his first
-    token at once."""
-    return min(context.most_run, max(context.remaining_tokens - 1, 0)) if context.emitted_tokens else 0
+    """Tokens that a run can have: what the operator allows and the request can still use."""
+    return min(context.most_run, max(context.remaining_tokens - 1, 0))
+
+
+def run_now(context: RoundContext) -> int:
+    """The same in this round: a caller is told his first token at once."""
+    return longest_run(context) if context.emitted_tokens else 0
 
 
 def offered(shapes: tuple[TreeShape, ...], context: RoundContext) -> tuple[TreeShape, ...]:

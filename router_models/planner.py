@@ -18,7 +18,7 @@ from router_models.ahead_model import Draft
 from router_models.contexts import kind_of
 from router_models.forecast import Forecast, Forecaster
 from router_models.knowledge import Knowledge
-from router_models.limits import longest_run, offered
+from router_models.limits import longest_run, offered, run_now
 from router_models.menu import SHAPES
 from router_models.model_state import ModelState
 from router_models.normals import Normals
@@ -131,7 +131,7 @@ class PlannerPolicy(Policy):
         if chosen[0] is None:
             return Plan(
                 drafters=(),
-                run=plain.tokens - 1,
+                run=run_now(context),
                 explanation=f"plain decoding: {plain.ms_a_token:.1f} ms a token",
                 propensity=propensity,
             )
@@ -165,9 +165,10 @@ class PlannerPolicy(Policy):
         drafters, shapes = accepted.shape
         drawn = self._normals.draw(DRAWS, drafters, 1 + shapes)
         places, speeds = formulas.fastest(gains, accepted, *doubts, costs_ms, drawn, exploration)
+        ahead = costs_ms.flat[places] * (speeds - 1.0 / plain.ms_a_token)
         return [
-            divmod(place, shapes) if speed * plain.ms_a_token > 1.0 else None
-            for place, speed in zip(places.tolist(), speeds.tolist(), strict=True)
+            divmod(place, shapes) if tokens > -plain.short else None
+            for place, tokens in zip(places.tolist(), ahead.tolist(), strict=True)
         ]
 
     def learn(self, context: RoundContext, plan: Plan, outcome: RoundOutcome) -> None:
@@ -268,8 +269,11 @@ class PlannerPolicy(Policy):
         if ready is not None and self._is_on_offer(ready, context, forecaster):
             place = context.drafters.index(ready.drafter), forecaster.places[ready.shape]
             drafting[place] *= 1.0 - self._knowledge.ahead.share(kind_of(context, ready.drafter), ready.shape)
-        run = longest_run(context)
-        return drafting + costs.verify_ms(forecast.nodes, beside), _Plain(1 + run, costs.plain_ms(run, beside))
+        run, now = longest_run(context), run_now(context)
+        plain = _Plain(1 + run, costs.plain_ms(run, beside))
+        if now < run:
+            plain = plain._replace(short=costs.plain_ms(now, beside) / plain.ms_a_token - (1 + now))
+        return drafting + costs.verify_ms(forecast.nodes, beside), plain
 
     def _others_tokens(self, context: RoundContext, forecast: Forecast) -> Array | float:
         """(drafters, shapes) tokens that those served beside this request lose by its nodes.
@@ -297,10 +301,12 @@ class _Plain(NamedTuple):
     Attributes:
         tokens: Emitted.
         ms: It takes.
+        short: Tokens that this round would emit less than it does elsewhere in the same time: the first has no run.
     """
 
     tokens: int
     ms: float
+    short: float = 0.0
 
     @property
     def ms_a_token(self) -> float:

@@ -39,6 +39,9 @@ wherever both reach it (docs/log.md)."""
 
 WARM_UP_TOKENS = 16
 
+NONE, RUNS, STATIC, PLANNER = "none", "runs", "static", "planner"
+"""The policies that are compared; the first two are plain decoding."""
+
 Samples = Mapping[str, Sequence[float]]
 Key = TypeVar("Key", str, int)
 
@@ -57,6 +60,22 @@ class Pair:
         return self.second / self.first
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Served:
+    """One prompt, answered by several policies.
+
+    Attributes:
+        prompt_set: Its set.
+        goodput: Tokens a second by policy.
+    """
+
+    prompt_set: str
+    goodput: Mapping[str, float]
+
+
+Entry = TypeVar("Entry", Pair, Served)
+
+
 async def measure_speed(
     bench: Bench,
     tasks: Sequence[Task],
@@ -66,7 +85,7 @@ async def measure_speed(
     lessons: Sequence[Task] = (),
     planner_goal: float | None = None,
 ) -> tuple[Figure, ...]:
-    """Goodput of the planner and of `static` against plain decoding, and what coupling brings at T = 1.
+    """Goodput of the planner and of `static` against plain decoding, a token a round and in runs; coupling's at T = 1.
 
     Args:
         bench: The fleet.
@@ -82,15 +101,19 @@ async def measure_speed(
         for task in lessons:
             await bench.client.generate(task.prompt, max_new_tokens=max_new_tokens, **_planner(task))
             step()
-    planned = await _against_none(bench, tasks, _planner, max_new_tokens)
-    static = await _against_none(bench, plain, _static, max_new_tokens)
+    planned = await _side_by_side(bench, tasks, {NONE: _none, RUNS: _runs, PLANNER: _planner}, max_new_tokens)
+    static = await _side_by_side(bench, plain, {NONE: _none, STATIC: _static}, max_new_tokens)
     with steps("coupled against uncoupled", len(plain)) as step:
         lengths = [await _lengths(bench, task, seed + turn, max_new_tokens, step) for turn, task in enumerate(plain)]
     return (
-        *_gains("planner", planned, planner_goal, seed),
-        *_gains("static", static, STATIC_GOAL, seed),
+        *_gains(PLANNER, NONE, planned, seed, planner_goal),
+        *_gains(PLANNER, RUNS, planned, seed),
+        *_gains(STATIC, NONE, static, seed, STATIC_GOAL),
         count("speed.static_chain_length", STATIC_SHAPE.depth, "tokens"),
-        *_medians("speed.none_tokens_per_s", _by_set([*planned, *static], lambda pair: pair.first), "tokens/s", seed),
+        *_rates(PLANNER, planned, seed),
+        *_rates(RUNS, planned, seed),
+        *_rates(STATIC, static, seed),
+        *_rates(NONE, [*planned, *static], seed),
         *_coupling_figures(lengths, seed),
     )
 
@@ -101,7 +124,7 @@ async def measure_chains(bench: Bench, tasks: Sequence[Task], *, max_new_tokens:
     pairs: dict[int, list[Pair]] = {length: [] for length in CHAIN_LENGTHS}
     with steps("chains", len(tasks)) as step:
         for turn, task in enumerate(tasks):
-            variants = {0: _none()} | {length: _static(task, chain_of(length)) for length in CHAIN_LENGTHS}
+            variants = {0: _none(task)} | {length: _static(task, chain_of(length)) for length in CHAIN_LENGTHS}
             goodput = await _goodput_of_each(bench, task, variants, turn, max_new_tokens)
             for length in CHAIN_LENGTHS:
                 pairs[length].append(Pair(prompt_set=task.prompt_set, first=goodput[0], second=goodput[length]))
@@ -118,35 +141,39 @@ async def _warm_up(bench: Bench, tasks: Sequence[Task]) -> None:
     firsts = {task.prompt_set: task for task in reversed(tasks)}
     with steps("warming up", len(firsts)) as step:
         for task in firsts.values():
-            for options in (_none(), _static(task)):
+            for options in (_none(task), _static(task)):
                 await bench.client.generate(task.prompt, max_new_tokens=WARM_UP_TOKENS, **options)
             step()
 
 
-def _none() -> dict[str, Any]:
-    return {"policy": "none"}
+def _none(_: Task) -> dict[str, Any]:
+    return {"policy": NONE}
+
+
+def _runs(_: Task) -> dict[str, Any]:
+    return {"policy": RUNS}
 
 
 def _static(task: Task, shape: TreeShape = STATIC_SHAPE) -> dict[str, Any]:
-    return {"policy": "static", "drafters": [task.drafter], "shape": shape}
+    return {"policy": STATIC, "drafters": [task.drafter], "shape": shape}
 
 
-def _planner(task: Task) -> dict[str, Any]:
-    return {"policy": "planner"}
+def _planner(_: Task) -> dict[str, Any]:
+    return {"policy": PLANNER}
 
 
-async def _against_none(
-    bench: Bench, tasks: Sequence[Task], options: Callable[[Task], dict[str, Any]], max_new_tokens: int
-) -> list[Pair]:
-    """Tokens a second of plain decoding and of what the options ask for, prompt by prompt."""
-    pairs = []
-    with steps(f"{options(tasks[0])['policy']} against none", len(tasks)) as step:
-        for turn, task in enumerate(tasks):
-            variants = {"none": _none(), "other": options(task)}
-            goodput = await _goodput_of_each(bench, task, variants, turn, max_new_tokens)
-            pairs.append(Pair(prompt_set=task.prompt_set, first=goodput["none"], second=goodput["other"]))
+async def _side_by_side(
+    bench: Bench, tasks: Sequence[Task], variants: Mapping[str, Callable[[Task], dict[str, Any]]], max_new_tokens: int
+) -> list[Served]:
+    """Tokens a second of every variant, prompt by prompt."""
+    served = []
+    with steps(" against ".join(reversed(list(variants))), len(tasks)) as step:
+        for task in tasks:
+            options = {name: asked(task) for name, asked in variants.items()}
+            goodput = await _goodput_of_each(bench, task, options, task.number, max_new_tokens)
+            served.append(Served(prompt_set=task.prompt_set, goodput=goodput))
             step()
-    return pairs
+    return served
 
 
 async def _goodput_of_each(
@@ -188,15 +215,20 @@ async def tokens_a_round_t1(
     return answer.tokens_per_round
 
 
-def _gains(name: str, pairs: Sequence[Pair], goal: float | None, seed: int) -> tuple[Figure, ...]:
-    """Over plain decoding, in all and by prompt set, and the tokens a second themselves."""
-    ratios = _by_set(pairs, lambda pair: pair.ratio)
+def _gains(name: str, over: str, served: Sequence[Served], seed: int, goal: float | None = None) -> tuple[Figure, ...]:
+    """Of one variant over another one, in all and by prompt set."""
+    ratios = _by_set(served, lambda one: one.goodput[name] / one.goodput[over])
     overall = mean_over_groups(list(ratios.values()), np.median, seed=seed)
+    figures = {key: median(values, seed=seed) for key, values in ratios.items()}
     return (
-        figure(f"speed.{name}_over_none", overall, "x", goal=goal),
-        *(figure(f"speed.{name}_over_none.{key}", median(values, seed=seed), "x") for key, values in ratios.items()),
-        *_medians(f"speed.{name}_tokens_per_s", _by_set(pairs, lambda pair: pair.second), "tokens/s", seed),
+        figure(f"speed.{name}_over_{over}", overall, "x", goal=goal),
+        *(figure(f"speed.{name}_over_{over}.{key}", spread, "x") for key, spread in figures.items()),
     )
+
+
+def _rates(name: str, served: Sequence[Served], seed: int) -> tuple[Figure, ...]:
+    """Tokens a second of a variant."""
+    return _medians(f"speed.{name}_tokens_per_s", _by_set(served, lambda one: one.goodput[name]), "tokens/s", seed)
 
 
 def _coupling_figures(pairs: Sequence[Pair], seed: int) -> tuple[Figure, ...]:
@@ -215,6 +247,6 @@ def _medians(name: str, samples: Samples, unit: str, seed: int) -> tuple[Figure,
     )
 
 
-def _by_set(pairs: Sequence[Pair], value: Callable[[Pair], float]) -> Samples:
-    present = dict.fromkeys(pair.prompt_set for pair in pairs)
-    return {name: [value(pair) for pair in pairs if pair.prompt_set == name] for name in present}
+def _by_set(entries: Sequence[Entry], value: Callable[[Entry], float]) -> Samples:
+    present = dict.fromkeys(entry.prompt_set for entry in entries)
+    return {name: [value(entry) for entry in entries if entry.prompt_set == name] for name in present}

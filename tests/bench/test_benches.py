@@ -166,18 +166,21 @@ def test_speed_takes_its_ratios_prompt_by_prompt() -> None:
     assert figures["speed.coupled_over_uncoupled_t1"] == pytest.approx(2.0)
     assert figures["speed.static_over_none"] > 0
     assert {f"speed.static_over_none.{domain}" for domain in PLAIN_DOMAINS} <= figures.keys()
-    assert {f"speed.planner_over_none.{name}" for name in PROMPT_SETS} <= figures.keys()
+    assert {f"speed.planner_over_{over}.{name}" for name in PROMPT_SETS for over in ("none", "runs")} <= figures.keys()
     assert not {f"speed.static_over_none.{name}" for name in HARD_SETS} & figures.keys()
 
 
-def test_speed_alternates_which_variant_comes_first() -> None:
+def test_of_every_set_each_variant_comes_first_in_turn() -> None:
     client = ScriptedClient()
     asyncio.run(measure_speed(bench_of(client), SIX_SETS, max_new_tokens=8, seed=1))
 
-    greedy = [request["policy"] for request in client.asked if "temperature" not in request][WARM_UP:]
-    planned, static = greedy[: 2 * len(SIX_SETS)], greedy[2 * len(SIX_SETS) :]
-    assert planned == ["none", "planner", "planner", "none"] * (len(SIX_SETS) // 2)
-    assert static == ["none", "static", "static", "none"] * (len(TASKS) // 2)
+    greedy = [request for request in client.asked if "temperature" not in request][WARM_UP:]
+    for task in SIX_SETS:
+        policies = [request["policy"] for request in greedy if request["prompt"] == task.prompt]
+        turned = [["none", "runs", "planner"], ["runs", "planner", "none"], ["planner", "none", "runs"]]
+        assert policies[:3] == turned[task.number % 3]
+        if task.prompt_set in PLAIN_DOMAINS:
+            assert policies[3:] == [["none", "static"], ["static", "none"]][task.number % 2]
 
 
 def test_the_planner_learns_before_it_is_measured_and_is_told_nothing() -> None:

@@ -11,7 +11,7 @@ LLAMA_SERVER_BUILT = $(LLAMA)/build/bin/llama-server
 setup: $(STAMP)  ## install everything into .venv
 $(STAMP): pyproject.toml requirements.lock
 	$(PYTHON) -m venv $(VENV) && $(RUN)pip install --quiet --requirement requirements.lock && $(RUN)pip install --quiet --no-deps --editable . && \
-		$(RUN)python -c "import router_models.formulas, worker.kernels" && touch $@  # compiled once, and kept: else the first workers wait for it
+		$(RUN)python -c "import router_models.formulas, worker.kernels as kernels; kernels.compile_for_bfloat16()" && touch $@  # compiled once, and kept: else the first workers wait for it
 check: setup  ## lint, types, dependency rules, generated code
 	$(RUN)ruff check && $(RUN)ruff format --check && $(RUN)mypy && $(RUN)lint-imports && $(RUN)pytest -q tests/test_generated_code.py
 test: setup chromium  ## the suite, two files at a time

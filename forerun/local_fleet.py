@@ -86,9 +86,10 @@ class FleetSettings(Settings):
         target_threads: Torch threads of each of them; None: an equal part of the processors that the others leave.
         dtype: Number format of all models.
         device: Torch device of all models.
-        exact: Whether a target in bfloat16 on a CPU decides every token as in plain decoding, to the last bit.
+        exact: Whether a target in bfloat16 on a CPU decides every token as in plain decoding, to the last bit; at no
+            price where our own kernels compute it.
         prepack: Whether weights on a CPU are packed for its kernels when the models are loaded: on, off, or auto if a
-            trial finds that faster. Those of an exact target are not.
+            trial finds that faster; for an exact target, wherever our own kernels read them.
         remember: Most tokens of ended texts that a drafter without a model remembers for each tenant; 0: none.
         slots: Sessions each worker holds at once.
         max_length: Most tokens of a session.

@@ -43,3 +43,14 @@ def compiled(*signature: Any, fastmath: frozenset[str] = EXACT, nogil: bool = Fa
             return cast(Function, compiler(*signature, **options)(function))
 
     return compile_function
+
+
+def compile_also(function: Callable[..., Any], signature: Any) -> None:
+    """Compile it for arguments of other types, too, which most programs have no use for."""
+    dispatcher: Any = function
+    dispatcher.disable_compile(False)
+    try:
+        dispatcher.compile(signature)
+    except OSError as error:
+        _logger.debug("compiled anew at every start: %s", error)
+    dispatcher.disable_compile()

@@ -1,39 +1,51 @@
 """The forward of a lean model by kernels that numba compiles: one call a layer."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any, cast
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 from worker.cache import KeyValuePool
-from worker.lean_layers import LeanLayer, LeanModel
-from worker.panels import PanelEmbedding, PanelLinear
+from worker.lean_layers import LeanLayer, LeanModel, can_be_lean
+from worker.panels import PanelEmbedding, PanelLinear, Rows, has_panels, kept, tensor_of
 from worker.step import Span
 
 MAX_SEEN = 2**20
-"""Tokens of a forward times the most keys that one looks at: the list of what they see has 8 bytes for each. Up to
-there these kernels were the faster, in crowds and for prompts, too."""
+"""Tokens times the most keys that one looks at, of those that go through the layers together: the list of what they see
+has 8 bytes for each."""
 
 LENGTH_DEPENDENT = frozenset({"dynamic", "longrope"})
 """Rotations whose angles change with the length of a text: no table holds them."""
 
-Rows = NDArray[np.float32]
+Rotation = NDArray[np.float32]
 Numbers = NDArray[np.int64]
+
+
+def can_be_compiled(model: PreTrainedModel, max_length: int) -> bool:
+    """Whether a model would be, once its weights lie in panels, for which there are kernels here."""
+    if not can_be_lean(model) or not has_panels(model.dtype):
+        return False
+    decoder: Any = cast(Any, model).model
+    layer = decoder.layers[0]
+    head_size = layer.head_size if isinstance(layer, LeanLayer) else layer.self_attn.head_dim
+    return _rotation(decoder.rotary_emb, head_size, max_length, model.dtype) is not None
 
 
 def compiled_model(model: LeanModel, pool: KeyValuePool, max_length: int) -> "CompiledModel | None":
     """None where it cannot be: for weights that do not lie in panels, or for a rotation of parts of heads."""
     if not all(isinstance(product, PanelLinear) for product in _products(model)):
         return None
-    rotation = _rotation(model, max_length)
+    rotation = _rotation(model.rotary, model.layers[0].head_size, max_length, model.norm.weight.dtype)
     return None if rotation is None else CompiledModel(model, pool, rotation)
 
 
 class CompiledModel:
-    """What a LeanModel computes, for forwards that it takes.
+    """What a LeanModel computes.
 
     Args:
         model: All its products are by panels. Its weights are not copied.
@@ -41,33 +53,34 @@ class CompiledModel:
         rotation: (positions, 2, half a head), cosines and sines.
     """
 
-    def __init__(self, model: LeanModel, pool: KeyValuePool, rotation: Rows) -> None:
+    def __init__(self, model: LeanModel, pool: KeyValuePool, rotation: Rotation) -> None:
         from worker import kernels  # here: it takes a second and 70 MB, and only workers of such models need it
 
         self._kernels = kernels
         self._embed = _embedding(model.embed)
         self._head = cast(PanelLinear, model.head)
         self._layers = [_arguments(layer, pool) for layer in model.layers]
-        self._norm = _array(model.norm.weight), model.norm.eps
+        self._norm = _floats(model.norm.weight), model.norm.eps
         self._rotation = rotation
         _, num_keys, size = pool.keys[model.layers[0]].shape
         self._row_size = num_keys * size
 
-    def takes(self, spans: Sequence[Span]) -> bool:
-        """Whether a forward is small enough."""
-        return spans[-1].stop * max(span.num_keys for span in spans) <= MAX_SEEN
-
     def __call__(self, token_ids: Sequence[int], spans: Sequence[Span], wanted: Sequence[int]) -> Tensor:
         """Logits (wanted, vocab) of a packed row."""
         rows = self._embed(token_ids)
+        for start, piece in _pieces(spans):
+            self._decode(rows[start : start + piece[-1].stop], piece)
+        rows = rows[wanted]
+        normed = np.empty_like(rows)
+        self._kernels.normalise(rows, *self._norm, normed)
+        return tensor_of(self._head.products(normed))
+
+    def _decode(self, rows: Rows, spans: Sequence[Span]) -> None:
+        """Take rows through all layers, in place."""
         places = _places(spans)
         seen, counts = self._seen(spans, places)
         for layer in self._layers:
             self._kernels.decode(rows, self._rotation, places, seen, counts, *layer)
-        rows = rows[wanted]
-        normed = np.empty_like(rows)
-        self._kernels.normalise(rows, *self._norm, normed)
-        return torch.from_numpy(self._head.products(normed))
 
     def _seen(self, spans: Sequence[Span], places: Numbers) -> tuple[Numbers, Numbers]:
         """What every token looks at, as `kernels.attend` wants it."""
@@ -87,7 +100,7 @@ def _embedding(embed: nn.Module) -> Callable[[Sequence[int]], Rows]:
     """Token ids to rows."""
     if isinstance(embed, PanelEmbedding):
         return embed.rows
-    weights: Rows = _array(cast(Tensor, embed.weight))
+    weights: Rows = kept(cast(Tensor, embed.weight))
     return lambda token_ids: weights[token_ids]
 
 
@@ -95,31 +108,58 @@ def _arguments(layer: LeanLayer, pool: KeyValuePool) -> tuple[Any, ...]:
     """What `kernels.decode` wants to know of a layer."""
     head_norms = np.zeros((0, layer.head_size), np.float32)
     if layer.head_norms is not None:
-        head_norms = _array(layer.head_norms[0][:, 0])
+        head_norms = _floats(layer.head_norms[0][:, 0])
     products: Any = layer.query_key_value, layer.output, layer.gate_up, layer.down
     return (
-        _array(torch.stack([norm.weight for norm in layer.norms])),
+        _floats(torch.stack([norm.weight for norm in layer.norms])),
         layer.norms[0].eps,
         head_norms,
+        products[1].in_features // layer.head_size,
+        products[3].in_features,
         *(product.panels for product in products),
-        _array(pool.keys[layer]),
-        _array(pool.values[layer]),
+        kept(pool.keys[layer]),
+        kept(pool.values[layer]),
         layer.scoring.scale,
     )
 
 
-def _rotation(model: LeanModel, max_length: int) -> Rows | None:
-    """(positions, 2, half a head) cosines and sines; None where a head is not turned whole, by halves that agree, or
-    not always by the same angles."""
-    if getattr(model.rotary, "rope_type", "default") in LENGTH_DEPENDENT:
+def _rotation(rotary: Any, head_size: int, max_length: int, dtype: torch.dtype) -> Rotation | None:
+    """(positions, 2, half a head) cosines and sines, rounded as the model's numbers; None where a head is not turned
+    whole, by halves that agree, or not always by the same angles."""
+    if getattr(rotary, "rope_type", "default") in LENGTH_DEPENDENT:
         return None
     positions = torch.arange(max_length)[None]
-    tables = [table[0] for table in model.rotary(torch.zeros(1, 1, 1), positions)]
-    half = model.layers[0].head_size // 2
+    tables = [table[0] for table in rotary(torch.zeros(1, 1, 1, dtype=dtype), positions)]
+    half = head_size // 2
     if any(table.shape[1] != 2 * half or not torch.equal(table[:, :half], table[:, half:]) for table in tables):
         return None
-    cosines_and_sines: Rows = _array(torch.stack([table[:, :half] for table in tables], dim=1))
+    cosines_and_sines: Rotation = _floats(torch.stack([table[:, :half] for table in tables], dim=1))
     return cosines_and_sines
+
+
+def _pieces(spans: Sequence[Span]) -> Iterator[tuple[int, list[Span]]]:
+    """A forward in pieces that follow one another: where each begins in the row, and its spans.
+
+    What a token looks at comes before it, and so lies in the pool when its piece has its turn.
+    """
+    size = max(1, MAX_SEEN // max(span.num_keys for span in spans))
+    for start in range(0, spans[-1].stop, size):
+        stop = start + size
+        yield start, [_cut(span, start, stop) for span in spans if span.start < stop and start < span.stop]
+
+
+def _cut(span: Span, start: int, stop: int) -> Span:
+    """What of a span lies between two places of the row, in a row that begins at the first of them."""
+    first, last = max(span.start, start), min(span.stop, stop)
+    before = len(span.positions) - (span.stop - last)
+    ancestry = span.ancestry
+    return replace(
+        span,
+        start=first - start,
+        stop=last - start,
+        positions=span.positions[:before],
+        ancestry=None if ancestry is None else ancestry[first - span.start : last - span.start, :before],
+    )
 
 
 def _places(spans: Sequence[Span]) -> Numbers:
@@ -144,6 +184,6 @@ def _related(spans: Sequence[Span]) -> NDArray[np.bool_]:
     return related
 
 
-def _array(tensor: Tensor) -> Any:
-    """The same memory."""
-    return tensor.detach().contiguous().numpy()
+def _floats(tensor: Tensor) -> Any:
+    """As float32."""
+    return tensor.detach().float().contiguous().numpy()

@@ -21,7 +21,7 @@ from speculation.errors import CapacityError, InvalidRequestError, UnservableMod
 from speculation.tree import ROOT
 from worker.attention import IMPLEMENTATION, AttentionStep, ShapeRecorder, UnsupportedAttentionError, running
 from worker.cache import KeyValuePool, LayerShape, PackedRow
-from worker.compiled_model import CompiledModel, compiled_model
+from worker.compiled_model import CompiledModel, can_be_compiled, compiled_model
 from worker.crew import Crew, Share
 from worker.evidence import Weigh, by_kernel, by_torch
 from worker.exact_attention import ExactStep, refuse_inexact, step_of_queries
@@ -29,7 +29,7 @@ from worker.exact_linear import make_linears_exact, pad_rows
 from worker.exact_probe import BITS_LENGTH, require_equal_bits
 from worker.lean_layers import LeanModel, lean_model, make_layers_lean
 from worker.models import context_length
-from worker.prepacked import prepack_linears
+from worker.prepacked import pack_in_panels, prepack_linears
 from worker.probe import PROBE_LENGTH, PROBE_SLOTS, Probed, probe, refuse_unservable, require_agreement, require_exact
 from worker.scratch import EMPTY, Chunk, Scratch
 from worker.settings import Prepack
@@ -71,7 +71,8 @@ class Engine:
             they differ.
         padded: Attend to short sessions in one padded batch; None does so on GPUs.
         exact: Let the logits of a token not depend, to the last bit, on what else a forward holds; bfloat16 on a CPU.
-        prepack: Whether weights are packed once the model is checked; not for exact ones.
+            By compiled kernels where weights may be packed for them, else by torch's in a slower way.
+        prepack: Whether weights are packed once the model is checked.
         session_threads: Threads that share the sessions of a forward, where our kernels compute it.
 
     Attributes:
@@ -105,7 +106,8 @@ class Engine:
         self.device: torch.device = model.device
         self.dtype: torch.dtype = model.dtype
         self._padded = self.device.type == "cuda" if padded is None else padded
-        self._exact = exact
+        by_kernels = exact and prepack != "off" and can_be_compiled(model, max_length)
+        self._exact_by_torch = exact and not by_kernels
         self._context_length = context_length(model)
         embeddings: Any = model.get_input_embeddings()
         self._num_embeddings: int = embeddings.num_embeddings
@@ -114,22 +116,23 @@ class Engine:
         self._open: dict[int, _Slot] = {}
         self._free = list(reversed(range(slots)))
         self._lean: LeanModel | None = None
-        if not exact:
+        if not self._exact_by_torch:
             make_layers_lean(model)
             self._lean = lean_model(model)
         model.set_attn_implementation(IMPLEMENTATION)
         shapes, self.vocab_size = self._learn_shapes()
-        if exact:
+        if self._exact_by_torch:
             self._query_step = step_of_queries(type(model).__name__, shapes.values())
             make_linears_exact(model)
         self.probe_error = 0.0
         if check:
             probed = self._probed()
             self.probe_error = require_exact(model, probed)
-        if check and exact:
-            require_equal_bits(model, Engine(model, slots=2, max_length=BITS_LENGTH, check=False, exact=True))
-        if not exact and prepack_linears(model, prepack) and check:
+        is_packed = pack_in_panels(model) if by_kernels else not exact and prepack_linears(model, prepack)
+        if is_packed and check:
             self.probe_error = max(self.probe_error, require_agreement(model, self._probed(), expected=probed))
+        if check and exact:
+            require_equal_bits(model, self._another(slots=2, max_length=BITS_LENGTH))
         self._pool = KeyValuePool(shapes, rows=slots * max_length, device=self.device)
         self._crew = Crew(session_threads)
         self._compiled: CompiledModel | None = None
@@ -259,16 +262,17 @@ class Engine:
 
     def _probed(self) -> Probed:
         """What an engine like this one says to all that is tried."""
-        return probe(
+        return probe(self._model, self._another(slots=PROBE_SLOTS, max_length=PROBE_LENGTH))
+
+    def _another(self, *, slots: int, max_length: int) -> "Engine":
+        """An engine like this one, for the same model as it is now."""
+        return Engine(
             self._model,
-            Engine(
-                self._model,
-                slots=PROBE_SLOTS,
-                max_length=PROBE_LENGTH,
-                check=False,
-                padded=self._padded,
-                exact=self._exact,
-            ),
+            slots=slots,
+            max_length=max_length,
+            check=False,
+            padded=self._padded,
+            exact=self._exact_by_torch,
         )
 
     def _slot(self, slot: int) -> _Slot:
@@ -310,11 +314,11 @@ class Engine:
             token_ids += chunk.token_ids
             positions += span.positions[-span.num_new :]
             rows += range(*span.new_rows)
-        if self._exact:
+        if self._exact_by_torch:
             step: AttentionStep = ExactStep(self._pool, spans, torch.tensor(rows), step=self._query_step)
             padded = [_padded(numbers) for numbers in (token_ids, positions, wanted)]
             return self._call(step, torch.tensor(padded[0]), torch.tensor(padded[1]), padded[2])[: len(wanted)]
-        if self._compiled is not None and self._compiled.takes(spans):
+        if self._compiled is not None:
             return self._crew.run(self._compiled, Share(token_ids, spans, wanted))
         row = torch.tensor([token_ids, positions, rows], device=self.device)
         step = PooledStep(self._pool, spans, row[2], padded=self._padded)
@@ -370,7 +374,7 @@ class Engine:
             raise UnservableModelError(name, f"cannot run on packed rows ({type(error).__name__}: {error})") from error
         if not recorder.shapes:
             raise UnservableModelError(name, "has no attention layers")
-        if self._exact:
+        if self._exact_by_torch:
             refuse_inexact(name, recorder)
         return recorder.shapes, logits.shape[-1]
 

@@ -62,7 +62,7 @@ def _deviations(logits: Tensor) -> Tensor:
 
 
 def by_kernel() -> Weigh:
-    """The same in one call, for float32 on a CPU: there, each call of torch's costs as much as all sums together."""
+    """The same in one call, on a CPU: there, each call of torch's costs as much as all sums together."""
     from worker import kernels  # here: see `CompiledModel`
 
     return partial(_by_kernel, kernels.weigh)
@@ -71,10 +71,11 @@ def by_kernel() -> Weigh:
 def _by_kernel(
     weigh: Callable[..., None], sampler: Sampler, context: Sequence[int], tree: TokenTree, logits: Tensor
 ) -> Evidence:
-    scores = logits if sampler.is_plain else sampler.log_probs(logits, context, _paths(tree))
+    numbers = logits.float()
+    scores = numbers if sampler.is_plain else sampler.log_probs(numbers, context, _paths(tree))
     choices, chances = np.empty((2, len(logits)), np.int64), np.empty((2, len(logits)))
     weigh(
-        logits.numpy(),
+        numbers.numpy(),
         scores.contiguous().numpy(),
         sampler.divisor if sampler.is_plain else 0.0,
         sampler.noise(len(context), (0, *tree.depths)).numpy(),

@@ -3,34 +3,52 @@ of a small forward.
 
 Each row is computed by itself in a fixed order, and attention reads the keys that a token sees in the order of its
 text, so that a row's bits do not depend on the other rows of a forward.
+
+Arrays keep numbers as the model does: float32, or bfloat16 as uint16, the upper halves of float32. Sums are made in
+float32, and what they come to is rounded where transformers' layers round it.
 """
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
+import numba
 import numpy as np
 from llvmlite import ir
 from llvmlite.binding import get_host_cpu_features
-from numba import boolean, float32, float64, int64, types, void
+from numba import boolean, float32, float64, int64, types, uint16, uint32, void
 from numba.core import cgutils
 from numba.extending import intrinsic
 from numpy.typing import NDArray
 
-from speculation.compiled import compiled
+from speculation.compiled import EXACT, Function, compile_also, compiled
 
-Rows = NDArray[np.float32]
-Panels = NDArray[np.float32]
+Rows = NDArray[np.float32] | NDArray[np.uint16]
+Panels = NDArray[np.float32] | NDArray[np.uint32]
+Sums = NDArray[np.float32]
 
-LANES = 16 if get_host_cpu_features().get("avx512f") else 8
-"""Numbers in a register of the processor."""
 
-WIDTH = 64 if LANES == 16 else 16
-"""Outputs of a panel: with as many sums for each of MOST_ROWS rows, the registers of the processor are nearly full."""
+def _has(feature: str) -> bool:
+    """Whether code is made for processors that have it."""
+    told: str | None = cast(Any, numba.config).CPU_FEATURES
+    return bool(get_host_cpu_features().get(feature)) if told is None else f"+{feature}" in told.split(",")
 
-MOST_ROWS = 6
-"""Rows of which sums are made at once."""
+
+LANES = 16 if _has("avx512f") else 8
+"""Numbers of float32 in a register of the processor."""
+
+WIDTH = 2 * LANES
+"""Outputs of a panel."""
+
+MOST_ROWS = 14 if LANES == 16 else 6
+"""Rows of which sums are made at once: with WIDTH of each, the registers of the processor are nearly full."""
+
+STEPS_AHEAD = 64
+"""How early a panel's row is asked for: with more than a few rows to a panel, the processor itself asks too late."""
+
+MULTIPLIES_BFLOAT16 = _has("avx512bf16")
+"""Whether there is an instruction for products of bfloat16."""
 
 REORDERED = frozenset({"reassoc", "contract", "arcp", "nsz"})
 """What sums need to be vectorised. Not `nnan` and `ninf`: what is no number stays none."""
@@ -40,8 +58,87 @@ CONTRACTED = frozenset({"contract"})
 
 _ZERO, _ONE = np.float32(0.0), np.float32(1.0)
 
-_vector, _rows, _table = float32[::1], float32[:, ::1], float32[:, :, ::1]
-_places = int64[:, ::1]
+_vector, _sums, _places = float32[::1], float32[:, ::1], int64[:, ::1]
+
+
+class _Format(NamedTuple):
+    """Types of arrays in which a model's numbers are kept."""
+
+    rows: Any
+    table: Any
+    panels: Any
+
+
+_FLOAT32 = _Format(float32[:, ::1], float32[:, :, ::1], float32[:, :, ::1])
+_BFLOAT16 = _Format(uint16[:, ::1], uint16[:, :, ::1], uint32[:, :, ::1])
+
+
+_in_bfloat16: list[Callable[[], None]] = []
+"""What compiles the functions that are so far for float32."""
+
+
+def _in_each_format(
+    signature: Callable[[_Format], Any], *, fastmath: frozenset[str] = EXACT, nogil: bool = False
+) -> Callable[[Function], Function]:
+    """The function compiled for float32, and for bfloat16 once somebody asks for it."""
+
+    def compile_function(function: Function) -> Function:
+        kernel = compiled(signature(_FLOAT32), fastmath=fastmath, nogil=nogil)(function)
+        _in_bfloat16.append(lambda: compile_also(kernel, signature(_BFLOAT16)))
+        return kernel
+
+    return compile_function
+
+
+def compile_for_bfloat16() -> None:
+    """Compile all for models in bfloat16, too, if the processor can multiply it: others need not pay for it."""
+    if MULTIPLIES_BFLOAT16:
+        for compile_kernel in _in_bfloat16:
+            compile_kernel()
+
+
+def _declare_number(_: Any, kept: Any) -> tuple[Any, Any]:
+    """A kept number as one of float32."""
+
+    def write(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        (kept,) = arguments
+        return kept if signature.args[0] == float32 else _widened(builder, kept, ir.IntType(32), ir.FloatType())
+
+    return float32(kept), write
+
+
+def _widened(builder: Any, kept: Any, integers: Any, floats: Any) -> Any:
+    """One bfloat16, or a vector of them, in twice the bits."""
+    lanes = getattr(integers, "count", None)
+    half = ir.Constant(integers, 16 if lanes is None else [16] * lanes)
+    return builder.bitcast(builder.shl(builder.zext(kept, integers), half), floats)
+
+
+def _declare_kept(_: Any, number: Any, array: Any) -> tuple[Any, Any]:
+    """A number of float32 as an array keeps it: the nearest, of two the even one."""
+
+    def write(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        number, _ = arguments
+        if signature.return_type == float32:
+            return number
+        integer = ir.IntType(32)
+        bits = builder.bitcast(number, integer)
+        odd = builder.and_(builder.lshr(bits, integer(16)), integer(1))
+        rounded = builder.lshr(builder.add(bits, builder.add(odd, integer(0x7FFF))), integer(16))
+        is_none = builder.fcmp_unordered("uno", number, number)
+        return builder.trunc(builder.select(is_none, integer(0x7FC0), rounded), ir.IntType(16))
+
+    return array.dtype(number, array), write
+
+
+_number: Any = intrinsic(_declare_number)
+_kept: Any = intrinsic(_declare_kept)
+
+
+@compiled(fastmath=CONTRACTED)
+def _rounded(number: Any, array: Any) -> Any:
+    """A number of float32, rounded as if the array had kept it."""
+    return _number(_kept(number, array))
 
 
 @compiled(fastmath=CONTRACTED)  # reordered, the rounding by adding and subtracting a large number would be left out
@@ -60,29 +157,29 @@ def _exp(x: Any) -> Any:
     return power * np.int32((shifted.view(np.int32) + np.int32(127)) << np.int32(23)).view(np.float32)
 
 
-@compiled(void(_rows, _vector, float32, _rows), fastmath=REORDERED)
-def normalise(rows: Rows, weight: Rows, eps: float, normed: Rows) -> None:
+@_in_each_format(lambda of: void(of.rows, _vector, float32, of.rows), fastmath=REORDERED)
+def normalise(rows: Rows, weight: Sums, eps: float, normed: Rows) -> None:
     """Root mean square norm of (n, channels). Source: Zhang and Sennrich 2019, arXiv:1910.07467."""
     size = rows.shape[1]
     for row in range(len(rows)):
         squares = _ZERO
         for i in range(size):
-            squares += rows[row, i] * rows[row, i]
+            squares += _number(rows[row, i]) * _number(rows[row, i])
         factor = _ONE / math.sqrt(squares / np.float32(size) + eps)
         for i in range(size):
-            normed[row, i] = rows[row, i] * factor * weight[i]
+            normed[row, i] = _kept(_rounded(_number(rows[row, i]) * factor, rows) * weight[i], rows)
 
 
-@compiled(void(_rows, _rows), fastmath=REORDERED)
+@_in_each_format(lambda of: void(of.rows, of.rows), fastmath=REORDERED)
 def add(rows: Rows, other: Rows) -> None:
     """Add (n, channels) to rows in place."""
     for row in range(len(rows)):
         for i in range(rows.shape[1]):
-            rows[row, i] += other[row, i]
+            rows[row, i] = _kept(_number(rows[row, i]) + _number(other[row, i]), rows)
 
 
-@compiled(void(_rows, _rows, float32), fastmath=REORDERED)
-def normalise_heads(joined: Rows, weights: Rows, eps: float) -> None:
+@_in_each_format(lambda of: void(of.rows, _sums, float32), fastmath=REORDERED)
+def normalise_heads(joined: Rows, weights: Sums, eps: float) -> None:
     """Root mean square norm of the first heads of each row, in place; weights are (heads, head size)."""
     num_heads, size = weights.shape
     heads = joined.reshape(len(joined), -1, size)
@@ -90,76 +187,172 @@ def normalise_heads(joined: Rows, weights: Rows, eps: float) -> None:
         for head in range(num_heads):
             squares = _ZERO
             for i in range(size):
-                squares += heads[row, head, i] * heads[row, head, i]
+                squares += _number(heads[row, head, i]) * _number(heads[row, head, i])
             factor = _ONE / math.sqrt(squares / np.float32(size) + eps)
             for i in range(size):
-                heads[row, head, i] = heads[row, head, i] * factor * weights[head, i]
+                normed = _rounded(_number(heads[row, head, i]) * factor, heads)
+                heads[row, head, i] = _kept(normed * weights[head, i], heads)
 
 
-@compiled(void(_rows, _rows), fastmath=REORDERED)
+@_in_each_format(lambda of: void(of.rows, of.rows), fastmath=REORDERED)
 def gate(gate_up: Rows, gated: Rows) -> None:
     """silu(gate) * up, for rows (n, 2 * hidden units) with gates first."""
     size = gated.shape[1]
     halves = gate_up.reshape(len(gate_up), 2, size)
     for row in range(len(gated)):
         for i in range(size):
-            gated[row, i] = halves[row, 0, i] / (_ONE + _exp(-halves[row, 0, i])) * halves[row, 1, i]
+            number = _number(halves[row, 0, i])
+            silu = _rounded(number / (_ONE + _exp(-number)), gated)
+            gated[row, i] = _kept(silu * _number(halves[row, 1, i]), gated)
 
 
 # Products: LLVM makes no tile of sums in registers of Python's loops, so it is told here, in its own words.
 
 
 class _VectorCode:
-    """Writes what is done with vectors of so many numbers, in the code of an intrinsic."""
+    """Writes what is done with vectors of LANES numbers, in the code of an intrinsic."""
 
-    def __init__(self, context: Any, builder: Any, signature: Any, arguments: Any, *, size: int) -> None:
+    vector = ir.VectorType(ir.FloatType(), LANES)
+    number = ir.IntType(64)
+
+    def __init__(self, context: Any, builder: Any, signature: Any, arguments: Any) -> None:
         self._context, self._builder, self._kinds, self._arguments = context, builder, signature.args, arguments
-        self.vector = ir.VectorType(ir.FloatType(), size)
+        self._cgutils = cast(Any, cgutils)
 
     def array(self, place: int) -> Any:
         """An argument that is one."""
         return self._context.make_array(self._kinds[place])(self._context, self._builder, self._arguments[place])
 
-    def vector_at(self, pointer: Any) -> Any:
+    def row_at(self, data: Any, index: Any, size: Any) -> Any:
+        """Where a row of so many numbers begins."""
+        return self._builder.gep(data, [self._builder.mul(index, size)])
+
+    def vector_at(self, pointer: Any, kind: Any = vector) -> Any:
         """The vector that begins with this number."""
-        return self._builder.bitcast(pointer, self.vector.as_pointer())
+        return self._builder.bitcast(pointer, kind.as_pointer())
+
+
+class _ProductCode(_VectorCode):
+    """Writes the innermost loop of a product in float32: at each step, one number of a row times its weights."""
+
+    weights = _VectorCode.vector
+    step_size = 1
+
+    def __init__(self, context: Any, builder: Any, signature: Any, arguments: Any) -> None:
+        super().__init__(context, builder, signature, arguments)
+        self._rows, self._panel, self._sums = (self.array(place) for place in (0, 3, 4))
+        self._size = builder.extract_value(self._rows.shape, 1)
+
+    def write(self, count: int) -> None:
+        """So many rows of the first argument, from the second on, times a panel, to the last argument."""
+        builder, one = self._builder, self.number(1)
+        indices = [builder.add(self._arguments[1], self.number(row)) for row in range(count)]
+        starts = [self.row_at(self._rows.data, index, self._size) for index in indices]
+        biases = self._panel_row(self.number(0), self.vector)
+        totals = [[self._cgutils.alloca_once_value(builder, bias) for bias in biases] for _ in starts]
+        num_steps = builder.udiv(self._size, self.number(self.step_size))
+        with self._cgutils.for_range(builder, num_steps) as loop:
+            self._ask_for(builder.add(loop.index, self.number(STEPS_AHEAD)))
+            weights = self._panel_row(builder.add(loop.index, one), self.weights)
+            for start, of_row in zip(starts, totals, strict=True):  # no factors ahead of their use: they would not fit
+                self._add(self.factor(self._at_step(start, loop.index)), weights, of_row)
+        for row, of_row in enumerate(totals):
+            for total, place in zip(of_row, self._sums_of(row), strict=True):
+                builder.store(builder.load(total), place, align=4)
+        self.write_rest([self._at_step(start, num_steps) for start in starts], builder.add(num_steps, one))
+
+    def write_rest(self, starts: Sequence[Any], panel_row: Any) -> None:
+        """Add to the sums what is left of the rows after whole steps."""
+
+    def factor(self, place: Any) -> Any:
+        """A vector of a row's number."""
+        return _spread(self._builder, self._builder.load(place), self.weights)
+
+    def plus(self, total: Any, factor: Any, weights: Any) -> Any:
+        """total + factor * weights."""
+        return _plus_product(self._builder, total, factor, weights)
+
+    def _add(self, factor: Any, weights: Sequence[Any], totals: Sequence[Any]) -> None:
+        for total, weight in zip(totals, weights, strict=True):
+            self._builder.store(self.plus(self._builder.load(total, align=4), factor, weight), total, align=4)
+
+    def _at_step(self, start: Any, step: Any) -> Any:
+        return self.row_at(start, step, self.number(self.step_size))
+
+    def _sums_of(self, row: int) -> list[Any]:
+        """Where the vectors of a row's sums are."""
+        start = self.row_at(self._sums.data, self.number(row), self.number(WIDTH))
+        return [self.vector_at(place) for place in self._vectors(start)]
+
+    def _panel_row(self, row: Any, kind: Any) -> list[Any]:
+        """Its vectors."""
+        start = self.row_at(self._panel.data, row, self.number(WIDTH))
+        return [self._builder.load(self.vector_at(place, kind), align=4) for place in self._vectors(start)]
+
+    def _ask_for(self, row: Any) -> None:
+        """Have a panel's row brought into the nearest cache; beyond a panel is the next one."""
+        integer, byte = ir.IntType(32), ir.IntType(8).as_pointer()
+        kind = ir.FunctionType(ir.VoidType(), [byte, integer, integer, integer])
+        prefetch = self._cgutils.get_or_insert_function(self._builder.module, kind, "llvm.prefetch.p0")
+        for place in self._vectors(self.row_at(self._panel.data, row, self.number(WIDTH))):
+            self._builder.call(prefetch, [self._builder.bitcast(place, byte), integer(0), integer(3), integer(1)])
+
+    def _vectors(self, start: Any) -> list[Any]:
+        """Where those of WIDTH numbers begin."""
+        return [self._builder.gep(start, [self.number(first)]) for first in range(0, WIDTH, LANES)]
+
+
+class _PairProductCode(_ProductCode):
+    """The same in bfloat16: at each step, two neighbouring numbers of a row."""
+
+    weights = ir.VectorType(ir.IntType(32), LANES)
+    step_size = 2
+
+    def write_rest(self, starts: Sequence[Any], panel_row: Any) -> None:
+        """A last number without a second one: behind it is another row."""
+        builder = self._builder
+        with builder.if_then(builder.trunc(self._size, ir.IntType(1))):
+            weights = self._panel_row(panel_row, self.weights)
+            for row, start in enumerate(starts):
+                pair = builder.zext(builder.load(start), ir.IntType(32))
+                self._add(_spread(builder, pair, self.weights), weights, self._sums_of(row))
+
+    def factor(self, place: Any) -> Any:
+        """A vector of a row's pair of numbers."""
+        pair = self._builder.load(self._builder.bitcast(place, ir.IntType(32).as_pointer()), align=2)
+        return _spread(self._builder, pair, self.weights)
+
+    def plus(self, total: Any, factor: Any, weights: Any) -> Any:
+        """total + the products of two numbers with their weights."""
+        kind = ir.FunctionType(self.vector, [self.vector, self.weights, self.weights])
+        name = f"llvm.x86.avx512bf16.dpbf16ps.{32 * LANES}"
+        function = self._cgutils.get_or_insert_function(self._builder.module, kind, name)
+        return self._builder.call(function, [total, factor, weights])
 
 
 def _declare_add_products(_: Any, rows: Any, first: Any, count: Any, panel: Any, sums: Any) -> tuple[Any, Any]:
-    """The innermost loop: sums (count, WIDTH) of rows (n, in), from the first one on, times a panel (1 + in, WIDTH).
+    """sums (count, WIDTH) of rows (n, in), from the first one on, times a panel; count is 1 to MOST_ROWS.
 
-    count is a constant: the sums stay in registers, and a panel's row is loaded once for all of them.
+    There is a loop for every count: its sums stay in registers, and a panel's row is loaded once for all of them.
     """
-    return types.void(rows, first, count, panel, sums), _writer_of(count.literal_value)
-
-
-def _writer_of(count: int) -> Callable[..., Any]:
-    """What writes the code of the innermost loop."""
-    build = cast(Any, cgutils)
 
     def write(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        def row_of(data: Any, index: Any, size: Any) -> Any:
-            return builder.gep(data, [builder.mul(index, size)])
-
-        code = _VectorCode(context, builder, signature, arguments, size=WIDTH)
-        rows, panel, sums = (code.array(place) for place in (0, 3, 4))
-        depth = builder.extract_value(rows.shape, 1)
-        number = depth.type
-        inputs = [row_of(rows.data, builder.add(arguments[1], number(row)), depth) for row in range(count)]
-        biases = builder.load(code.vector_at(panel.data), align=4)
-        totals = [build.alloca_once_value(builder, biases) for _ in range(count)]
-        with build.for_range(builder, depth) as loop:
-            at = row_of(panel.data, builder.add(loop.index, number(1)), number(WIDTH))
-            weights = builder.load(code.vector_at(at), align=4)
-            for row, total in zip(inputs, totals, strict=True):
-                factor = _spread(builder, builder.load(builder.gep(row, [loop.index])), code.vector)
-                builder.store(_plus_product(builder, builder.load(total), factor, weights), total)
-        for place, total in enumerate(totals):
-            at = row_of(sums.data, number(place), number(WIDTH))
-            builder.store(builder.load(total), code.vector_at(at), align=4)
+        code = (_ProductCode if rows.dtype == float32 else _PairProductCode)(context, builder, signature, arguments)
+        done = builder.append_basic_block()
+        switch = builder.switch(arguments[2], done)
+        for number in range(1, MOST_ROWS + 1):
+            block = builder.append_basic_block()
+            switch.add_case(ir.IntType(64)(number), block)
+            builder.position_at_end(block)
+            code.write(number)
+            builder.branch(done)
+        builder.position_at_end(done)
         return context.get_dummy_value()
 
-    return write
+    return types.void(rows, first, count, panel, sums), write
+
+
+_add_products: Any = intrinsic(_declare_add_products)
 
 
 def _plus_product(builder: Any, total: Any, factor: Any, other: Any) -> Any:
@@ -174,30 +367,12 @@ def _spread(builder: Any, number: Any, wide: ir.VectorType) -> Any:
     return builder.shuffle_vector(first, none, ir.Constant(ir.VectorType(ir.IntType(32), wide.count), None))
 
 
-_add_products: Any = intrinsic(prefer_literal=True)(_declare_add_products)
-
-
-@compiled()
-def _add_products_of(rows: Any, first: int, count: int, panel: Any, sums: Any) -> None:
-    """See `_declare_add_products`; count is 1 to MOST_ROWS."""
-    if count == 1:
-        _add_products(rows, first, 1, panel, sums)
-    elif count == 2:
-        _add_products(rows, first, 2, panel, sums)
-    elif count == 3:
-        _add_products(rows, first, 3, panel, sums)
-    elif count == 4:
-        _add_products(rows, first, 4, panel, sums)
-    elif count == 5:
-        _add_products(rows, first, 5, panel, sums)
-    else:
-        _add_products(rows, first, 6, panel, sums)
-
-
-@compiled(void(_rows, _table, _rows), nogil=True)
+@_in_each_format(lambda of: void(of.rows, of.panels, of.rows), nogil=True)
 def multiply(rows: Rows, panels: Panels, products: Rows) -> None:
-    """Rows (n, in) times the weights in panels (out / WIDTH, 1 + in, WIDTH), and the bias added: (n, out).
+    """Rows (n, in) times the weights in panels, and the bias added: (n, out).
 
+    Panels are (out / WIDTH, 1 + in, WIDTH), biases first. In bfloat16 they are (out / WIDTH, 1 + pairs, WIDTH): after
+    biases in float32 the weights of an even input in the lower halves, and those of the next one in the upper halves.
     Rows come in groups of nearly equal size, which read a panel in turn while it lies in the nearest cache.
     """
     num_rows, num_outputs = products.shape
@@ -208,24 +383,15 @@ def multiply(rows: Rows, panels: Panels, products: Rows) -> None:
         first = 0
         for group in range(num_groups):
             stop = num_rows * (group + 1) // num_groups
-            _add_products_of(rows, first, stop - first, panels[index], sums)
+            _add_products(rows, first, stop - first, panels[index], sums)
             for row in range(first, stop):
                 for i in range(min(WIDTH, num_outputs - at)):
-                    products[row, at + i] = sums[row - first, i]
+                    products[row, at + i] = _kept(sums[row - first, i], products)
             first = stop
 
 
-@compiled(void(int64[::1], _table, _rows))
-def look_up(columns: NDArray[np.int64], panels: Panels, rows: Rows) -> None:
-    """The weights (n, in) of some outputs."""
-    for row in range(len(columns)):
-        index, lane = columns[row] // WIDTH, columns[row] % WIDTH
-        for i in range(rows.shape[1]):
-            rows[row, i] = panels[index, 1 + i, lane]
-
-
-@compiled(void(_rows, _table, int64[:, ::1], _table, _table), fastmath=REORDERED)
-def place(joined: Rows, rotation: Rows, places: NDArray[np.int64], keys: Rows, values: Rows) -> None:
+@_in_each_format(lambda of: void(of.rows, float32[:, :, ::1], _places, of.table, of.table), fastmath=REORDERED)
+def place(joined: Rows, rotation: Sums, places: NDArray[np.int64], keys: Rows, values: Rows) -> None:
     """Turn queries and keys to their positions, in place, and store keys and values.
 
     Args:
@@ -243,10 +409,10 @@ def place(joined: Rows, rotation: Rows, places: NDArray[np.int64], keys: Rows, v
         row, position = places[token, 0], places[token, 1]
         for head in range(num_rotated):
             for i in range(size // 2):
-                x, y = halves[token, head, 0, i], halves[token, head, 1, i]
+                x, y = _number(halves[token, head, 0, i]), _number(halves[token, head, 1, i])
                 cos, sin = rotation[position, 0, i], rotation[position, 1, i]
-                halves[token, head, 0, i] = x * cos - y * sin
-                halves[token, head, 1, i] = y * cos + x * sin
+                halves[token, head, 0, i] = _kept(_rounded(x * cos, halves) - _rounded(y * sin, halves), halves)
+                halves[token, head, 1, i] = _kept(_rounded(y * cos, halves) + _rounded(x * sin, halves), halves)
         for head in range(num_keys):
             for i in range(size):
                 keys[row, head, i] = heads[token, num_rotated - num_keys + head, i]
@@ -289,11 +455,10 @@ def see(
 
 
 class _HeadCode(_VectorCode):
-    """The same for vectors of a head, of LANES numbers each, the last one cut to the head's size."""
+    """The same for vectors of a head, the last one cut to the head's size."""
 
     def __init__(self, context: Any, builder: Any, signature: Any, arguments: Any) -> None:
-        super().__init__(context, builder, signature, arguments, size=LANES)
-        self._cgutils, self.number = cast(Any, cgutils), ir.IntType(64)
+        super().__init__(context, builder, signature, arguments)
         self._mask = ir.VectorType(ir.IntType(1), LANES)
 
     def element(self, array: Any, *indices: Any) -> Any:
@@ -322,23 +487,24 @@ class _HeadCode(_VectorCode):
             yield first, self._builder.icmp_signed(">", left, lanes)
 
     def load(self, start: Any, first: Any, inside: Any) -> Any:
-        """A vector; outside of the head it is 0."""
-        kind = ir.FunctionType(self.vector, [self.vector.as_pointer(), ir.IntType(32), self._mask, self.vector])
-        return self._masked(
-            "load", kind, self._at(start, first), ir.IntType(32)(4), inside, ir.Constant(self.vector, None)
-        )
+        """A vector of kept numbers; outside of the head it is 0."""
+        kept = ir.VectorType(start.type.pointee, LANES)
+        kind = ir.FunctionType(kept, [kept.as_pointer(), ir.IntType(32), self._mask, kept])
+        at = self.vector_at(self._builder.gep(start, [first]), kept)
+        loaded = self._masked("load", kept, kind, at, ir.IntType(32)(2), inside, ir.Constant(kept, None))
+        integers = ir.VectorType(ir.IntType(32), LANES)
+        return loaded if kept == self.vector else _widened(self._builder, loaded, integers, self.vector)
 
     def store(self, vector: Any, start: Any, first: Any, inside: Any) -> None:
         """What of it is inside of the head."""
         kind = ir.FunctionType(ir.VoidType(), [self.vector, self.vector.as_pointer(), ir.IntType(32), self._mask])
-        self._masked("store", kind, vector, self._at(start, first), ir.IntType(32)(4), inside)
+        at = self.vector_at(self._builder.gep(start, [first]))
+        self._masked("store", self.vector, kind, vector, at, ir.IntType(32)(4), inside)
 
-    def _at(self, start: Any, first: Any) -> Any:
-        return self.vector_at(self._builder.gep(start, [first]))
-
-    def _masked(self, name: str, kind: Any, *arguments: Any) -> Any:
+    def _masked(self, name: str, vector: Any, kind: Any, *arguments: Any) -> Any:
+        element = "f32" if vector == self.vector else "i16"
         function = self._cgutils.get_or_insert_function(
-            self._builder.module, kind, f"llvm.masked.{name}.v{LANES}f32.p0"
+            self._builder.module, kind, f"llvm.masked.{name}.v{LANES}{element}.p0"
         )
         return self._builder.call(function, arguments)
 
@@ -428,7 +594,7 @@ def _soften(weights: Any, token: int, count: int, scale: float) -> None:
     weights[token, count:] = _ZERO
 
 
-@compiled(void(_rows, _table, _table, _places, int64[::1], float32, _rows), fastmath=REORDERED)
+@_in_each_format(lambda of: void(of.rows, of.table, of.table, _places, int64[::1], float32, _sums), fastmath=REORDERED)
 def attend(
     joined: Rows,
     keys: Rows,
@@ -436,7 +602,7 @@ def attend(
     seen: NDArray[np.int64],
     counts: NDArray[np.int64],
     scale: float,
-    attended: Rows,
+    attended: Sums,
 ) -> None:
     """Attention of every token to what it sees.
 
@@ -469,22 +635,32 @@ def attend(
                     _mix(values, head // group, seen, at, weights, outputs, token, head)
 
 
-@compiled(
-    void(
-        _rows,
-        _table,
+@_in_each_format(lambda of: void(of.rows, _sums))
+def keep(rows: Rows, sums: Sums) -> None:
+    """Keep what sums (n, channels) come to as rows."""
+    for row in range(len(rows)):
+        for i in range(rows.shape[1]):
+            rows[row, i] = _kept(sums[row, i], rows)
+
+
+@_in_each_format(
+    lambda of: void(
+        of.rows,
+        float32[:, :, ::1],
         _places,
         _places,
         int64[::1],
-        _rows,
+        _sums,
         float32,
-        _rows,
-        _table,
-        _table,
-        _table,
-        _table,
-        _table,
-        _table,
+        _sums,
+        int64,
+        int64,
+        of.panels,
+        of.panels,
+        of.panels,
+        of.panels,
+        of.table,
+        of.table,
         float32,
     ),
     fastmath=REORDERED,
@@ -492,13 +668,15 @@ def attend(
 )
 def decode(
     rows: Rows,
-    rotation: Rows,
+    rotation: Sums,
     places: NDArray[np.int64],
     seen: NDArray[np.int64],
     counts: NDArray[np.int64],
-    norms: Rows,
+    norms: Sums,
     eps: float,
-    head_norms: Rows,
+    head_norms: Sums,
+    num_queries: int,
+    num_units: int,
     query_key_value: Panels,
     output: Panels,
     gate_up: Panels,
@@ -518,6 +696,8 @@ def decode(
         norms: (2, channels), before attention and before the feed-forward.
         eps: Of all norms.
         head_norms: (heads with a norm, head size); (0, 0) for none.
+        num_queries: Query heads.
+        num_units: Hidden units of the feed-forward.
         query_key_value: See `multiply`.
         output: See `multiply`.
         gate_up: See `multiply`.
@@ -527,17 +707,20 @@ def decode(
         scale: See `attend`.
     """
     _, num_keys, size = keys.shape
-    attended = np.empty((len(rows), output.shape[1] - 1), np.float32)
-    joined = np.empty((len(rows), attended.shape[1] + 2 * num_keys * size), np.float32)
-    gated = np.empty((len(rows), down.shape[1] - 1), np.float32)
-    units = np.empty((len(rows), 2 * gated.shape[1]), np.float32)
+    kind = rows.dtype
+    joined = np.empty((len(rows), (num_queries + 2 * num_keys) * size), kind)
+    sums = np.empty((len(rows), num_queries * size), np.float32)
+    attended = np.empty(sums.shape, kind)
+    units = np.empty((len(rows), 2 * num_units), kind)
+    gated = np.empty((len(rows), num_units), kind)
     changes = np.empty_like(rows)
 
     normalise(rows, norms[0], eps, changes)
     multiply(changes, query_key_value, joined)
     normalise_heads(joined, head_norms, eps)
     place(joined, rotation, places, keys, values)
-    attend(joined, keys, values, seen, counts, scale, attended)
+    attend(joined, keys, values, seen, counts, scale, sums)
+    keep(attended, sums)
     multiply(attended, output, changes)
     add(rows, changes)
     normalise(rows, norms[1], eps, changes)
@@ -588,8 +771,8 @@ def _spread_and_total(row: Any) -> tuple[float, float]:
 
 @compiled(
     void(
-        _rows,
-        _rows,
+        _sums,
+        _sums,
         float32,
         float64[:, ::1],
         float64,

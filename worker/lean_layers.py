@@ -33,11 +33,15 @@ def make_layers_lean(model: PreTrainedModel) -> None:
 
 def lean_model(model: PreTrainedModel) -> "LeanModel | None":
     """The forward of a model of the family, whose layers are lean and look at all before them; None for others."""
+    return LeanModel(model) if can_be_lean(model) and all(map(_is_lean, model.model.layers)) else None
+
+
+def can_be_lean(model: PreTrainedModel) -> bool:
+    """Whether there is a lean model of it, or would be if its layers were made lean."""
     config: Any = model.config
-    windows = getattr(config, "sliding_window", None) is not None
-    if type(model).__name__ not in MODELS or windows or not all(map(_is_lean, model.model.layers)):
-        return None
-    return LeanModel(model)
+    if type(model).__name__ not in MODELS or getattr(config, "sliding_window", None) is not None:
+        return False
+    return all(_is_lean(layer) or _has_known_form(layer) for layer in cast(Any, model).model.layers)
 
 
 def forget_plain_layers(model: PreTrainedModel) -> None:

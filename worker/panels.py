@@ -3,37 +3,67 @@
 A panel holds the weights of a few neighbouring outputs side by side, input after input, and their biases before them:
 a forward of few rows reads every weight once, in order, and keeps the sums in registers. In a row's result no other row
 has a part. Source of the form: Goto and van de Geijn 2008, "Anatomy of High-Performance Matrix Multiplication".
+
+In bfloat16 the weights of two neighbouring inputs share the place of one in float32: so the processor multiplies them.
 """
 
 import math
 from collections.abc import Sequence
 from itertools import accumulate
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-Rows = NDArray[np.float32]
+Rows = NDArray[np.float32] | NDArray[np.uint16]
+Panels = NDArray[np.float32] | NDArray[np.uint32]
 
 CACHE_LINE_BYTES = 64
 
+INPUTS_A_STEP = {torch.float32: 1, torch.bfloat16: 2}
+"""Neighbouring inputs whose weights share a place."""
+
+
+def kept(tensor: Tensor) -> Any:
+    """The same memory as kernels read it: bfloat16 as uint16."""
+    plain = tensor.detach().contiguous()
+    return (plain.view(torch.uint16) if plain.dtype == torch.bfloat16 else plain).numpy()
+
+
+def tensor_of(rows: Rows) -> Tensor:
+    """The same memory as torch reads it."""
+    tensor = torch.from_numpy(rows)
+    return tensor.view(torch.bfloat16) if tensor.dtype == torch.uint16 else tensor
+
+
+def has_panels(dtype: torch.dtype) -> bool:
+    """Whether there are kernels for such weights, for this processor."""
+    try:
+        from worker import kernels  # here: it takes a second and 70 MB, and only workers of such models need it
+    except ImportError:
+        return False
+    return dtype == torch.float32 or (dtype == torch.bfloat16 and kernels.MULTIPLIES_BFLOAT16)
+
 
 class PanelLinear(nn.Module):
-    """What a `nn.Linear` in float32 on a CPU computes, on one thread.
+    """What a `nn.Linear` in float32 or bfloat16 on a CPU computes, on one thread.
 
     Args:
         layer: Whose weights are copied.
-        panels: (outputs / panel's width, 1 + in, width), where to; biases first, the last panel filled up with zeros.
+        panels: Where to, as `kernels.multiply` wants them, in 4 bytes each.
     """
 
-    def __init__(self, layer: nn.Linear, panels: Rows) -> None:
-        from worker import kernels  # here: it takes a second and 70 MB, and only workers of such models need it
+    def __init__(self, layer: nn.Linear, panels: NDArray[np.uint32]) -> None:
+        from worker import kernels
 
         super().__init__()
         self.in_features, self.out_features = layer.in_features, layer.out_features
-        self.panels, self._multiply = panels, kernels.multiply
-        _fill(panels, layer)
+        self.panels: Panels = panels.view(np.float32) if layer.weight.dtype == torch.float32 else panels
+        self._kept = np.dtype(np.float32 if layer.weight.dtype == torch.float32 else np.uint16)
+        self._multiply = kernels.multiply
+        self._fill(layer)
 
     @classmethod
     def of(cls, layers: Sequence[nn.Linear]) -> list["PanelLinear"]:
@@ -44,15 +74,17 @@ class PanelLinear(nn.Module):
 
         Raises:
             ImportError: numba is not installed.
-            ValueError: They are in another format.
+            ValueError: They are in a format that this processor does not multiply.
         """
         from worker import kernels
 
-        if any(layer.weight.dtype != torch.float32 for layer in layers):
-            raise ValueError("weights in other formats than float32 have no panels")
-        shapes = [(-(-layer.out_features // kernels.WIDTH), 1 + layer.in_features, kernels.WIDTH) for layer in layers]
+        if others := {layer.weight.dtype for layer in layers if not has_panels(layer.weight.dtype)}:
+            raise ValueError(f"there are no panels of {', '.join(map(str, others))} on this processor")
+        if any(layer.weight.dtype == torch.bfloat16 for layer in layers):
+            kernels.compile_for_bfloat16()
+        shapes = [_shape(layer, kernels.WIDTH) for layer in layers]
         sizes = list(map(math.prod, shapes))
-        memory = np.empty(sum(sizes) + CACHE_LINE_BYTES, np.float32)
+        memory = np.empty(sum(sizes) + CACHE_LINE_BYTES, np.uint32)
         unaligned = -memory.ctypes.data % CACHE_LINE_BYTES // memory.itemsize
         starts = accumulate(sizes, initial=unaligned)
         return [
@@ -60,48 +92,58 @@ class PanelLinear(nn.Module):
             for layer, shape, size, start in zip(layers, shapes, sizes, starts, strict=False)
         ]
 
+    @property
+    def weights(self) -> Rows:
+        """(panels, steps, a panel's width, inputs a step): the same memory."""
+        num_panels, steps, width = self.panels.shape
+        return self.panels.view(self._kept).reshape(num_panels, steps, width, -1)[:, 1:]
+
     def forward(self, inputs: Tensor) -> Tensor:
         """(..., in_features) to (..., out_features)."""
-        products = self.products(inputs.reshape(-1, self.in_features).numpy())
-        return torch.from_numpy(products).view(*inputs.shape[:-1], self.out_features)
+        products = self.products(kept(inputs.reshape(-1, self.in_features)))
+        return tensor_of(products).view(*inputs.shape[:-1], self.out_features)
 
     def products(self, rows: Rows) -> Rows:
         """(n, in_features) to (n, out_features)."""
-        products = np.empty((len(rows), self.out_features), np.float32)
+        products = np.empty((len(rows), self.out_features), self._kept)
         self._multiply(rows, self.panels, products)
         return products
+
+    def _fill(self, layer: nn.Linear) -> None:
+        """Copy weights and biases; what is left of the last panel and of the last step is 0."""
+        self.panels[:] = 0
+        weights, (_, steps, width, inputs) = self.weights, self.weights.shape
+        rows = np.zeros((self.out_features, steps * inputs), self._kept)
+        rows[:, : self.in_features] = kept(layer.weight)
+        for panel, first in enumerate(range(0, self.out_features, width)):
+            part = rows[first : first + width]
+            weights[panel, :, : len(part)] = part.reshape(len(part), steps, inputs).swapaxes(0, 1)
+            if layer.bias is not None:
+                biases = self.panels[panel, 0].view(np.float32)
+                biases[: len(part)] = layer.bias.detach()[first : first + width].float().numpy()
+
+
+def _shape(layer: nn.Linear, width: int) -> tuple[int, int, int]:
+    """Of its panels; the first row of each is for biases."""
+    steps = -(-layer.in_features // INPUTS_A_STEP[layer.weight.dtype])
+    return -(-layer.out_features // width), 1 + steps, width
 
 
 class PanelEmbedding(nn.Module):
     """The embeddings of a model whose head shares their weights."""
 
     def __init__(self, head: PanelLinear) -> None:
-        from worker import kernels
-
         super().__init__()
         self.num_embeddings, self._channels = head.out_features, head.in_features
-        self._panels, self._look_up = head.panels, kernels.look_up
+        self._weights = head.weights
 
     def forward(self, token_ids: Tensor) -> Tensor:
         """(...) to (..., channels)."""
         rows = self.rows(token_ids.reshape(-1).numpy())
-        return torch.from_numpy(rows).view(*token_ids.shape, self._channels)
+        return tensor_of(rows).view(*token_ids.shape, self._channels)
 
     def rows(self, token_ids: Sequence[int] | NDArray[np.int64]) -> Rows:
         """(n,) to (n, channels)."""
-        rows = np.empty((len(token_ids), self._channels), np.float32)
-        self._look_up(np.asarray(token_ids, np.int64), self._panels, rows)
-        return rows
-
-
-def _fill(panels: Rows, layer: nn.Linear) -> None:
-    """Copy weights and biases to where `kernels.multiply` looks for them."""
-    width = panels.shape[2]
-    weights = layer.weight.detach().numpy()
-    panels[-1] = 0
-    panels[:, 0] = 0
-    for panel, first in zip(panels, range(0, len(weights), width), strict=True):
-        rows = weights[first : first + width]
-        panel[1:, : len(rows)] = rows.T
-        if layer.bias is not None:
-            panel[0, : len(rows)] = layer.bias.detach()[first : first + width].numpy()
+        panels, lanes = np.divmod(token_ids, self._weights.shape[2])
+        rows: Any = self._weights[panels, :, lanes].reshape(len(panels), -1)
+        return np.ascontiguousarray(rows[:, : self._channels])

@@ -94,8 +94,6 @@ def rounded_rows(rows: int) -> int:
 def prepack_linears(model: Any, prepack: Prepack = "auto") -> bool:
     """Pack the linear layers of a model that engines have taken over, unless plain ones are as fast.
 
-    A head that shares its weights with the embeddings stays as it is, unless both can read them in panels.
-
     Returns:
         Whether they were packed.
 
@@ -104,12 +102,31 @@ def prepack_linears(model: Any, prepack: Prepack = "auto") -> bool:
     """
     if prepack == "off" or (str(model.dtype).removeprefix("torch."), model.device.type) not in PACKABLE:
         return False
-    ratios = _trial(model)
+    ratios = _trial(model, FORMS)
     form = min(ratios, key=lambda form: ratios[form], default=None)
     if form is None and prepack == "on":
         raise UnservableModelError(type(model).__name__, "cannot be prepacked here, leave it out")
     if form is None or (prepack == "auto" and ratios[form] > WORTH):
         return False
+    _pack(model, form)
+    return True
+
+
+@torch.inference_mode()
+def pack_in_panels(model: Any) -> bool:
+    """The same in panels, whatever is fastest.
+
+    Raises:
+        UnservableModelError: Their products are others, on this processor.
+    """
+    if PanelLinear not in _trial(model, (PanelLinear,)):
+        raise UnservableModelError(type(model).__name__, "cannot be prepacked here, leave it out")
+    _pack(model, PanelLinear)
+    return True
+
+
+def _pack(model: Any, form: Form) -> None:
+    """A head that shares its weights with the embeddings stays as it is, unless both can read them in panels."""
     linears = _plain_linears(model)
     tied_head = _tied_head(model) if form is PanelLinear else None
     if tied_head is not None:
@@ -120,7 +137,6 @@ def prepack_linears(model: Any, prepack: Prepack = "auto") -> bool:
     if tied_head is not None:
         model.model.embed_tokens = PanelEmbedding(model.lm_head)
     _warm_up(model)
-    return True
 
 
 def _tied_head(model: Any) -> nn.Linear | None:
@@ -151,11 +167,11 @@ def _plain_linears(model: PreTrainedModel) -> list[tuple[nn.Module, str, nn.Line
     ]
 
 
-def _trial(model: PreTrainedModel) -> dict[Form, float]:
+def _trial(model: PreTrainedModel, forms: Sequence[Form]) -> dict[Form, float]:
     """Time of layers packed in a form over that of plain ones, in the mean over TRIAL_ROWS, of forms offered here."""
     layers = list(_some([layer for _, _, layer in _plain_linears(model)]))
     packed: dict[Form, Sequence[nn.Module]] = {}
-    for form in FORMS:
+    for form in forms:
         try:
             packed[form] = _packed(form, layers)
         except (AttributeError, ImportError, RuntimeError, ValueError) as error:  # another torch may lack the operators

@@ -55,9 +55,11 @@ class WorkerSettings:
         revision: Hub branch, tag or commit of the model.
         dtype: float32, bfloat16 or float16.
         device: A torch device.
-        exact: Whether a target in bfloat16 on a CPU decides every token as in plain decoding, to the last bit.
+        exact: Whether a target in bfloat16 on a CPU decides every token as in plain decoding, to the last bit: by our
+            own kernels, which always do, where they can compute it and weights may be packed, else in a slower way.
         prepack: Whether weights on a CPU are packed for its kernels when the model is loaded: on, off, or auto if a
-            trial finds that faster. An exact target's are not, nor those of one on several ranks.
+            trial finds that faster; for an exact target, wherever our own kernels read them. Those of a target on
+            several ranks are not.
         tensor_parallel: Processes (ranks) that serve a target together, each with a part of every layer, its keys and
             values. On GPUs the device is cuda, and each takes one.
         threads: Torch threads; processes that spin on more threads than cores lose tenfold.
@@ -149,7 +151,7 @@ class WorkerSettings:
         if self.prepack == "on":
             require_packable(dtype=self.dtype, device=self.device)
             if self.exact:
-                raise ConfigurationError("prepack", "is not for an exact target: its products are taken another way")
+                raise ConfigurationError("prepack", "is not for an exact target, which packs what keeps its bits")
         if self.tensor_parallel > 1:
             self._check_ranks()
         _, port = split_address(self.listen)

@@ -13,15 +13,16 @@ from tests.architectures import VOCAB_SIZE, plain_logits, served_model
 from worker.cache import LayerShape
 from worker.engine import ROOT, Chunk, Engine
 from worker.exact_attention import step_of_queries
+from worker.panels import PanelLinear, has_panels
 from worker.probe import TOLERANCES, relative_error
-from worker.settings import WorkerSettings
+from worker.settings import Prepack, WorkerSettings
 
 LENGTH = 100
 
 
 @functools.cache
-def exact_engine(architecture: str) -> Engine:
-    return Engine(served_model(architecture).bfloat16(), slots=4, max_length=320, exact=True)
+def exact_engine(architecture: str, prepack: Prepack = "off") -> Engine:
+    return Engine(served_model(architecture).bfloat16(), slots=4, max_length=320, exact=True, prepack=prepack)
 
 
 def logits_one_by_one(engine: Engine, token_ids: list[int]) -> Tensor:
@@ -76,9 +77,12 @@ class Reader:
         self._engine.commit(self.slot, self._path[: self._rng.randint(1, len(self._path))])
 
 
-@pytest.mark.parametrize(("architecture", "seed"), [("qwen3", 0), ("qwen3", 1), ("gemma3", 0)])
-def test_logits_are_those_of_plain_decoding_whatever_was_forwarded_beside_them(architecture: str, seed: int) -> None:
-    engine = exact_engine(architecture)
+@pytest.mark.parametrize("prepack", ["auto", "off"])
+@pytest.mark.parametrize(("architecture", "seed"), [("llama", 0), ("qwen3", 0), ("qwen3", 1), ("gemma3", 0)])
+def test_logits_are_those_of_plain_decoding_whatever_was_forwarded_beside_them(
+    architecture: str, seed: int, prepack: Prepack
+) -> None:
+    engine = exact_engine(architecture, prepack)
     rng = random.Random(seed)
     texts = [[rng.randrange(VOCAB_SIZE) for _ in range(LENGTH)] for _ in range(2)]
     expected = [logits_one_by_one(engine, text) for text in texts]
@@ -92,6 +96,44 @@ def test_logits_are_those_of_plain_decoding_whatever_was_forwarded_beside_them(a
             reader.keep()
     for reader in readers:
         engine.close(reader.slot)
+
+
+@pytest.mark.skipif(not has_panels(torch.bfloat16), reason="this processor has no kernels for bfloat16")
+@pytest.mark.parametrize(
+    ("architecture", "prepack", "compiled"),
+    [("qwen3", "auto", True), ("qwen3", "off", False), ("gemma3", "auto", False)],
+)
+def test_it_is_compiled_where_it_can_be(architecture: str, prepack: Prepack, compiled: bool) -> None:
+    assert (exact_engine(architecture, prepack)._compiled is not None) is compiled
+
+
+@pytest.mark.skipif(not has_panels(torch.bfloat16), reason="this processor has no kernels for bfloat16")
+def test_it_is_compiled_after_another_engine_had_the_model() -> None:
+    """As a worker does to find out how large a cache will be."""
+    model = served_model("llama").bfloat16()
+    Engine(model, slots=1, max_length=1, check=False)
+
+    assert Engine(model, slots=1, max_length=64, exact=True, prepack="auto")._compiled is not None
+
+
+def test_a_processor_without_kernels_has_them_by_torch(monkeypatch: pytest.MonkeyPatch) -> None:
+    kernels = pytest.importorskip("worker.kernels")
+    monkeypatch.setattr(kernels, "MULTIPLIES_BFLOAT16", False)
+
+    engine = Engine(served_model("qwen3").bfloat16(), slots=1, max_length=64, exact=True, prepack="auto")
+
+    assert engine._compiled is None
+
+
+def test_kernels_whose_bits_depend_on_what_is_beside_a_row_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is believed, of our own kernels neither."""
+    if not has_panels(torch.bfloat16):
+        pytest.skip("this processor has no kernels for bfloat16")
+    products = PanelLinear.products
+    monkeypatch.setattr(PanelLinear, "products", lambda layer, rows: products(layer, rows) + (len(rows) > 1))
+
+    with pytest.raises(UnservableModelError, match="of the logits of a trial depend on drafts"):
+        Engine(served_model("qwen3").bfloat16(), slots=1, max_length=64, exact=True, prepack="auto")
 
 
 @pytest.mark.parametrize("architecture", ["qwen3", "gemma3"])

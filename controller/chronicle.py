@@ -1,22 +1,21 @@
 """Tells the decision log what happened, and remembers enough of it to explain recent requests."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from itertools import islice
-from time import time_ns
+from time import perf_counter_ns, time_ns
 from typing import Protocol
 
 from controller.account import Account
 from controller.curve import LearningCurve
 from controller.generation import FleetSession, Round
-from controller.records import Author, Outcome, RoundReport, decision_record, outcome_record, round_record
+from controller.records import Author, Moment, Outcome, RoundReport, decision_record, outcome_record, round_record
 from controller.records import round_report as report_of
 from controller.request import GenerationRequest
 from controller.rounds_sum import RoundsSum
 from controller.sequence import Sequence as TokenSequence
 from controller.steering import SteeredPolicy
-from controller.terms import Mode
 from controller.veil import Veil
 from router_models.recent import Recent
 from speculation.errors import UnknownNameError
@@ -24,6 +23,10 @@ from speculation.tree import TreeShape
 
 REMEMBERED_REQUESTS = 1000
 REMEMBERED_ARMS = 1000
+
+GATHER_NS = 30_000_000
+"""Rounds of this long are written down together, before anybody asks for them: one after another, in code that is warm
+by then, they take half of the time."""
 
 
 class Log(Protocol):
@@ -94,19 +97,45 @@ Arm = tuple[tuple[str, ...], TreeShape | None]
 class Chronicle:
     """What this controller has decided.
 
+    Rounds are noted first, and written down some at a time: when one is noted and the oldest has waited long enough,
+    when a request ends, and when somebody asks.
+
     Attributes:
-        arms: What came of each combination so far; of very many, those used last.
         tokens_of: Patterns of the tenants whose tokens are logged as they are (`fnmatch`, case matters).
         curve: How fast requests were, one after another.
     """
 
-    def __init__(self, author: Author, log: Log) -> None:
+    def __init__(self, author: Author, log: Log, *, clock_ns: Callable[[], int] = perf_counter_ns) -> None:
         self.author = author
         self.log = log
         self.tokens_of: Sequence[str] = ()
         self.curve = LearningCurve()
-        self.arms: Recent[Arm, RoundsSum] = Recent(REMEMBERED_ARMS)
+        self._clock_ns = clock_ns
+        self._arms: Recent[Arm, RoundsSum] = Recent(REMEMBERED_ARMS)
         self._requests: Recent[str, RememberedRequest] = Recent(REMEMBERED_REQUESTS)
+        self._noted: list[tuple[RequestChronicle, Round, Moment]] = []
+        self._noted_since_ns = 0
+
+    @property
+    def arms(self) -> Mapping[Arm, RoundsSum]:
+        """What came of each combination so far; of very many, those used last."""
+        self.write_down()
+        return self._arms
+
+    def note(self, of: "RequestChronicle", done: Round, moment: Moment) -> None:
+        """Keep a round to be written down soon."""
+        now_ns = self._clock_ns()
+        if not self._noted:
+            self._noted_since_ns = now_ns
+        self._noted.append((of, done, moment))
+        if now_ns - self._noted_since_ns >= GATHER_NS:
+            self.write_down()
+
+    def write_down(self) -> None:
+        """Write down all that was noted, in that order."""
+        noted, self._noted = self._noted, []
+        for of, done, moment in noted:
+            of.write(done, moment)
 
     def open(self, request: GenerationRequest, policy: SteeredPolicy, session: FleetSession) -> "RequestChronicle":
         """The chronicle of one request; it pushes the oldest one out."""
@@ -125,6 +154,7 @@ class Chronicle:
 
     def recent(self, most: int) -> list[RememberedRequest]:
         """The last requests that began, the newest first."""
+        self.write_down()
         return list(islice(reversed(self._requests.values()), most))
 
     def remembered(self, request_id: str) -> RememberedRequest:
@@ -133,6 +163,7 @@ class Chronicle:
         Raises:
             UnknownNameError: It is not remembered.
         """
+        self.write_down()
         found = self._requests.get(request_id)
         if found is None:
             raise UnknownNameError("recent request", request_id, list(self._requests)[-3:])
@@ -150,7 +181,7 @@ class Chronicle:
     def count(self, done: Round) -> None:
         """Add a round to what is known of its arm."""
         plan = done.plan
-        self.arms.use((plan.drafters, plan.shape if plan.speculates else None), RoundsSum).add(done)
+        self._arms.use((plan.drafters, plan.shape if plan.speculates else None), RoundsSum).add(done)
 
 
 class RequestChronicle:
@@ -176,15 +207,16 @@ class RequestChronicle:
         self._decision_event_id = ""
 
     def add(self, done: Round) -> None:
-        """Write down a round."""
-        policy = self._policy
-        choice = (done.plan, done.missing, policy.mode, policy.proposal, policy.config_hash)
+        """Take in a round."""
+        self._chronicle.note(self, done, Moment.now(self._policy, self._session))
+
+    def write(self, done: Round, moment: Moment) -> None:
+        """Write down a round that was noted."""
+        choice = (done.plan, done.missing, moment.mode, moment.proposal, moment.config_hash)
         if choice != self._last_choice:
             self._last_choice = choice
-            self._decide(done)
-        record = round_record(
-            done, decision_event_id=self._decision_event_id, frozen=self._policy.terms.mode is Mode.FROZEN
-        )
+            self._decide(done, moment)
+        record = round_record(done, decision_event_id=self._decision_event_id, frozen=moment.frozen, at_ms=moment.at_ms)
         # What is remembered here, and never written anywhere, is for people who want to read trees.
         written = record.SerializeToString()
         self._remembered.rounds.append((len(self._remembered.decisions) - 1, written))
@@ -197,11 +229,13 @@ class RequestChronicle:
 
     def report(self, text_of: Callable[[Sequence[int]], str]) -> RoundReport:
         """The last round, with the text of every node, for people to read."""
+        self._chronicle.write_down()
         choice, record = self._remembered.rounds[-1]
         return report_of(record, self._remembered.decisions[choice], text_of)
 
     def end(self, outcome: Outcome, account: Account, sequence: TokenSequence) -> None:
         """Write down how the request ended."""
+        self._chronicle.write_down()
         record = outcome_record(self._request, account, outcome, session=self._session, sequence=sequence)
         if self._veil is not None:
             self._veil.over_outcome(record)
@@ -210,14 +244,8 @@ class RequestChronicle:
         remembered.outcome = outcome
         self._chronicle.curve.add(remembered.drafting, remembered.plain)
 
-    def _decide(self, done: Round) -> None:
-        record = decision_record(
-            self._chronicle.author,
-            done,
-            policy=self._policy,
-            session=self._session,
-            trace_id=self._request.trace_id,
-        )
+    def _decide(self, done: Round, moment: Moment) -> None:
+        record = decision_record(self._chronicle.author, done, moment, trace_id=self._request.trace_id)
         self._decision_event_id = record.event_id
         self._remembered.decisions.append(record.decision.SerializeToString())
         self._chronicle.log.append("decisions", record.SerializeToString())

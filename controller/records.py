@@ -1,10 +1,11 @@
 """What happened, as protobuf: for the caller, for operators and for the decision log."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from random import Random
 from time import time_ns
+from typing import NamedTuple
 
 from controller.account import Account
 from controller.generation import FleetSession, Round
@@ -12,6 +13,7 @@ from controller.request import GenerationRequest
 from controller.sequence import FinishReason
 from controller.sequence import Sequence as TokenSequence
 from controller.steering import DecisionMode, SteeredPolicy
+from controller.terms import Mode
 from controller.veil import Veil
 from router_models.plan import Combination, Plan
 from router_models.policy import RoundContext, RoundOutcome, RoundTimings, TextScores
@@ -59,7 +61,7 @@ _FINISH = {
 
 def uuid7(*, now_ms: int | None = None) -> str:
     """A UUID that sorts by time (RFC 9562, version 7): 48 bits of Unix milliseconds, then chance."""
-    milliseconds = time_ns() // 1_000_000 if now_ms is None else now_ms
+    milliseconds = _now_ms() if now_ms is None else now_ms
     value = milliseconds << 80 | 0x7 << 76 | _CHANCE.getrandbits(12) << 64 | 0b10 << 62 | _CHANCE.getrandbits(62)
     digits = f"{value:032x}"
     return "-".join((digits[:8], digits[8:12], digits[12:16], digits[16:20], digits[20:]))
@@ -152,51 +154,84 @@ class Author:
     code_version: str
 
 
-def decision_record(
-    author: Author,
-    done: Round,
-    *,
-    policy: SteeredPolicy,
-    session: FleetSession,
-    trace_id: str = "",
-) -> log_pb2.DecisionRecord:
+class Moment(NamedTuple):
+    """What else there was to know when a round was over: it is written down later.
+
+    Attributes:
+        at_ms: Unix time.
+        policy: Name of the policy.
+        mode: How its plan came about.
+        proposal: What it would have done, where it was only asked.
+        config_hash: Of the configuration that the round obeyed.
+        frozen: Whether nobody may learn from it.
+        ineligible_drafters: As FleetSession tells them, like the next.
+        model_revisions: By name of each worker that took part.
+    """
+
+    at_ms: int
+    policy: str
+    mode: DecisionMode
+    proposal: Plan | None
+    config_hash: str
+    frozen: bool
+    ineligible_drafters: tuple[str, ...]
+    model_revisions: Mapping[str, str]
+
+    @classmethod
+    def now(cls, policy: SteeredPolicy, session: FleetSession) -> "Moment":
+        """This one."""
+        return cls(
+            _now_ms(),
+            policy.name,
+            policy.mode,
+            policy.proposal,
+            policy.config_hash,
+            policy.terms.mode is Mode.FROZEN,
+            session.ineligible_drafters,
+            dict(session.model_revisions),
+        )
+
+
+def decision_record(author: Author, done: Round, moment: Moment, *, trace_id: str = "") -> log_pb2.DecisionRecord:
     """What was chosen, out of what, knowing what."""
-    context = done.context
+    context, proposal = done.context, moment.proposal
     return log_pb2.DecisionRecord(
         schema_version=SCHEMA_VERSION,
-        event_id=uuid7(),
+        event_id=uuid7(now_ms=moment.at_ms),
         request_id=context.request_id,
         trace_id=trace_id,
         round=context.round,
-        ts_ms=_now_ms(),
+        ts_ms=moment.at_ms,
         controller_id=author.controller_id,
         tenant=context.tenant,
         task=context.task,
-        config_hash=policy.config_hash,
+        config_hash=moment.config_hash,
         code_version=author.code_version,
-        mode=_MODES[DecisionMode.FALLBACK if done.missing else policy.mode],
-        decision=decision(policy.name, done.plan),
-        proposed=decision(policy.name, policy.proposal) if policy.proposal is not None else None,
+        mode=_MODES[DecisionMode.FALLBACK if done.missing else moment.mode],
+        decision=decision(moment.policy, done.plan),
+        proposed=decision(moment.policy, proposal) if proposal is not None else None,
         eligible_drafters=context.drafters,
-        ineligible_drafters=session.ineligible_drafters,
+        ineligible_drafters=moment.ineligible_drafters,
         prompt_tokens=context.prompt_tokens,
         emitted_tokens=context.emitted_tokens,
         temperature=context.temperature,
         requests_in_flight=context.requests_in_flight,
         prompt_surprisal=dict(context.prompt_surprisal),
-        model_revisions=dict(session.model_revisions),
+        model_revisions=moment.model_revisions,
     )
 
 
-def round_record(done: Round, *, decision_event_id: str, frozen: bool = False) -> log_pb2.RoundRecord:
-    """What one round cost and brought."""
-    verdict, tree = done.outcome.verdict, done.outcome.tree
+def round_record(
+    done: Round, *, decision_event_id: str, frozen: bool = False, at_ms: int | None = None
+) -> log_pb2.RoundRecord:
+    """What one round cost and brought; at that Unix time, or now."""
+    verdict, tree, ts_ms = done.outcome.verdict, done.outcome.tree, _now_ms() if at_ms is None else at_ms
     return log_pb2.RoundRecord(
         schema_version=SCHEMA_VERSION,
-        event_id=uuid7(),
+        event_id=uuid7(now_ms=ts_ms),
         request_id=done.context.request_id,
         round=done.context.round,
-        ts_ms=_now_ms(),
+        ts_ms=ts_ms,
         decision_event_id=decision_event_id,
         drafters=done.plan.drafters,
         missing_drafters=done.missing,

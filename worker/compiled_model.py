@@ -137,12 +137,15 @@ def _rotation(rotary: Any, head_size: int, max_length: int, dtype: torch.dtype) 
     return cosines_and_sines
 
 
-def _pieces(spans: Sequence[Span]) -> Iterator[tuple[int, list[Span]]]:
+def _pieces(spans: Sequence[Span]) -> Iterator[tuple[int, Sequence[Span]]]:
     """A forward in pieces that follow one another: where each begins in the row, and its spans.
 
     What a token looks at comes before it, and so lies in the pool when its piece has its turn.
     """
     size = max(1, MAX_SEEN // max(span.num_keys for span in spans))
+    if spans[-1].stop <= size:  # as nearly always: cutting takes microseconds a session
+        yield 0, spans
+        return
     for start in range(0, spans[-1].stop, size):
         stop = start + size
         yield start, [_cut(span, start, stop) for span in spans if span.start < stop and start < span.stop]

@@ -72,9 +72,8 @@ class _Format(NamedTuple):
 _FLOAT32 = _Format(float32[:, ::1], float32[:, :, ::1], float32[:, :, ::1])
 _BFLOAT16 = _Format(uint16[:, ::1], uint16[:, :, ::1], uint32[:, :, ::1])
 
-
 _in_bfloat16: list[Callable[[], None]] = []
-"""What compiles the functions that are so far for float32."""
+"""What compiles functions for bfloat16 that so far are for float32."""
 
 
 def _in_each_format(

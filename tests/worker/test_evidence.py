@@ -63,7 +63,7 @@ def same(one: Evidence, other: Evidence) -> None:
 def test_the_compiled_way_says_what_torch_says(sampling: SamplingParameters, data: st.DataObject) -> None:
     tree = data.draw(trees())
     odd = (-torch.inf, NAN) if new_sampler(sampling).is_plain else (-torch.inf,)  # filters fail at what is no number
-    logits = data.draw(logits_of(1 + len(tree), odd))
+    logits = data.draw(logits_of(1 + len(tree), odd)).to(data.draw(st.sampled_from([torch.float32, torch.bfloat16])))
 
     same(
         by_kernel()(new_sampler(sampling), PROMPT, tree, logits),
@@ -116,8 +116,11 @@ def test_of_equals_the_first_is_chosen(weigh: Weigh) -> None:
             for way in WAYS
             for margin, expected, name in [(0.0, True, "equal"), (1e-5, True, "rounding"), (1e-2, False, "apart")]
         ),
-        pytest.param(by_torch, torch.bfloat16, 1e-2, True, id="bfloat16, as close as rounding"),
-        pytest.param(by_torch, torch.bfloat16, 1.0, False, id="bfloat16, apart"),
+        *(
+            pytest.param(*way.values, torch.bfloat16, margin, expected, id=f"{way.id}, bfloat16, {name}")
+            for way in WAYS
+            for margin, expected, name in [(1e-2, True, "as close as rounding"), (1.0, False, "apart")]
+        ),
     ],
 )
 def test_near_is_what_rounding_could_swap(weigh: Weigh, dtype: torch.dtype, margin: float, expected: bool) -> None:

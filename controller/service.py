@@ -403,13 +403,13 @@ def _impatient(write: Write, within_s: float) -> Write:
     async def written(message: generation_pb2.GenerateResponse) -> None:
         writing = asyncio.ensure_future(write(message))
         try:
-            async with asyncio.timeout(within_s):
-                await asyncio.shield(writing)
-        except TimeoutError:
-            raise _UnreadError(writing) from None
+            await asyncio.wait((writing,), timeout=within_s)
         except asyncio.CancelledError:
             writing.cancel()
             raise
+        if not writing.done():
+            raise _UnreadError(writing)
+        writing.result()
 
     return written
 

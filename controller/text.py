@@ -175,6 +175,15 @@ class IncrementalDecoder:
             return ""
         return self._give(text)
 
+    def push_all(self, token_ids: Sequence[int]) -> str:
+        """The text that these tokens complete, read at once unless they end within a character."""
+        held = len(self._held)
+        self._held += token_ids[:-1]
+        if fresh := self.push(token_ids[-1]):
+            return fresh
+        del self._held[held:]
+        return "".join([self.push(token) for token in token_ids])
+
     def finish(self) -> str:
         """The text of what was held back, replacement characters and all."""
         return self._give(self._decoder.decode(self._given + self._held)) if self._held else ""
@@ -235,6 +244,8 @@ class AnswerText:
     def __init__(self, decoder: Decoder, *, prompt: Sequence[int], stops: Sequence[str]) -> None:
         self._decoder = IncrementalDecoder(decoder, prompt[-CONTEXT_TOKENS:])
         self._scanner = StopScanner(stops)
+        self._may_stop = bool(stops)
+        self._unread: list[int] = []
         self._ready: list[str] = []
 
     @property
@@ -243,12 +254,18 @@ class AnswerText:
         return self._scanner.matched
 
     def push(self, token: int) -> bool:
-        """Take in a token; true if it completed a stop string."""
+        """Take in a token; true if it completed a stop string. Where there is none, tokens are read later, at once."""
+        if not self._may_stop:
+            self._unread.append(token)
+            return False
         self._ready.append(self._scanner.push(self._decoder.push(token)))
         return bool(self._scanner.matched)
 
     def take(self, *, finished: bool) -> str:
         """The text that is ready and was not taken before; at the end, all of it."""
+        if self._unread:
+            self._ready.append(self._decoder.push_all(self._unread))
+            self._unread = []
         if finished and not self._scanner.matched:
             self._ready.append(self._scanner.push(self._decoder.finish()))
             self._ready.append(self._scanner.finish())

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from router_models.contexts import LEVELS, Key, Path, Paths, is_of_a_request
-from router_models.formulas import expected_hazards
+from router_models.formulas import expected_hazards, remember
 from router_models.ranks import NOMINAL_HAZARDS, Counts, no_counts
 from router_models.recent import Recent
 
@@ -47,9 +47,7 @@ class AcceptanceModel:
     def learn(self, path: Iterable[Key], counts: Counts) -> None:
         """Take counts in at every level of a context."""
         for key in path:
-            known = self._counts[self._row_of(key)]
-            known *= np.exp(-counts[1] / self._memories[is_of_a_request(key)])
-            known += counts
+            remember(self._counts, self._row_of(key), counts, self._memories[is_of_a_request(key)])
 
     def hazards(self, paths: Paths) -> NDArray[np.float64]:
         """(2, paths, classes) hazards in contexts: as expected, and with first candidates that are likelier by a

@@ -4,7 +4,7 @@ Compiled (speculation/compiled.py). Who chooses what goes in and what comes of i
 cost_model.py, planner.py.
 """
 
-from math import hypot, log, sqrt
+from math import exp, hypot, log, sqrt
 
 import numpy as np
 from numpy.typing import NDArray
@@ -49,6 +49,22 @@ def expected_hazards(counts: Array, rows: Places, strengths: Array, prior: Array
             hazards[0, path, number] = mean
             hazards[1, path, number] = mean if number else mean + sqrt(mean * (1.0 - mean) / (total + 1.0))
     return hazards
+
+
+@compiled("void(f8[:,:,::1], i8, f8[:,::1], f8)")
+def remember(counts: Array, row: int, seen: Array, memory: float) -> None:
+    """Take in what was seen in a context, and forget as much of what was seen before.
+
+    Args:
+        counts: (contexts, 2, classes) hits and trials; one row of it is changed.
+        row: Of the context.
+        seen: (2, classes).
+        memory: Trials after which an old one counts 1/e.
+    """
+    for number in range(counts.shape[2]):
+        kept = exp(-seen[1, number] / memory)
+        for kind in range(2):
+            counts[row, kind, number] = counts[row, kind, number] * kept + seen[kind, number]
 
 
 @compiled("f8(f8, f8)")

@@ -43,13 +43,15 @@ def count_ranks(tree: TokenTree, token_ids: Sequence[int], shape: TreeShape | No
             gave its candidate at most, halved, counts as a hit. One that was asked to draft however unsure it is had no
             candidate at all.
     """
-    counts = no_counts()
+    hits, trials = [0.0] * NUM_CLASSES, [0.0] * NUM_CLASSES
     for level, step in enumerate(steps_of(tree, token_ids)):
-        if not step.siblings:
-            _count_unsure(counts, tree, step.node, level, shape)
-        rank = step.siblings.index(step.taken) if step.taken is not None else None
-        _count_one(counts, shown=len(step.siblings), rank=rank)
-    return counts
+        if step.siblings:
+            rank = step.siblings.index(step.taken) if step.taken is not None else None
+            _count_one(hits, trials, shown=len(step.siblings), rank=rank)
+        elif shape is not None and _was_asked(shape, tree, level):
+            hits[0] += _unsure_hits(shape, tree, step.node)
+            trials[0] += 1.0
+    return np.array((hits, trials))
 
 
 class Step(NamedTuple):
@@ -98,23 +100,27 @@ def first_candidates(tree: TokenTree) -> list[int]:
     return trunk[1:]
 
 
-def _count_one(counts: Counts, *, shown: int, rank: int | None) -> None:
+def _count_one(hits: list[float], trials: list[float], *, shown: int, rank: int | None) -> None:
     for number, end in enumerate(CLASS_ENDS):
         if shown < end:
             return
-        counts[1, number] += 1
+        trials[number] += 1.0
         if rank is not None and rank < end:
-            counts[0, number] += 1
+            hits[number] += 1.0
             return
 
 
-def _count_unsure(counts: Counts, tree: TokenTree, node: int, level: int, shape: TreeShape | None) -> None:
-    if shape is None or level >= min(shape.depth, shape.budget) or (shape.branching > 1 and len(tree)):
-        return
-    counts[1, 0] += 1.0
-    if shape.least_confidence:
-        believed = 1.0 if node == ROOT else max(tree.path_confidences[node], shape.least_confidence)
-        counts[0, 0] += 0.5 * min(shape.least_confidence / believed, 1.0)
+def _was_asked(shape: TreeShape, tree: TokenTree, level: int) -> bool:
+    """Whether the drafter was to have a candidate at a level where it has none."""
+    return level < min(shape.depth, shape.budget) and (shape.branching == 1 or not len(tree))
+
+
+def _unsure_hits(shape: TreeShape, tree: TokenTree, node: int) -> float:
+    """What counts as a hit where a drafter that may be silent has nothing to say after a node."""
+    if not shape.least_confidence:
+        return 0.0
+    believed = 1.0 if node == ROOT else max(tree.path_confidences[node], shape.least_confidence)
+    return 0.5 * min(shape.least_confidence / believed, 1.0)
 
 
 class TreeMenu:

@@ -84,7 +84,7 @@ class TokenTree:
     def children(self) -> Mapping[int, Sequence[int]]:
         """The children of each node that has some, the likeliest first."""
         children: dict[int, list[int]] = {}
-        for node in sorted(range(len(self)), key=lambda node: -self.confidences[node]):
+        for node in sorted(range(len(self)), key=self.confidences.__getitem__, reverse=True):
             children.setdefault(self.parents[node], []).append(node)
         return children
 

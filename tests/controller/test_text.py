@@ -79,6 +79,15 @@ def test_joined_deltas_are_the_decoded_tokens_even_of_nonsense(prompt: list[int]
     assert "".join(pieces) == TOKENIZER.decode(token_ids)
 
 
+@given(st.lists(TOKEN_IDS.filter(len), max_size=8))
+def test_a_round_s_text_does_not_depend_on_whether_its_tokens_are_read_at_once(rounds: list[list[int]]) -> None:
+    at_once, one_by_one = IncrementalDecoder(TOKENIZER), IncrementalDecoder(TOKENIZER)
+
+    for tokens in rounds:
+        assert at_once.push_all(tokens) == "".join(map(one_by_one.push, tokens))
+    assert at_once.finish() == one_by_one.finish()
+
+
 @given(TEXTS)
 def test_no_delta_ends_within_a_character(text: str) -> None:
     decoder = IncrementalDecoder(TOKENIZER)

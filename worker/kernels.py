@@ -577,17 +577,17 @@ _score: Any = intrinsic(_declare_score)
 _mix: Any = intrinsic(_declare_mix)
 
 
-@compiled(fastmath=REORDERED)
+@compiled(fastmath=CONTRACTED)  # reordered, code from the cache and code just compiled had sums in orders of their own
 def _soften(weights: Any, token: int, count: int, scale: float) -> None:
     """weights[token] = softmax of the first count of them, scaled; the others are 0."""
     most = weights[token, 0]
     for at in range(count):
         most = max(most, weights[token, at])
+    for at in range(count):
+        weights[token, at] = _exp((weights[token, at] - most) * scale)
     total = _ZERO
     for at in range(count):
-        weight = _exp((weights[token, at] - most) * scale)
-        weights[token, at] = weight
-        total += weight
+        total += weights[token, at]
     for at in range(count):
         weights[token, at] /= total
     weights[token, count:] = _ZERO

@@ -1,6 +1,10 @@
 """Compiled kernels compute what plain formulas say, a row by itself, and read nothing that a token does not see."""
 
+import os
+import subprocess
+import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -275,3 +279,32 @@ def test_a_processor_without_the_instruction_has_no_panels_of_bfloat16(monkeypat
 def test_there_are_no_panels_of_other_formats() -> None:
     with pytest.raises(ValueError, match=r"no panels of torch\.float16"):
         PanelLinear.of([nn.Linear(2, 2, dtype=torch.float16)])
+
+
+ATTENDED = f"""
+import hashlib
+import numpy as np
+from worker import kernels
+
+rng = np.random.default_rng(0)
+rows = {32 * kernels.LANES}
+keys, values = rng.standard_normal((2, rows, 1, 32)).astype(np.float32)
+joined = rng.standard_normal((rows, 96)).astype(np.float32)
+seen = np.tile(np.arange(rows) * 32, (rows, 1))
+counts, attended = np.arange(1, rows + 1), np.empty((rows, 32), np.float32)
+kernels.attend(joined, keys, values, seen, counts, 0.2, attended)
+print(hashlib.sha256(attended.tobytes()).hexdigest())
+"""
+
+
+def test_code_from_the_cache_has_the_bits_of_code_just_compiled(tmp_path: Path) -> None:
+    """Else two workers of a fleet might decide a near tie otherwise."""
+    environment = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path)}
+    command = [sys.executable, "-c", ATTENDED]
+    told = [
+        subprocess.run(command, env=environment, capture_output=True, text=True, check=True, timeout=120.0).stdout
+        for _ in range(2)
+    ]
+
+    assert list(tmp_path.rglob("*.nbc"))
+    assert told[0] == told[1] != ""

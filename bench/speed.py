@@ -123,9 +123,9 @@ async def measure_chains(bench: Bench, tasks: Sequence[Task], *, max_new_tokens:
     await _warm_up(bench, tasks)
     pairs: dict[int, list[Pair]] = {length: [] for length in CHAIN_LENGTHS}
     with steps("chains", len(tasks)) as step:
-        for turn, task in enumerate(tasks):
+        for task in tasks:
             variants = {0: _none(task)} | {length: _static(task, chain_of(length)) for length in CHAIN_LENGTHS}
-            goodput = await _goodput_of_each(bench, task, variants, turn, max_new_tokens)
+            goodput = await _goodput_of_each(bench, task, variants, max_new_tokens)
             for length in CHAIN_LENGTHS:
                 pairs[length].append(Pair(prompt_set=task.prompt_set, first=goodput[0], second=goodput[length]))
             step()
@@ -170,18 +170,19 @@ async def _side_by_side(
     with steps(" against ".join(reversed(list(variants))), len(tasks)) as step:
         for task in tasks:
             options = {name: asked(task) for name, asked in variants.items()}
-            goodput = await _goodput_of_each(bench, task, options, task.number, max_new_tokens)
+            goodput = await _goodput_of_each(bench, task, options, max_new_tokens)
             served.append(Served(prompt_set=task.prompt_set, goodput=goodput))
             step()
     return served
 
 
 async def _goodput_of_each(
-    bench: Bench, task: Task, variants: Mapping[Key, Mapping[str, Any]], turn: int, max_new_tokens: int
+    bench: Bench, task: Task, variants: Mapping[Key, Mapping[str, Any]], max_new_tokens: int
 ) -> Mapping[Key, float]:
-    """Tokens a second as the caller sees them; which variant comes first changes from turn to turn."""
+    """Tokens a second as the caller sees them; which variant comes first changes from prompt to prompt of a set."""
     order = list(variants)
-    order = order[turn % len(order) :] + order[: turn % len(order)]
+    first = task.number % len(order)
+    order = order[first:] + order[:first]
     goodput: dict[Key, float] = {}
     for name in order:
         began = time.perf_counter()

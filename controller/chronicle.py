@@ -1,5 +1,6 @@
 """Tells the decision log what happened, and remembers enough of it to explain recent requests."""
 
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
@@ -113,7 +114,7 @@ class Chronicle:
         self._clock_ns = clock_ns
         self._arms: Recent[Arm, RoundsSum] = Recent(REMEMBERED_ARMS)
         self._requests: Recent[str, RememberedRequest] = Recent(REMEMBERED_REQUESTS)
-        self._noted: list[tuple[RequestChronicle, Round, Moment]] = []
+        self._noted: deque[tuple[RequestChronicle, Round, Moment]] = deque()
         self._noted_since_ns = 0
 
     @property
@@ -133,8 +134,8 @@ class Chronicle:
 
     def write_down(self) -> None:
         """Write down all that was noted, in that order."""
-        noted, self._noted = self._noted, []
-        for of, done, moment in noted:
+        while self._noted:  # one that cannot be written takes no other along
+            of, done, moment = self._noted.popleft()
             of.write(done, moment)
 
     def open(self, request: GenerationRequest, policy: SteeredPolicy, session: FleetSession) -> "RequestChronicle":

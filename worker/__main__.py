@@ -98,11 +98,7 @@ def _parser(kind: type[argparse.ArgumentParser] = argparse.ArgumentParser) -> ar
     add("--revision", "hub branch, tag or commit of the model")
     add("--dtype", "float32, bfloat16 or float16")
     add("--device", "torch device, such as cuda:0")
-    add(
-        "--exact",
-        "a target in bfloat16 on a CPU decides as in plain decoding, bit for bit",
-        action="store_true",
-    )
+    add("--exact", "a target in bfloat16 on a CPU decides as in plain decoding, to the last bit", action="store_true")
     add("--prepack", "pack weights for the CPU's kernels: on, off, or auto if a trial finds that faster")
     add("--tensor-parallel", "ranks that serve a target together, each with a part of every layer", type=int)
     add("--threads", "torch threads", type=int)

@@ -32,17 +32,17 @@ Model = Callable[[Sequence[int], Sequence[Span], Sequence[int]], Tensor]
 class Crew:
     """Threads that sleep between forwards; the caller's is one of them.
 
-    Args:
+    Attributes:
         threads: How many.
     """
 
     def __init__(self, threads: int) -> None:
-        self._threads = threads
+        self.threads = threads
         self._others = ThreadPoolExecutor(max(threads - 1, 1), thread_name_prefix="forward")
 
     def run(self, model: Model, forward: Share) -> Tensor:
         """Logits (wanted, vocab) of a packed row, by a model that computes a row's alike whatever is beside it."""
-        own, *others = shares(forward, self._threads)
+        own, *others = shares(forward, self.threads)
         tasks = [self._others.submit(model, *share) for share in others]
         try:
             logits = model(*own)

@@ -115,6 +115,7 @@ class Engine:
         self._past = PackedRow()
         self._open: dict[int, _Slot] = {}
         self._free = list(reversed(range(slots)))
+        self._crew = Crew(session_threads)
         self._lean: LeanModel | None = None
         if not self._exact_by_torch:
             make_layers_lean(model)
@@ -134,7 +135,6 @@ class Engine:
         if check and exact:
             require_equal_bits(model, self._another(slots=2, max_length=BITS_LENGTH))
         self._pool = KeyValuePool(shapes, rows=slots * max_length, device=self.device)
-        self._crew = Crew(session_threads)
         self._compiled: CompiledModel | None = None
         if self._lean is not None:
             self._compiled = compiled_model(self._lean, self._pool, max_length)
@@ -273,6 +273,7 @@ class Engine:
             check=False,
             padded=self._padded,
             exact=self._exact_by_torch,
+            session_threads=self._crew.threads,
         )
 
     def _slot(self, slot: int) -> _Slot:

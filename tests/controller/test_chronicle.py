@@ -100,3 +100,16 @@ def test_a_record_says_what_was_so_when_its_round_was_over() -> None:
     assert not decision.ineligible_drafters
     (written,) = desk.log.records["rounds"]
     assert log_pb2.RoundRecord.FromString(written).decision_event_id == decision.event_id
+
+
+def test_a_round_that_cannot_be_written_down_takes_no_other_along() -> None:
+    desk = Desk()
+    request = desk.open()
+    for number in (0, 2**40, 1):
+        request.add(numbered(number))
+
+    with pytest.raises(ValueError, match="out of range"):
+        desk.chronicle.write_down()
+    desk.chronicle.write_down()
+
+    assert desk.rounds == [0, 1]

@@ -8,11 +8,15 @@ Numba keeps code by the file that a function stands in, and does not look into o
 its own module only.
 """
 
+import hashlib
 import logging
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, TypeVar, cast
 
 import numba
+from llvmlite import binding
+from numba.core import caching
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -20,6 +24,40 @@ EXACT: frozenset[str] = frozenset()
 """Of what a compiler may do for speed with numbers that are not whole: nothing."""
 
 _logger = logging.getLogger(__name__)
+
+
+class _BySource:
+    """A place of Numba's for code, with a folder for every source and processor.
+
+    Numba notes that code is kept before it writes that code, over what an earlier source left under the same name: who
+    reads in between, or ever after where the writer was killed in between, is given the earlier code as the new one.
+    In a folder of its own there is none to be given, and what is not found is compiled.
+    """
+
+    _py_file: str
+
+    def get_cache_path(self) -> str:
+        place: Any = super()
+        processor = f"{binding.get_host_cpu_name()} {binding.get_host_cpu_features().flatten()}"
+        key = hashlib.sha256(place.get_source_stamp() + processor.encode()).hexdigest()[:16]
+        return str(Path(place.get_cache_path(), f"{Path(self._py_file).stem}-{key}"))
+
+
+class Provided(_BySource, caching.UserProvidedCacheLocator):
+    """In NUMBA_CACHE_DIR."""
+
+
+class BesideTheModule(_BySource, caching.InTreeCacheLocator):
+    """In the module's __pycache__."""
+
+
+class OfTheUser(_BySource, caching.UserWideCacheLocator):
+    """In the user's cache."""
+
+
+_PLACES = (Provided, BesideTheModule, OfTheUser)
+_settings: Any = numba.config
+_settings.CACHE_LOCATOR_CLASSES = ",".join(f"{__name__}.{place.__name__}" for place in _PLACES)
 
 
 def compiled(*signature: Any, fastmath: frozenset[str] = EXACT, nogil: bool = False) -> Callable[[Function], Function]:

@@ -103,8 +103,8 @@ def _parser(kind: type[argparse.ArgumentParser] = argparse.ArgumentParser) -> ar
     add("--tensor-parallel", "ranks that serve a target together, each with a part of every layer", type=int)
     add("--threads", "torch threads", type=int)
     add(
-        "--session-threads",
-        "threads that share the sessions of a forward by our kernels (default: for a target --threads or 2)",
+        "--forward-threads",
+        "threads that share a forward of our kernels (default: for a target --threads or 2)",
         type=int,
     )
     add("--slots", "sessions whose caches fit at once (default: what --cache-gib holds, or 16)", type=int)

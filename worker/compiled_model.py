@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import torch
@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from worker.cache import KeyValuePool
+from worker.crew import Crew
 from worker.lean_layers import LeanLayer, LeanModel, can_be_lean
 from worker.panels import PanelEmbedding, PanelLinear, Rows, has_panels, kept, tensor_of
 from worker.step import Span
@@ -18,6 +19,9 @@ from worker.step import Span
 MAX_SEEN = 2**20
 """Tokens times the most keys that one looks at, of those that go through the layers together: the list of what they see
 has 8 bytes for each."""
+
+MAX_LOGITS = 2**22
+"""Numbers of a product with the head, each of which every thread has room for."""
 
 LENGTH_DEPENDENT = frozenset({"dynamic", "longrope"})
 """Rotations whose angles change with the length of a text: no table holds them."""
@@ -36,12 +40,12 @@ def can_be_compiled(model: PreTrainedModel, max_length: int) -> bool:
     return _rotation(decoder.rotary_emb, head_size, max_length, model.dtype) is not None
 
 
-def compiled_model(model: LeanModel, pool: KeyValuePool, max_length: int) -> "CompiledModel | None":
+def compiled_model(model: LeanModel, pool: KeyValuePool, max_length: int, threads: int) -> "CompiledModel | None":
     """None where it cannot be: for weights that do not lie in panels, or for a rotation of parts of heads."""
     if not all(isinstance(product, PanelLinear) for product in _products(model)):
         return None
     rotation = _rotation(model.rotary, model.layers[0].head_size, max_length, model.norm.weight.dtype)
-    return None if rotation is None else CompiledModel(model, pool, rotation)
+    return None if rotation is None else CompiledModel(model, pool, rotation, threads)
 
 
 class CompiledModel:
@@ -51,9 +55,10 @@ class CompiledModel:
         model: All its products are by panels. Its weights are not copied.
         pool: Where keys and values live.
         rotation: (positions, 2, half a head), cosines and sines.
+        threads: That share its forwards.
     """
 
-    def __init__(self, model: LeanModel, pool: KeyValuePool, rotation: Rotation) -> None:
+    def __init__(self, model: LeanModel, pool: KeyValuePool, rotation: Rotation, threads: int) -> None:
         from worker import kernels  # here: it takes a second and 70 MB, and only workers of such models need it
 
         self._kernels = kernels
@@ -62,38 +67,81 @@ class CompiledModel:
         self._layers = [_arguments(layer, pool) for layer in model.layers]
         self._norm = _floats(model.norm.weight), model.norm.eps
         self._rotation = rotation
-        _, num_keys, size = pool.keys[model.layers[0]].shape
-        self._row_size = num_keys * size
+        self._row_size = pool.keys[model.layers[0]][0].numel()
+        self._needs = _needs(model, pool)
+        read = [array for layer in self._layers for array in layer if isinstance(array, np.ndarray)]
+        self._crew = Crew(threads, self._embed([0]), [*read, self._head.panels])
 
     def __call__(self, token_ids: Sequence[int], spans: Sequence[Span], wanted: Sequence[int]) -> Tensor:
         """Logits (wanted, vocab) of a packed row."""
         rows = self._embed(token_ids)
-        for start, piece in _pieces(spans):
-            self._decode(rows[start : start + piece[-1].stop], piece)
-        rows = rows[wanted]
-        normed = np.empty_like(rows)
-        self._kernels.normalise(rows, *self._norm, normed)
-        return tensor_of(self._head.products(normed))
+        with self._crew.helping():
+            for start, piece in _pieces(spans):
+                self._decode(rows[start : start + piece[-1].stop], piece)
+            return tensor_of(self._logits(rows[wanted]))
 
     def _decode(self, rows: Rows, spans: Sequence[Span]) -> None:
         """Take rows through all layers, in place."""
         places = _places(spans)
         seen, counts = self._seen(spans, places)
+        memory = self._memory(len(rows) * (self._needs.outputs + seen.shape[1]))
+        room = self._crew.room("activations", len(rows) * self._needs.activations, rows.dtype)
         for layer in self._layers:
-            self._kernels.decode(rows, self._rotation, places, seen, counts, *layer)
+            self._kernels.decode(rows, self._rotation, places, seen, counts, self._crew.control, memory, room, *layer)
 
     def _seen(self, spans: Sequence[Span], places: Numbers) -> tuple[Numbers, Numbers]:
         """What every token looks at, as `kernels.attend` wants it."""
-        most, lanes = max(span.num_keys for span in spans), self._kernels.LANES
-        seen, counts = np.empty((len(places), -(-most // lanes) * lanes), np.int64), np.empty(len(places), np.int64)
+        most, lanes, count = max(span.num_keys for span in spans), self._kernels.LANES, len(places)
+        width = -(-most // lanes) * lanes
+        seen = self._crew.room("seen", count * width, np.int64)[: count * width].reshape(count, width)
+        counts = self._crew.room("counts", count, np.int64)[:count]
         self._kernels.see(places, _related(spans), self._row_size, seen, counts)
         return seen, counts
+
+    def _logits(self, rows: Rows) -> Rows:
+        """(wanted, vocab), some rows at a time."""
+        count, channels = rows.shape
+        logits = np.empty((count, self._head.out_features), rows.dtype)
+        width = self._head.panels.shape[0] * self._head.panels.shape[2]
+        most = max(self._kernels.MOST_ROWS, MAX_LOGITS // width)
+        normed = self._crew.room("normed", min(count, most) * channels, rows.dtype)
+        for start in range(0, count, most):
+            part = rows[start : start + most]
+            of_part = normed[: part.size].reshape(part.shape)
+            self._kernels.normalise(part, *self._norm, of_part)
+            products = logits[start : start + most]
+            memory = self._memory(len(part) * width)
+            self._kernels.multiply_together(of_part, self._head.panels, products, self._crew.control, memory)
+        return logits
+
+    def _memory(self, size: int) -> Any:
+        """(threads, at least so many) numbers."""
+        threads = self._crew.threads
+        size += self._kernels.MOST_ROWS * self._kernels.WIDTH
+        memory = self._crew.room("memory", threads * size, np.float32)
+        return memory[: len(memory) // threads * threads].reshape(threads, -1)
 
 
 def _products(model: LeanModel) -> list[nn.Module]:
     """Every linear layer of it."""
     layers = [(layer.query_key_value, layer.output, layer.gate_up, layer.down) for layer in model.layers]
     return [model.head, *(product for layer in layers for product in layer)]
+
+
+class _Needs(NamedTuple):
+    """Numbers that a layer has to keep for a row: activations, and the sums of its widest product or of its heads."""
+
+    activations: int
+    outputs: int
+
+
+def _needs(model: LeanModel, pool: KeyValuePool) -> _Needs:
+    layer = model.layers[0]
+    products: Any = layer.query_key_value, layer.output, layer.gate_up, layer.down
+    joined, channels, units = (product.out_features for product in products[:3])
+    outputs = [product.panels.shape[0] * product.panels.shape[2] for product in products]
+    queries = products[1].in_features
+    return _Needs(channels + joined + queries + units + units // 2, max(*outputs, queries + layer.head_size))
 
 
 def _embedding(embed: nn.Module) -> Callable[[Sequence[int]], Rows]:

@@ -1,82 +1,102 @@
-"""A forward that several threads share, each some of its sessions: none needs anything of another one's."""
+"""Threads that share a forward of our kernels: one leads, the others help where they can (worker/kernels.py)."""
 
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor, wait
-from dataclasses import replace
-from itertools import accumulate, pairwise
-from typing import NamedTuple
+import os
+import threading
+import weakref
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from typing import Any
 
-import torch
-from torch import Tensor
+import numpy as np
+from numpy.typing import NDArray
 
-from worker.step import Span
-
-LEAST_TOKENS = 8
-"""Of a share. Every thread reads all weights, which for fewer tokens is most of its work."""
-
-KEYS_LIKE_A_TOKEN = 256
-"""Keys that take about as long to look at as the products of a token: 110 to 280 for models of the zoo."""
-
-
-class Share(NamedTuple):
-    """Neighbouring sessions of a forward, as a model is called with them."""
-
-    token_ids: Sequence[int]
-    spans: Sequence[Span]
-    wanted: Sequence[int]
-
-
-Model = Callable[[Sequence[int], Sequence[Span], Sequence[int]], Tensor]
+END_S = 1.0
+"""How long to wait for a helper that has been told to end, and may have no processor to do so."""
 
 
 class Crew:
-    """Threads that sleep between forwards; the caller's is one of them.
+    """Threads that sleep between forwards; the caller's leads.
 
-    Attributes:
-        threads: How many.
+    A helper runs when nobody else wants its processor, where the system knows such threads. It never holds Python's
+    lock, which whoever holds the processor might then wait for.
+
+    Args:
+        threads: How many, with the leader.
+        like: An array of the model's kind.
+        read: What helpers read besides what `memory` and the like gave out; it stays for as long as they do.
     """
 
-    def __init__(self, threads: int) -> None:
+    def __init__(self, threads: int, like: NDArray[Any], read: Sequence[NDArray[Any]] = ()) -> None:
+        from worker import kernels
+
+        self._kernels, self._like = kernels, like
         self.threads = threads
-        self._others = ThreadPoolExecutor(max(threads - 1, 1), thread_name_prefix="forward")
+        self.control = np.zeros(kernels.CONTROL_SIZE, np.int64)
+        self._rooms: dict[str, NDArray[Any]] = {}
+        self._given: list[NDArray[Any]] = [*read]
+        self._pipes: list[tuple[int, int]] = []
 
-    def run(self, model: Model, forward: Share) -> Tensor:
-        """Logits (wanted, vocab) of a packed row, by a model that computes a row's alike whatever is beside it."""
-        own, *others = shares(forward, self.threads)
-        tasks = [self._others.submit(model, *share) for share in others]
+    @contextmanager
+    def helping(self) -> Iterator[None]:
+        """Helpers are awake while the body runs."""
+        if self.threads > 1 and not self._pipes:
+            self._begin()
+        self.control[self._kernels.STATE] = self._kernels.ON
+        for _, end in self._pipes:
+            _wake(end)
         try:
-            logits = model(*own)
+            yield
         finally:
-            wait(tasks)  # they write into slots, whatever has become of ours
-        return torch.cat([logits, *(task.result() for task in tasks)]) if tasks else logits
+            self.control[self._kernels.STATE] = self._kernels.ASLEEP
+
+    def room(self, name: str, size: int, kind: Any) -> NDArray[Any]:
+        """At least so many numbers of a kind, 0 at first, then what was left there. They are never freed while a helper
+        lives: one may read them long after everybody else has done with them."""
+        held = self._rooms.get(name)
+        if held is None or len(held) < size:
+            held = self._rooms[name] = np.zeros(size + (0 if held is None else len(held)), kind)
+            self._given.append(held)
+        return held
+
+    def _begin(self) -> None:
+        self._pipes = [os.pipe() for _ in range(self.threads - 1)]
+        for _, end in self._pipes:
+            os.set_blocking(end, False)
+        helpers = [
+            threading.Thread(
+                target=_help,
+                args=(self._kernels, self._like, self.control, number, pipe, self._given),
+                name=f"forward-{number}",
+                daemon=True,
+            )
+            for number, (pipe, _) in enumerate(self._pipes, 1)
+        ]
+        for helper in helpers:
+            helper.start()
+        weakref.finalize(self, _end, self._kernels, self.control, helpers, self._pipes)
 
 
-def shares(forward: Share, threads: int) -> list[Share]:
-    """A forward cut between sessions into as many shares as there are threads, about equal in work, or into fewer."""
-    spans = forward.spans
-    work = list(accumulate(span.num_new * (1 + span.num_keys / KEYS_LIKE_A_TOKEN) for span in spans))
-    edges = [0]
-    for number in range(1, threads):
-        edge = _nearest(work, work[-1] * number / threads)
-        if min(_num_tokens(spans[edges[-1] : edge]), _num_tokens(spans[edge:])) >= LEAST_TOKENS:
-            edges.append(edge)
-    return [_share(forward, first, stop) for first, stop in pairwise([*edges, len(spans)])] if edges[1:] else [forward]
+def _help(kernels: Any, like: NDArray[Any], control: NDArray[np.int64], number: int, pipe: int, read: object) -> None:
+    """What a helper does; it keeps alive what it may read."""
+    with suppress(AttributeError, OSError):  # not every system has threads that stand back, or lets them
+        os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
+    kernels.assist(like, control, number, pipe)
 
 
-def _nearest(work: Sequence[float], wanted: float) -> int:
-    """How many sessions come nearest to some work."""
-    return 1 + min(range(len(work)), key=lambda place: abs(work[place] - wanted))
+def _wake(pipe: int) -> None:
+    """Have the helper at the other end look around; it will anyway if the pipe is full."""
+    with suppress(BlockingIOError):
+        os.write(pipe, b"\0")
 
 
-def _num_tokens(spans: Sequence[Span]) -> int:
-    return spans[-1].stop - spans[0].start if spans else 0
-
-
-def _share(forward: Share, first: int, stop: int) -> Share:
-    spans = forward.spans[first:stop]
-    start, end = spans[0].start, spans[-1].stop
-    return Share(
-        token_ids=forward.token_ids[start:end],
-        spans=[replace(span, start=span.start - start, stop=span.stop - start) for span in spans],
-        wanted=[place - start for place in forward.wanted if start <= place < end],
-    )
+def _end(
+    kernels: Any, control: NDArray[np.int64], helpers: Sequence[threading.Thread], pipes: Sequence[tuple[int, int]]
+) -> None:
+    """Have helpers end; pipes of those that have not are left to the system."""
+    control[kernels.STATE] = kernels.ENDED
+    for helper, pipe in zip(helpers, pipes, strict=True):
+        _wake(pipe[1])
+        helper.join(END_S)
+        if not helper.is_alive():
+            for end in pipe:
+                os.close(end)

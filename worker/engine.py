@@ -22,7 +22,6 @@ from speculation.tree import ROOT
 from worker.attention import IMPLEMENTATION, AttentionStep, ShapeRecorder, UnsupportedAttentionError, running
 from worker.cache import KeyValuePool, LayerShape, PackedRow
 from worker.compiled_model import CompiledModel, can_be_compiled, compiled_model
-from worker.crew import Crew, Share
 from worker.evidence import Weigh, by_kernel, by_torch
 from worker.exact_attention import ExactStep, refuse_inexact, step_of_queries
 from worker.exact_linear import make_linears_exact, pad_rows
@@ -73,7 +72,7 @@ class Engine:
         exact: Let the logits of a token not depend, to the last bit, on what else a forward holds; bfloat16 on a CPU.
             By compiled kernels where weights may be packed for them, else by torch's in a slower way.
         prepack: Whether weights are packed once the model is checked.
-        session_threads: Threads that share the sessions of a forward, where our kernels compute it.
+        forward_threads: Threads that share a forward, where our kernels compute it.
 
     Attributes:
         probe_error: Largest relative error of the logits seen by the check; 0.0 where it was switched off.
@@ -93,7 +92,7 @@ class Engine:
         padded: bool | None = None,
         exact: bool = False,
         prepack: Prepack = "off",
-        session_threads: int = 1,
+        forward_threads: int = 1,
     ) -> None:
         if slots < 1 or max_length < 1:
             raise ValueError(f"slots={slots} and max_length={max_length} must both be positive")
@@ -115,7 +114,7 @@ class Engine:
         self._past = PackedRow()
         self._open: dict[int, _Slot] = {}
         self._free = list(reversed(range(slots)))
-        self._crew = Crew(session_threads)
+        self._forward_threads = forward_threads
         self._lean: LeanModel | None = None
         if not self._exact_by_torch:
             make_layers_lean(model)
@@ -137,7 +136,7 @@ class Engine:
         self._pool = KeyValuePool(shapes, rows=slots * max_length, device=self.device)
         self._compiled: CompiledModel | None = None
         if self._lean is not None:
-            self._compiled = compiled_model(self._lean, self._pool, max_length)
+            self._compiled = compiled_model(self._lean, self._pool, max_length, forward_threads)
         self.weigh: Weigh = by_torch if self._compiled is None else by_kernel()
 
     @property
@@ -273,7 +272,7 @@ class Engine:
             check=False,
             padded=self._padded,
             exact=self._exact_by_torch,
-            session_threads=self._crew.threads,
+            forward_threads=self._forward_threads,
         )
 
     def _slot(self, slot: int) -> _Slot:
@@ -320,7 +319,7 @@ class Engine:
             padded = [_padded(numbers) for numbers in (token_ids, positions, wanted)]
             return self._call(step, torch.tensor(padded[0]), torch.tensor(padded[1]), padded[2])[: len(wanted)]
         if self._compiled is not None:
-            return self._crew.run(self._compiled, Share(token_ids, spans, wanted))
+            return self._compiled(token_ids, spans, wanted)
         row = torch.tensor([token_ids, positions, rows], device=self.device)
         step = PooledStep(self._pool, spans, row[2], padded=self._padded)
         return self._call(step, row[0], row[1], None if wanted == list(range(len(token_ids))) else wanted)

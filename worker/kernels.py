@@ -17,7 +17,7 @@ import numba
 import numpy as np
 from llvmlite import ir
 from llvmlite.binding import get_host_cpu_features
-from numba import boolean, float32, float64, int64, types, uint16, uint32, void
+from numba import boolean, float32, float64, int32, int64, types, uint16, uint32, void
 from numba.core import cgutils
 from numba.extending import intrinsic
 from numpy.typing import NDArray
@@ -64,13 +64,14 @@ _vector, _sums, _places = float32[::1], float32[:, ::1], int64[:, ::1]
 class _Format(NamedTuple):
     """Types of arrays in which a model's numbers are kept."""
 
+    row: Any
     rows: Any
     table: Any
     panels: Any
 
 
-_FLOAT32 = _Format(float32[:, ::1], float32[:, :, ::1], float32[:, :, ::1])
-_BFLOAT16 = _Format(uint16[:, ::1], uint16[:, :, ::1], uint32[:, :, ::1])
+_FLOAT32 = _Format(float32[::1], float32[:, ::1], float32[:, :, ::1], float32[:, :, ::1])
+_BFLOAT16 = _Format(uint16[::1], uint16[:, ::1], uint16[:, :, ::1], uint32[:, :, ::1])
 
 _in_bfloat16: list[Callable[[], None]] = []
 """What compiles functions for bfloat16 that so far are for float32."""
@@ -118,16 +119,24 @@ def _declare_kept(_: Any, number: Any, array: Any) -> tuple[Any, Any]:
 
     def write(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         number, _ = arguments
-        if signature.return_type == float32:
-            return number
-        integer = ir.IntType(32)
-        bits = builder.bitcast(number, integer)
-        odd = builder.and_(builder.lshr(bits, integer(16)), integer(1))
-        rounded = builder.lshr(builder.add(bits, builder.add(odd, integer(0x7FFF))), integer(16))
-        is_none = builder.fcmp_unordered("uno", number, number)
-        return builder.trunc(builder.select(is_none, integer(0x7FC0), rounded), ir.IntType(16))
+        return number if signature.return_type == float32 else _narrowed(builder, number, ir.IntType(32))
 
     return array.dtype(number, array), write
+
+
+def _narrowed(builder: Any, number: Any, integers: Any) -> Any:
+    """One number of float32, or a vector of them, as bfloat16."""
+    lanes = getattr(integers, "count", None)
+    halves = ir.IntType(16) if lanes is None else ir.VectorType(ir.IntType(16), lanes)
+
+    def constant(value: int) -> Any:
+        return ir.Constant(integers, value if lanes is None else [value] * lanes)
+
+    bits = builder.bitcast(number, integers)
+    odd = builder.and_(builder.lshr(bits, constant(16)), constant(1))
+    rounded = builder.lshr(builder.add(bits, builder.add(odd, constant(0x7FFF))), constant(16))
+    is_none = builder.fcmp_unordered("uno", number, number)
+    return builder.trunc(builder.select(is_none, constant(0x7FC0), rounded), halves)
 
 
 _number: Any = intrinsic(_declare_number)
@@ -351,7 +360,28 @@ def _declare_add_products(_: Any, rows: Any, first: Any, count: Any, panel: Any,
     return types.void(rows, first, count, panel, sums), write
 
 
+def _declare_keep_sums(_: Any, sums: Any, of_row: Any, products: Any, row: Any, first: Any) -> tuple[Any, Any]:
+    """products[row, first : first + WIDTH] = sums[of_row]."""
+
+    def write(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        code = _VectorCode(context, builder, signature, arguments)
+        _, of_row, _, row, first = arguments
+        source = code.row_at(code.array(0).data, of_row, code.number(WIDTH))
+        array = code.array(2)
+        start = builder.gep(code.row_at(array.data, row, builder.extract_value(array.shape, 1)), [first])
+        integers = ir.VectorType(ir.IntType(32), LANES)
+        for at in map(code.number, range(0, WIDTH, LANES)):
+            kept = builder.load(code.vector_at(builder.gep(source, [at])), align=4)
+            if products.dtype != float32:
+                kept = _narrowed(builder, kept, integers)
+            builder.store(kept, code.vector_at(builder.gep(start, [at]), kept.type), align=2)
+        return context.get_dummy_value()
+
+    return types.void(sums, of_row, products, row, first), write
+
+
 _add_products: Any = intrinsic(_declare_add_products)
+_keep_sums: Any = intrinsic(_declare_keep_sums)
 
 
 def _plus_product(builder: Any, total: Any, factor: Any, other: Any) -> Any:
@@ -366,27 +396,45 @@ def _spread(builder: Any, number: Any, wide: ir.VectorType) -> Any:
     return builder.shuffle_vector(first, none, ir.Constant(ir.VectorType(ir.IntType(32), wide.count), None))
 
 
+@_in_each_format(lambda of: void(of.rows, int64, _sums))
+def keep(rows: Rows, first: int, sums: Sums) -> None:
+    """Keep what sums (n, width) come to as columns of rows, from the first one on."""
+    for row in range(len(sums)):
+        for i in range(sums.shape[1]):
+            rows[row, first + i] = _kept(sums[row, i], rows)
+
+
+@compiled(fastmath=CONTRACTED)
+def _multiply_panel(rows: Any, panel: Any, sums: Any, products: Any, first: int) -> None:
+    """The products of rows (n, in) with a panel, as columns of products from the first one on.
+
+    Rows come in groups of nearly equal size, which read the panel in turn while it lies in the nearest cache; their
+    sums (MOST_ROWS, WIDTH) stay there, too.
+    """
+    num_groups = (len(rows) + MOST_ROWS - 1) // MOST_ROWS
+    start = 0
+    for group in range(num_groups):
+        stop = len(rows) * (group + 1) // num_groups
+        _add_products(rows, start, stop - start, panel, sums)
+        for row in range(start, stop):
+            if first + WIDTH <= products.shape[1]:
+                _keep_sums(sums, row - start, products, row, first)
+            else:
+                for i in range(products.shape[1] - first):
+                    products[row, first + i] = _kept(sums[row - start, i], products)
+        start = stop
+
+
 @_in_each_format(lambda of: void(of.rows, of.panels, of.rows), nogil=True)
 def multiply(rows: Rows, panels: Panels, products: Rows) -> None:
     """Rows (n, in) times the weights in panels, and the bias added: (n, out).
 
     Panels are (out / WIDTH, 1 + in, WIDTH), biases first. In bfloat16 they are (out / WIDTH, 1 + pairs, WIDTH): after
     biases in float32 the weights of an even input in the lower halves, and those of the next one in the upper halves.
-    Rows come in groups of nearly equal size, which read a panel in turn while it lies in the nearest cache.
     """
-    num_rows, num_outputs = products.shape
-    num_groups = (num_rows + MOST_ROWS - 1) // MOST_ROWS
     sums = np.empty((MOST_ROWS, WIDTH), np.float32)
     for index in range(len(panels)):
-        at = index * WIDTH
-        first = 0
-        for group in range(num_groups):
-            stop = num_rows * (group + 1) // num_groups
-            _add_products(rows, first, stop - first, panels[index], sums)
-            for row in range(first, stop):
-                for i in range(min(WIDTH, num_outputs - at)):
-                    products[row, at + i] = _kept(sums[row - first, i], products)
-            first = stop
+        _multiply_panel(rows, panels[index], sums, products, index * WIDTH)
 
 
 @_in_each_format(lambda of: void(of.rows, float32[:, :, ::1], _places, of.table, of.table), fastmath=REORDERED)
@@ -546,15 +594,15 @@ def _folded(builder: Any, vectors: list[Any]) -> Any:
 
 
 def _declare_mix(
-    _: Any, values: Any, value_head: Any, seen: Any, at: Any, weights: Any, outputs: Any, token: Any, head: Any
+    _: Any, values: Any, value_head: Any, seen: Any, at: Any, weights: Any, outputs: Any, token: Any
 ) -> tuple[Any, Any]:
-    """outputs[token, head] += the values of seen[token, at : at + LANES] by their weights."""
+    """outputs[token] += the values of seen[token, at : at + LANES] by their weights."""
 
     def write(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         code = _HeadCode(context, builder, signature, arguments)
         values, seen, weights, outputs = (code.array(place) for place in (0, 2, 4, 5))
-        _, value_head, _, at, _, _, token, head = arguments
-        output = code.element(outputs, token, head)
+        _, value_head, _, at, _, _, token = arguments
+        output = code.element(outputs, token)
         starts = code.seen_starts(values, value_head, code.element(seen, token, at))
         first_weight = code.element(weights, token, at)
         factors = [
@@ -570,7 +618,7 @@ def _declare_mix(
             )
         return context.get_dummy_value()
 
-    return types.void(values, value_head, seen, at, weights, outputs, token, head), write
+    return types.void(values, value_head, seen, at, weights, outputs, token), write
 
 
 _score: Any = intrinsic(_declare_score)
@@ -593,7 +641,382 @@ def _soften(weights: Any, token: int, count: int, scale: float) -> None:
     weights[token, count:] = _ZERO
 
 
-@_in_each_format(lambda of: void(of.rows, of.table, of.table, _places, int64[::1], float32, _sums), fastmath=REORDERED)
+@compiled(fastmath=CONTRACTED)
+def _attend_head(
+    queries: Any,
+    keys: Any,
+    values: Any,
+    head: int,
+    key_head: int,
+    seen: Any,
+    counts: Any,
+    scale: Any,
+    weights: Any,
+    mixed: Any,
+) -> None:
+    """mixed (n, head size) = attention of a head of queries (n, heads, head size), every token to what it sees.
+    There has to be room for weights (n, most keys seen)."""
+    most = seen.shape[1]
+    mixed[:] = _ZERO
+    for at in range(0, most, LANES):
+        for token in range(len(queries)):
+            if at < counts[token]:
+                _score(queries, token, head, keys, key_head, seen, at, weights)
+    for token in range(len(queries)):
+        _soften(weights, token, min(counts[token], most), scale)
+    for at in range(0, most, LANES):
+        for token in range(len(queries)):
+            if at < counts[token]:
+                _mix(values, key_head, seen, at, weights, mixed, token)
+
+
+# Threads that share a forward. One leads: it goes through the layers, and offers what takes longest as tasks of many
+# units: a product by panels, attention by heads. Whoever is free takes a share of them. A helper computes in memory of
+# its own and says when it is done; the leader gathers, and waits for nobody: a share that does not come in time, as its
+# helper has lost its processor, it computes again, and what the helper has to say of it later is not heard. So a helper
+# may work on what is long past. All that it reads has to stay, whatever then stands in it.
+#
+# What they tell each other stands in one array: words, a line of the cache each,
+#   _TICKET   the number of the task on offer, and how many of its shares are left;
+#   STATE     whether a forward is ON, helpers may be ASLEEP, or all is ENDED;
+#   _LAST     the last task's number;
+#   _DONE     for each share the number of the last task for which it was computed, and by which thread;
+# and then the last tasks, _NUM_TASKS in turn.
+
+MOST_SHARES = 128
+"""Of a task."""
+
+SHARES_A_THREAD = 2
+"""With more, threads end nearer together; with fewer, each reads longer stretches of weights (6: 1.03 to 1.15 of the
+time)."""
+
+LEAST_WORK = 2**14
+"""Products in a share: about a microsecond."""
+
+PATIENCE, PRODUCTS_A_PAUSE = 64, 512
+"""How long a leader waits for a share: about twice as long as it takes."""
+
+_NUM_TASKS = 64
+_LINE = 8
+_TICKET, STATE, _LAST, _DONE = range(0, 4 * _LINE, _LINE)
+_TASKS = _DONE + MOST_SHARES * _LINE
+_TASK_SIZE = 3 * _LINE
+CONTROL_SIZE = _TASKS + _NUM_TASKS * _TASK_SIZE
+"""Numbers in the array."""
+
+_NUMBER, _NUM_KEYS, _UNITS, _SHARES, _WIDTH, _ROWS, _INPUTS, _COLUMNS, _DATA, _DATA_ROWS = range(10)
+_VALUES, _SEEN, _COUNTS, _MOST, _SCALE, _MEMORY, _MEMORY_SIZE, _COMPUTING = range(10, 18)
+"""Of a task. _NUM_KEYS is 0 for a product, else how many heads keys have."""
+
+_BITS = 16
+_STOLEN = 2**_BITS - 1
+ON, ASLEEP, ENDED = 1, 0, -1
+
+
+def _declare_read_word(_: Any, words: Any, index: Any) -> tuple[Any, Any]:
+    """A word that other threads write, and after it what they wrote before."""
+
+    def write(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return builder.load_atomic(_word(context, builder, signature, arguments), "acquire", 8)
+
+    return int64(words, index), write
+
+
+def _declare_write_word(_: Any, words: Any, index: Any, word: Any) -> tuple[Any, Any]:
+    """Write a word that other threads read, after what was written before."""
+
+    def write(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        builder.store_atomic(arguments[2], _word(context, builder, signature, arguments), "release", 8)
+        return context.get_dummy_value()
+
+    return types.void(words, index, word), write
+
+
+def _declare_replace_word(_: Any, words: Any, index: Any, word: Any, new: Any) -> tuple[Any, Any]:
+    """Write a word if it still is what it was; whether it was."""
+
+    def write(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        at = _word(context, builder, signature, arguments)
+        return builder.extract_value(builder.cmpxchg(at, arguments[2], arguments[3], "acq_rel", "acquire"), 1)
+
+    return boolean(words, index, word, new), write
+
+
+def _word(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+    """Where a word of an array is."""
+    return builder.gep(_VectorCode(context, builder, signature, arguments).array(0).data, [arguments[1]])
+
+
+def _declare_fence(_: Any) -> tuple[Any, Any]:
+    """Nothing is read or written earlier or later than it stands here."""
+
+    def write(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        builder.fence("seq_cst")
+        return context.get_dummy_value()
+
+    return types.void(), write
+
+
+def _declare_pause(_: Any) -> tuple[Any, Any]:
+    """Some ten nanoseconds without work."""
+
+    def write(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        if _has("sse2"):
+            kind = ir.FunctionType(ir.VoidType(), [])
+            builder.call(cast(Any, cgutils).get_or_insert_function(builder.module, kind, "llvm.x86.sse2.pause"), [])
+        return context.get_dummy_value()
+
+    return types.void(), write
+
+
+def _declare_rows_at(_: Any, address: Any, like: Any) -> tuple[Any, Any]:
+    """Numbers of an array's kind at an address."""
+    return _pointer(like.dtype, address, like)
+
+
+def _declare_panels_at(_: Any, address: Any, like: Any) -> tuple[Any, Any]:
+    """Panels of weights for such numbers at an address."""
+    return _pointer(float32 if like.dtype == float32 else uint32, address, like)
+
+
+def _declare_floats_at(_: Any, address: Any) -> tuple[Any, Any]:
+    """Numbers of float32 at an address."""
+    return _pointer(float32, address)
+
+
+def _pointer(kind: Any, *given: Any) -> tuple[Any, Any]:
+    def write(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return builder.inttoptr(arguments[0], context.get_value_type(signature.return_type))
+
+    pointer: Any = cast(Any, types).CPointer(kind)
+    return pointer(*given), write
+
+
+def _declare_copy_row(_: Any, source: Any, row: Any, target: Any, first: Any, count: Any) -> tuple[Any, Any]:
+    """target[row, first : first + count] = source[row, :count]."""
+
+    def write(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        code = _VectorCode(context, builder, signature, arguments)
+        _, row, _, first, count = arguments
+        starts = []
+        for array in (code.array(0), code.array(2)):
+            starts.append(code.row_at(array.data, row, builder.extract_value(array.shape, 1)))
+        target_start = builder.gep(starts[1], [first])
+        cast(Any, cgutils).raw_memcpy(builder, target_start, starts[0], count, code.array(0).itemsize)
+        return context.get_dummy_value()
+
+    return types.void(source, row, target, first, count), write
+
+
+_copy_row: Any = intrinsic(_declare_copy_row)
+_read_word: Any = intrinsic(_declare_read_word)
+_write_word: Any = intrinsic(_declare_write_word)
+_replace_word: Any = intrinsic(_declare_replace_word)
+_fence: Any = intrinsic(_declare_fence)
+_pause: Any = intrinsic(_declare_pause)
+_rows_at: Any = intrinsic(_declare_rows_at)
+_panels_at: Any = intrinsic(_declare_panels_at)
+_floats_at: Any = intrinsic(_declare_floats_at)
+_read_file: Any = types.ExternalFunction("read", int64(int32, types.voidptr, types.uintp))
+_at: Any = cast(Any, numba).carray
+
+
+@compiled()
+def _new_task(control: Any, units: int, width: int, work: int, rows: Any, memory: Any) -> Any:
+    """The next task, of units that are columns of so many numbers and take so many products. Its number is written
+    before all else, so that who still reads what stood there can see it."""
+    number = control[_LAST] + 1
+    control[_LAST] = number
+    place = _TASKS + number % _NUM_TASKS * _TASK_SIZE
+    _write_word(control, place, number)
+    _fence()
+    task = control[place : place + _TASK_SIZE]
+    most = min(SHARES_A_THREAD * len(memory), MOST_SHARES, units, 1 + units * work // LEAST_WORK)
+    task[_UNITS] = units
+    task[_SHARES] = most if len(memory) > 1 else 1
+    task[_WIDTH] = width
+    task[_ROWS] = len(rows)
+    task[_INPUTS] = rows.ctypes.data
+    task[_COLUMNS] = rows.shape[1]
+    task[_MEMORY] = memory.ctypes.data
+    task[_MEMORY_SIZE] = memory.shape[1]
+    return task
+
+
+@compiled()
+def _first_unit(task: Any, share: int) -> Any:
+    """Of a share; that of the next one is the end."""
+    return share * task[_UNITS] // task[_SHARES]
+
+
+@compiled()
+def _own(task: Any, thread: int) -> Any:
+    """Address of the memory of a thread: first it computes there, and then come outputs, if it has to keep them."""
+    return task[_MEMORY] + 4 * thread * task[_MEMORY_SIZE]
+
+
+@compiled()
+def _told(task: Any, thread: int, unit: int, like: Any) -> Any:
+    """The outputs of a unit (rows, width) where a helper keeps them."""
+    count, width = task[_ROWS], task[_WIDTH]
+    address = _own(task, thread) + 4 * task[_COMPUTING] + like.itemsize * unit * count * width
+    return _at(_rows_at(address, like), (count, width))
+
+
+@compiled()
+def _compute(task: Any, unit: int, thread: int, outputs: Any, first: int) -> None:
+    """A unit, as columns of outputs from the first one on."""
+    if task[_NUM_KEYS] == 0:
+        _multiply_unit(task, unit, thread, outputs, first)
+    else:
+        _attend_unit(task, unit, thread, outputs, first)
+
+
+@compiled()
+def _multiply_unit(task: Any, unit: int, thread: int, products: Any, first: int) -> None:
+    rows = _at(_rows_at(task[_INPUTS], products), (task[_ROWS], task[_COLUMNS]))
+    panels = _at(_panels_at(task[_DATA], products), (task[_UNITS], task[_DATA_ROWS], WIDTH))
+    sums = _at(_floats_at(_own(task, thread)), (MOST_ROWS, WIDTH))
+    _multiply_panel(rows, panels[unit], sums, products, first)
+
+
+@compiled()
+def _attend_unit(task: Any, unit: int, thread: int, attended: Any, first: int) -> None:
+    count, size, most, units = task[_ROWS], task[_WIDTH], task[_MOST], task[_UNITS]
+    queries = _at(_rows_at(task[_INPUTS], attended), (count, task[_COLUMNS] // size, size))
+    shape = task[_DATA_ROWS], task[_NUM_KEYS], size
+    keys, values = _at(_rows_at(task[_DATA], attended), shape), _at(_rows_at(task[_VALUES], attended), shape)
+    seen = _at(_rows_at(task[_SEEN], task), (count, most))
+    counts = _at(_rows_at(task[_COUNTS], task), (count,))
+    mixed = _at(_floats_at(_own(task, thread)), (count, size))
+    weights = _at(_floats_at(_own(task, thread) + 4 * count * size), (count, most))
+    scale = np.int32(task[_SCALE]).view(np.float32)
+    key_head = unit * task[_NUM_KEYS] // units
+    _attend_head(queries, keys, values, unit, key_head, seen, counts, scale, weights, mixed)
+    keep(attended, first, mixed)
+
+
+@compiled()
+def _take(control: Any, number: int) -> Any:
+    """A share of a task that nobody else has taken; -1 if there is none."""
+    while True:
+        ticket = _read_word(control, _TICKET)
+        if ticket >> _BITS != number or ticket & _STOLEN == 0:
+            return -1
+        if _replace_word(control, _TICKET, ticket, ticket - 1):
+            return (ticket & _STOLEN) - 1
+
+
+@compiled()
+def _compute_share(task: Any, share: int, outputs: Any) -> None:
+    """What the leader does with one."""
+    for unit in range(_first_unit(task, share), _first_unit(task, share + 1)):
+        _compute(task, unit, 0, outputs, unit * task[_WIDTH])
+
+
+@compiled()
+def _gather_share(task: Any, share: int, doer: int, outputs: Any) -> None:
+    """Copy what a helper has computed."""
+    for unit in range(_first_unit(task, share), _first_unit(task, share + 1)):
+        told, first = _told(task, doer, unit, outputs), unit * task[_WIDTH]
+        for row in range(len(told)):
+            _copy_row(told, row, outputs, first, min(told.shape[1], outputs.shape[1] - first))
+
+
+@compiled()
+def _doer(control: Any, share: int, number: int, patience: int) -> Any:
+    """The thread that has computed a share, once it has; -1 if it does not, and need not any more."""
+    place, waited = _DONE + share * _LINE, 0
+    while True:
+        done = _read_word(control, place)
+        if done >> _BITS == number:
+            return done & _STOLEN
+        if waited > patience and _replace_word(control, place, done, number << _BITS | _STOLEN):
+            return -1
+        waited += 1
+        _pause()
+
+
+@compiled()
+def _lead(control: Any, task: Any, work: int, outputs: Any) -> None:
+    """See a task done: its units are columns of outputs."""
+    number, shares = task[_NUMBER], task[_SHARES]
+    if shares == 1:
+        _compute_share(task, 0, outputs)
+        return
+    _write_word(control, _TICKET, number << _BITS | shares)
+    while True:
+        share = _take(control, number)
+        if share < 0:
+            break
+        _compute_share(task, share, outputs)
+        _write_word(control, _DONE + share * _LINE, number << _BITS)
+    patience = PATIENCE + task[_UNITS] * work // shares // PRODUCTS_A_PAUSE
+    for share in range(shares):
+        doer = _doer(control, share, number, patience)
+        if doer < 0:
+            _compute_share(task, share, outputs)
+        elif doer > 0:
+            _gather_share(task, share, doer, outputs)
+
+
+@_in_each_format(lambda of: void(of.rows, int64[::1], int64, int32), nogil=True)
+def assist(like: Rows, control: NDArray[np.int64], thread: int, pipe: int) -> None:
+    """Take shares of what a leader offers, until it ends.
+
+    Args:
+        like: Any array of the model's kind.
+        control: CONTROL_SIZE words that the threads share.
+        thread: From 1 on.
+        pipe: To be read from where there is nothing to do.
+    """
+    task, woken = np.empty(_TASK_SIZE, np.int64), np.empty(512, np.int64)
+    while True:
+        state = _read_word(control, STATE)
+        if state == ENDED:
+            return
+        if state == ASLEEP:
+            _read_file(pipe, woken.ctypes, woken.nbytes)
+            continue
+        number = _read_word(control, _TICKET) >> _BITS
+        share = _take(control, number)
+        if share < 0:
+            _pause()
+            continue
+        done = _read_word(control, _DONE + share * _LINE)
+        place = _TASKS + number % _NUM_TASKS * _TASK_SIZE
+        task[:] = control[place : place + _TASK_SIZE]
+        _fence()
+        if done >> _BITS == number or _read_word(control, place) != number:
+            continue
+        for unit in range(_first_unit(task, share), _first_unit(task, share + 1)):
+            _compute(task, unit, thread, _told(task, thread, unit, like), 0)
+        _replace_word(control, _DONE + share * _LINE, done, number << _BITS | thread)
+
+
+@_in_each_format(lambda of: void(of.rows, of.panels, of.rows, int64[::1], _sums), nogil=True)
+def multiply_together(rows: Rows, panels: Panels, products: Rows, control: NDArray[np.int64], memory: Sums) -> None:
+    """See `multiply`; the threads of `control` share it.
+
+    Args:
+        rows: Its memory stays, as does that of the panels.
+        panels: See `multiply`.
+        products: Written.
+        control: See `assist`.
+        memory: (threads, MOST_ROWS * WIDTH + n * out rounded up to panels), which stays.
+    """
+    work = len(rows) * panels.shape[1] * WIDTH
+    task = _new_task(control, len(panels), WIDTH, work, rows, memory)
+    task[_NUM_KEYS] = 0
+    task[_COMPUTING] = MOST_ROWS * WIDTH
+    task[_DATA] = panels.ctypes.data
+    task[_DATA_ROWS] = panels.shape[1]
+    _lead(control, task, work, products)
+
+
+@_in_each_format(
+    lambda of: void(of.rows, of.table, of.table, _places, int64[::1], float32, of.rows, int64[::1], _sums),
+)
 def attend(
     joined: Rows,
     keys: Rows,
@@ -601,7 +1024,9 @@ def attend(
     seen: NDArray[np.int64],
     counts: NDArray[np.int64],
     scale: float,
-    attended: Sums,
+    attended: Rows,
+    control: NDArray[np.int64],
+    memory: Sums,
 ) -> None:
     """Attention of every token to what it sees.
 
@@ -613,33 +1038,31 @@ def attend(
         counts: See `see`.
         scale: Factor on the dot products.
         attended: (n, query heads by head size), written.
+        control: See `assist`.
+        memory: (threads, n * (head size + most keys seen + query heads by head size)), which stays, as does all that
+            is read.
     """
     _, num_keys, size = keys.shape
-    num_queries = attended.shape[1] // size
-    group = num_queries // num_keys
-    queries = joined.reshape(len(joined), -1, size)
-    outputs = attended.reshape(len(joined), num_queries, size)
-    weights = np.empty(seen.shape, np.float32)
-    attended[:] = _ZERO
-    for head in range(num_queries):
-        for at in range(0, seen.shape[1], LANES):
-            for token in range(len(joined)):
-                if at < counts[token]:
-                    _score(queries, token, head, keys, head // group, seen, at, weights)
-        for token in range(len(joined)):
-            _soften(weights, token, counts[token], scale)
-        for at in range(0, seen.shape[1], LANES):
-            for token in range(len(joined)):
-                if at < counts[token]:
-                    _mix(values, head // group, seen, at, weights, outputs, token, head)
+    most = seen.shape[1]
+    work = 2 * len(joined) * most * size
+    task = _new_task(control, attended.shape[1] // size, size, work, joined, memory)
+    task[_NUM_KEYS] = num_keys
+    task[_COMPUTING] = len(joined) * (size + most)
+    task[_DATA] = keys.ctypes.data
+    task[_DATA_ROWS] = len(keys)
+    task[_VALUES] = values.ctypes.data
+    task[_SEEN] = seen.ctypes.data
+    task[_COUNTS] = counts.ctypes.data
+    task[_MOST] = most
+    task[_SCALE] = np.int64(np.float32(scale).view(np.int32))
+    _lead(control, task, work, attended)
 
 
-@_in_each_format(lambda of: void(of.rows, _sums))
-def keep(rows: Rows, sums: Sums) -> None:
-    """Keep what sums (n, channels) come to as rows."""
-    for row in range(len(rows)):
-        for i in range(rows.shape[1]):
-            rows[row, i] = _kept(sums[row, i], rows)
+@compiled()
+def _cut(room: Any, first: int, count: int, size: int) -> tuple[int, Any]:
+    """Rows of a size from somewhere on, and where they end."""
+    last = first + count * size
+    return last, room[first:last].reshape(count, size)
 
 
 @_in_each_format(
@@ -649,6 +1072,9 @@ def keep(rows: Rows, sums: Sums) -> None:
         _places,
         _places,
         int64[::1],
+        int64[::1],
+        _sums,
+        of.row,
         _sums,
         float32,
         _sums,
@@ -671,6 +1097,9 @@ def decode(
     places: NDArray[np.int64],
     seen: NDArray[np.int64],
     counts: NDArray[np.int64],
+    control: NDArray[np.int64],
+    memory: Sums,
+    room: NDArray[np.float32] | NDArray[np.uint16],
     norms: Sums,
     eps: float,
     head_norms: Sums,
@@ -692,6 +1121,9 @@ def decode(
         places: See `place`.
         seen: See `see`.
         counts: See `see`.
+        control: See `assist`.
+        memory: See `multiply_together` and `attend`.
+        room: For what it makes of the rows in between; it stays.
         norms: (2, channels), before attention and before the feed-forward.
         eps: Of all norms.
         head_norms: (heads with a norm, head size); (0, 0) for none.
@@ -705,27 +1137,25 @@ def decode(
         values: See `place`.
         scale: See `attend`.
     """
+    count, channels = rows.shape
     _, num_keys, size = keys.shape
-    kind = rows.dtype
-    joined = np.empty((len(rows), (num_queries + 2 * num_keys) * size), kind)
-    sums = np.empty((len(rows), num_queries * size), np.float32)
-    attended = np.empty(sums.shape, kind)
-    units = np.empty((len(rows), 2 * num_units), kind)
-    gated = np.empty((len(rows), num_units), kind)
-    changes = np.empty_like(rows)
+    first, changes = _cut(room, 0, count, channels)
+    first, joined = _cut(room, first, count, (num_queries + 2 * num_keys) * size)
+    first, attended = _cut(room, first, count, num_queries * size)
+    first, units = _cut(room, first, count, 2 * num_units)
+    _, gated = _cut(room, first, count, num_units)
 
     normalise(rows, norms[0], eps, changes)
-    multiply(changes, query_key_value, joined)
+    multiply_together(changes, query_key_value, joined, control, memory)
     normalise_heads(joined, head_norms, eps)
     place(joined, rotation, places, keys, values)
-    attend(joined, keys, values, seen, counts, scale, sums)
-    keep(attended, sums)
-    multiply(attended, output, changes)
+    attend(joined, keys, values, seen, counts, scale, attended, control, memory)
+    multiply_together(attended, output, changes, control, memory)
     add(rows, changes)
     normalise(rows, norms[1], eps, changes)
-    multiply(changes, gate_up, units)
+    multiply_together(changes, gate_up, units, control, memory)
     gate(units, gated)
-    multiply(gated, down, changes)
+    multiply_together(gated, down, changes, control, memory)
     add(rows, changes)
 
 

@@ -207,7 +207,7 @@ def _engine(settings: WorkerSettings, model: PreTrainedModel, rows: int, ranks: 
         max_length=rows,
         exact=settings.exact,
         prepack=settings.prepack,
-        session_threads=settings.sharing_threads,
+        forward_threads=settings.sharing_threads,
     )
 
 

@@ -26,7 +26,7 @@ RANK_DEVICES = ("cpu", "cuda")
 
 _COUNTS = (
     "threads",
-    "session_threads",
+    "forward_threads",
     "slots",
     "tensor_parallel",
     "remember_tenants",
@@ -63,9 +63,9 @@ class WorkerSettings:
         tensor_parallel: Processes (ranks) that serve a target together, each with a part of every layer, its keys and
             values. On GPUs the device is cuda, and each takes one.
         threads: Torch threads; processes that spin on more threads than cores lose tenfold.
-        session_threads: Threads that share the sessions of a forward where our own kernels compute it, on a CPU. They
-            sleep in between. None: for a target as many as `threads`, and two where it has two processors; one for a
-            drafter, whose forwards are short.
+        forward_threads: Threads that share a forward where our own kernels compute it, on a CPU. They sleep in between,
+            and all but one run only where nobody else wants the processor. None: for a target as many as `threads`, and
+            two where it has two processors; one for a drafter, whose forwards are short.
         slots: Sessions whose caches fit at once; None: as many as fit into cache_gib, or 16.
         cache_gib: Most memory for their keys and values, in GiB; None: what the machine has.
         least_idle_s: How long a session keeps its slot after a call although others wait for one; None: 5 s for a
@@ -104,7 +104,7 @@ class WorkerSettings:
     prepack: Prepack = "auto"
     tensor_parallel: int = 1
     threads: int = 1
-    session_threads: int | None = None
+    forward_threads: int | None = None
     slots: int | None = None
     cache_gib: float | None = None
     least_idle_s: float | None = None
@@ -197,9 +197,9 @@ class WorkerSettings:
 
     @property
     def sharing_threads(self) -> int:
-        """Threads that share the sessions of a forward."""
+        """Threads that share a forward."""
         usual = max(self.threads, min(os.cpu_count() or 1, 2)) if self.role == "verify" else 1
-        return self.session_threads or usual
+        return self.forward_threads or usual
 
     @property
     def without_model(self) -> bool:

@@ -1,123 +1,164 @@
-"""Threads that share a forward compute what one alone would, to the last bit; nothing goes on when one has failed."""
+"""Threads that share a forward compute what one alone would, to the last bit, whatever becomes of the helpers."""
 
+import gc
+import os
 import threading
 import time
-from collections.abc import Sequence
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import Tensor
+from torch import nn
 
 from tests.architectures import served_model
-from worker.crew import LEAST_TOKENS, Crew, Share, shares
+from worker.crew import Crew
 from worker.engine import Chunk, Engine
-from worker.step import Span
+from worker.panels import PanelLinear, kept
+
+kernels = pytest.importorskip("worker.kernels")
+
+PATIENCE_S = 20.0
+
+Answers = list[torch.Tensor]
 
 
-def forward_of(sizes: Sequence[int], committed: Sequence[int] | None = None) -> Share:
-    """A forward of sessions with so many new tokens, all of which are wanted."""
-    spans: list[Span] = []
-    for size, held in zip(sizes, committed or [0] * len(sizes), strict=True):
-        start = spans[-1].stop if spans else 0
-        spans.append(
-            Span(
-                start=start,
-                stop=start + size,
-                first_row=1000 * len(spans),
-                num_committed=held,
-                positions=range(held, held + size),
-                ancestry=None,
-            )
-        )
-    total = sum(sizes)
-    return Share(token_ids=list(range(total)), spans=spans, wanted=list(range(total)))
-
-
-def echo(token_ids: Sequence[int], spans: Sequence[Span], wanted: Sequence[int]) -> Tensor:
-    """A model whose logits are the tokens."""
-    return torch.tensor([[token_ids[place]] for place in wanted])
-
-
-@given(sizes=st.lists(st.integers(1, 40), min_size=1, max_size=12), threads=st.integers(1, 6), data=st.data())
-def test_shares_are_the_forward_cut_between_sessions(sizes: list[int], threads: int, data: st.DataObject) -> None:
-    held = data.draw(st.lists(st.integers(0, 900), min_size=len(sizes), max_size=len(sizes)))
-    forward = forward_of(sizes, held)
-    parts = shares(forward, threads)
-    assert 1 <= len(parts) <= min(threads, len(sizes))
-    assert len(parts) == 1 or min(len(part.token_ids) for part in parts) >= LEAST_TOKENS
-    assert [token for part in parts for token in part.token_ids] == forward.token_ids
-    assert [span.first_row for part in parts for span in part.spans] == [span.first_row for span in forward.spans]
-    for part in parts:
-        assert part.spans[0].start == 0
-        assert part.spans[-1].stop == len(part.token_ids)
-        assert [span.start for span in part.spans[1:]] == [span.stop for span in part.spans[:-1]]
-        assert part.wanted == list(range(len(part.token_ids)))
-
-
-def test_equal_sessions_are_shared_out_evenly() -> None:
-    assert [len(part.token_ids) for part in shares(forward_of([1] * 16), 2)] == [8, 8]
-    assert [len(part.token_ids) for part in shares(forward_of([9] * 8), 4)] == [18, 18, 18, 18]
-
-
-def test_a_session_with_more_to_look_at_is_more_work() -> None:
-    long, short = shares(forward_of([8, 8, 8, 8], [900, 0, 0, 0]), 2)
-    assert (len(long.spans), len(short.spans)) == (1, 3)
-
-
-@pytest.mark.parametrize("sizes", [[1] * (2 * LEAST_TOKENS - 1), [64, 1], [1, 64], [64]])
-def test_no_thread_reads_all_weights_for_a_few_tokens(sizes: list[int]) -> None:
-    forward = forward_of(sizes)
-    assert shares(forward, 2) == [forward]
-
-
-def test_logits_come_back_in_order_from_several_threads() -> None:
-    names: set[str] = set()
-
-    def model(token_ids: Sequence[int], spans: Sequence[Span], wanted: Sequence[int]) -> Tensor:
-        names.add(threading.current_thread().name)
-        return echo(token_ids, spans, wanted)
-
-    logits = Crew(3).run(model, forward_of([10] * 6))
-    assert logits.flatten().tolist() == list(range(60))
-    assert len(names) >= 2
-    assert threading.current_thread().name in names
-
-
-@pytest.mark.parametrize("failing", [0, 20])
-def test_a_share_that_fails_is_told_when_all_have_ended(failing: int) -> None:
-    ended: list[int] = []
-
-    def model(token_ids: Sequence[int], spans: Sequence[Span], wanted: Sequence[int]) -> Tensor:
-        if token_ids[0] == failing:
-            raise RuntimeError("no memory")
-        time.sleep(0.05)
-        ended.append(token_ids[0])
-        return echo(token_ids, spans, wanted)
-
-    with pytest.raises(RuntimeError, match="no memory"):
-        Crew(2).run(model, forward_of([10] * 4))
-    assert ended == [20 - failing]
+def helpers() -> list[threading.Thread]:
+    return [thread for thread in threading.enumerate() if thread.name.startswith("forward-")]
 
 
 @settings(max_examples=10, deadline=None)
-@given(sizes=st.lists(st.integers(1, 24), min_size=2, max_size=6), seed=st.integers(0, 2**31))
-def test_an_engine_of_three_threads_has_the_bits_of_one(sizes: list[int], seed: int) -> None:
-    pytest.importorskip("worker.kernels")
+@given(sizes=st.lists(st.integers(1, 24), min_size=1, max_size=6), seed=st.integers(0, 2**31))
+@pytest.mark.parametrize("threads", [2, 4])
+def test_an_engine_of_several_threads_has_the_bits_of_one(threads: int, sizes: list[int], seed: int) -> None:
+    """More threads than processors: helpers lose theirs in the middle of a share, and come back to another forward."""
     generator = torch.Generator().manual_seed(seed)
     model = served_model("llama")
     alone = Engine(model, slots=6, max_length=128, check=False, prepack="on")
-    shared = Engine(model, slots=6, max_length=128, check=False, session_threads=3)
-    assert shared._compiled is not None
-    for _ in range(2):
+    shared = Engine(model, slots=6, max_length=128, check=False, forward_threads=threads)
+    for _ in range(4):
         texts = [torch.randint(0, alone.vocab_size, (size,), generator=generator).tolist() for size in sizes]
-        answers = []
-        for engine in (alone, shared):
-            slots = [engine.open() for _ in sizes] if not engine._open else list(engine._open)
-            answers.append(
-                engine.forward([Chunk(slot=slot, token_ids=text) for slot, text in zip(slots, texts, strict=True)])
-            )
-            for slot in slots:
-                engine.commit(slot)
-        assert all(torch.equal(one, other) for one, other in zip(*answers, strict=True))
+        one, other = (answers(engine, texts) for engine in (alone, shared))
+        assert all(torch.equal(*pair) for pair in zip(one, other, strict=True))
+
+
+def answers(engine: Engine, texts: list[list[int]]) -> Answers:
+    """Logits of texts that continue what the sessions of an engine hold."""
+    slots = list(engine._open) or [engine.open() for _ in texts]
+    logits = engine.forward([Chunk(slot=slot, token_ids=text) for slot, text in zip(slots, texts, strict=True)])
+    for slot in slots:
+        engine.commit(slot)
+    return list(logits)
+
+
+class Product:
+    """A product of some rows, large enough to be shared."""
+
+    def __init__(self, crew: Crew, dtype: torch.dtype = torch.float32) -> None:
+        generator = torch.Generator().manual_seed(0)
+        layer = nn.Linear(256, 700, dtype=dtype)
+        self.crew, self.panels = crew, PanelLinear.of([layer])[0].panels
+        self.rows = kept(torch.randn(9, 256, generator=generator).to(dtype))
+        self.memory = np.zeros((crew.threads, 10_000), np.float32)
+        self.alone = np.empty((9, 700), self.rows.dtype)
+        kernels.multiply(self.rows, self.panels, self.alone)
+
+    def is_right(self) -> bool:
+        """Whether threads make of it what one makes of it."""
+        products = np.zeros_like(self.alone)
+        kernels.multiply_together(self.rows, self.panels, products, self.crew.control, self.memory)
+        return bool((products == self.alone).all())
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_helpers_compute_shares_and_the_leader_gathers_them(dtype: torch.dtype) -> None:
+    if dtype == torch.bfloat16:
+        if not kernels.MULTIPLIES_BFLOAT16:
+            pytest.skip("this processor has no instruction for products of bfloat16")
+        kernels.compile_for_bfloat16()
+    like = np.zeros((1, 1), np.float32 if dtype == torch.float32 else np.uint16)
+    crew = Crew(3, like)
+    product = Product(crew, dtype)
+    doers: set[int] = set()
+    deadline = time.monotonic() + PATIENCE_S
+    while doers <= {0} and time.monotonic() < deadline:
+        with crew.helping():
+            time.sleep(0.001)
+            assert product.is_right()
+        doers |= {int(word) & 0xFFFF for word in crew.control[kernels._DONE : kernels._TASKS : kernels._LINE]}
+    assert doers & {1, 2}
+
+
+def test_a_share_that_is_taken_and_never_done_is_computed_again() -> None:
+    """As when a helper loses its processor for good."""
+    crew = Crew(2, np.zeros((1, 1), np.float32))
+    product, stop, stolen = Product(crew), threading.Event(), []
+
+    def steal() -> None:
+        while not stop.is_set():
+            number = int(crew.control[kernels._LAST])
+            share = kernels._take(crew.control, number)
+            if share >= 0:
+                stolen.append((number, share))
+
+    kernels._take(crew.control, 0)  # compiled
+    thief = threading.Thread(target=steal)
+    thief.start()
+    deadline = time.monotonic() + PATIENCE_S
+    try:
+        while len(stolen) < 20 and time.monotonic() < deadline:
+            assert product.is_right()
+    finally:
+        stop.set()
+        thief.join()
+    assert len(stolen) >= 20
+
+
+def test_helpers_stand_back_sleep_and_end_with_their_crew() -> None:
+    before = set(helpers())
+    crew = Crew(3, np.zeros((1, 1), np.float32))
+    assert set(helpers()) == before, "nobody has forwarded yet"
+    with crew.helping():
+        begun = [helper for helper in helpers() if helper not in before]
+    assert len(begun) == 2
+    pipes = [end for pipe in crew._pipes for end in pipe]
+    deadline = time.monotonic() + PATIENCE_S
+    while any(os.sched_getscheduler(helper.native_id or 0) != os.SCHED_IDLE for helper in begun):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+    del crew
+    gc.collect()
+    while any(helper.is_alive() for helper in begun):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    for end in pipes:
+        with pytest.raises(OSError, match="Bad file descriptor"):
+            os.fstat(end)
+
+
+def test_helpers_that_never_run_hold_nobody_up() -> None:
+    """Their pipes fill up."""
+    crew = Crew(2, np.zeros((1, 1), np.float32))
+    crew._pipes = [os.pipe()]
+    os.set_blocking(crew._pipes[0][1], False)
+    product = Product(crew)
+    for _ in range(70_000):
+        with crew.helping():
+            pass
+    with crew.helping():
+        assert product.is_right()
+    for end in crew._pipes.pop():
+        os.close(end)
+
+
+def test_room_grows_and_what_was_given_stays() -> None:
+    crew = Crew(2, np.zeros((1, 1), np.float32))
+    first = crew.room("rows", 10, np.float32)
+    first[:] = 1.0
+    assert crew.room("rows", 5, np.float32) is first
+    second = crew.room("rows", 11, np.float32)
+    assert len(second) >= 11
+    assert not second.any()
+    assert any(given is first for given in crew._given)

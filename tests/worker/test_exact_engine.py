@@ -11,9 +11,10 @@ import worker.exact_attention
 from speculation.errors import ConfigurationError, UnservableModelError
 from tests.architectures import VOCAB_SIZE, plain_logits, served_model
 from worker.cache import LayerShape
+from worker.compiled_model import CompiledModel
 from worker.engine import ROOT, Chunk, Engine
 from worker.exact_attention import step_of_queries
-from worker.panels import PanelLinear, has_panels
+from worker.panels import has_panels
 from worker.probe import TOLERANCES, relative_error
 from worker.settings import Prepack, WorkerSettings
 
@@ -129,8 +130,8 @@ def test_kernels_whose_bits_depend_on_what_is_beside_a_row_are_refused(monkeypat
     """Nothing is believed, of our own kernels neither."""
     if not has_panels(torch.bfloat16):
         pytest.skip("this processor has no kernels for bfloat16")
-    products = PanelLinear.products
-    monkeypatch.setattr(PanelLinear, "products", lambda layer, rows: products(layer, rows) + (len(rows) > 1))
+    logits = CompiledModel._logits
+    monkeypatch.setattr(CompiledModel, "_logits", lambda model, rows: logits(model, rows) + (len(rows) > 1))
 
     with pytest.raises(UnservableModelError, match="of the logits of a trial depend on drafts"):
         Engine(served_model("qwen3").bfloat16(), slots=1, max_length=64, exact=True, prepack="auto")

@@ -12,11 +12,10 @@ import torch
 import torch.nn.functional as functional
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from worker.compiled_model import _places, _related
-from worker.panels import PanelEmbedding, PanelLinear, Rows, has_panels, kept
+from worker.panels import PanelEmbedding, PanelLinear, Rows, has_panels, kept, tensor_of
 from worker.scratch import EMPTY, Scratch
 from worker.step import Span
 
@@ -24,8 +23,6 @@ kernels = pytest.importorskip("worker.kernels")
 
 SLOT = 400
 """Pool rows of a session."""
-
-Sums = NDArray[np.float32]
 
 IN_BOTH_FORMATS = pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 
@@ -70,16 +67,18 @@ def _grown(draw: st.DrawFn, scratch: Scratch, count: int) -> Scratch:
     return scratch.grown(count, parents if draw(st.booleans()) else None)
 
 
-def attended(spans: list[Span], joined: Rows, keys: Rows, values: Rows, heads: int) -> Sums:
+def attended(spans: list[Span], joined: Rows, keys: Rows, values: Rows, heads: int) -> Rows:
     """Place and attend, without rotation."""
     size = keys.shape[-1]
     turn = np.zeros((SLOT + 16, 2, size // 2), np.float32)
     turn[:, 0] = 1
-    places, output = _places(spans), np.empty((len(joined), heads * size), np.float32)
+    places, output = _places(spans), np.empty((len(joined), heads * size), joined.dtype)
     kernels.place(joined, turn, places, keys, values)
     seen, counts = np.empty((len(joined), SLOT + 16), np.int64), np.empty(len(joined), np.int64)
     kernels.see(places, _related(spans), keys[0].size, seen, counts)
-    kernels.attend(joined, keys, values, seen, counts, size**-0.5, output)
+    control = np.zeros(kernels.CONTROL_SIZE, np.int64)
+    memory = np.full((1, len(joined) * (size + seen.shape[1])), np.nan, np.float32)
+    kernels.attend(joined, keys, values, seen, counts, size**-0.5, output, control, memory)
     return output
 
 
@@ -118,7 +117,8 @@ def test_attention_is_the_formula_and_reads_only_what_a_token_sees(
     got = attended(spans, kept(joined), *map(kept, pool), heads[0])
 
     expected = expected_attention(spans, joined, pool, heads[0])
-    torch.testing.assert_close(torch.from_numpy(got).double(), expected, atol=2e-5, rtol=2e-5)
+    rounding = {torch.float32: 0.0, torch.bfloat16: 2**-8}[dtype]
+    torch.testing.assert_close(tensor_of(got).double(), expected, atol=2e-5, rtol=2e-5 + rounding)
 
 
 @IN_BOTH_FORMATS
@@ -148,7 +148,7 @@ def test_numbers_are_rounded_as_torch_rounds_them(dtype: torch.dtype, given: lis
     sums = torch.tensor([given])
     rows = torch.empty(sums.shape, dtype=dtype)
 
-    kernels.keep(kept(rows), sums.numpy())
+    kernels.keep(kept(rows), 0, sums.numpy())
 
     torch.testing.assert_close(rows, sums.to(dtype), atol=0.0, rtol=0.0, equal_nan=True)
 
@@ -219,7 +219,7 @@ def test_a_row_of_a_tree_has_the_bits_of_one_decoded_alone(
     tree = EMPTY.grown(2 * length, [node - 2 if node > 1 else -1 for node in range(2 * length)])
     chain = EMPTY.grown(length)
 
-    def run(scratch: Scratch, rows: Tensor) -> Sums:
+    def run(scratch: Scratch, rows: Tensor) -> Rows:
         span = Span(
             start=0,
             stop=len(scratch),
@@ -292,7 +292,8 @@ keys, values = rng.standard_normal((2, rows, 1, 32)).astype(np.float32)
 joined = rng.standard_normal((rows, 96)).astype(np.float32)
 seen = np.tile(np.arange(rows) * 32, (rows, 1))
 counts, attended = np.arange(1, rows + 1), np.empty((rows, 32), np.float32)
-kernels.attend(joined, keys, values, seen, counts, 0.2, attended)
+control, memory = np.zeros(kernels.CONTROL_SIZE, np.int64), np.zeros((1, rows * (32 + rows)), np.float32)
+kernels.attend(joined, keys, values, seen, counts, 0.2, attended, control, memory)
 print(hashlib.sha256(attended.tobytes()).hexdigest())
 """
 

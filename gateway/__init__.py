@@ -1,1 +1,5 @@
 """OpenAI-compatible HTTP in front of a controller: called from what people have. Decides nothing."""
+
+from speculation.polling import poll_where_messages_are_awaited
+
+poll_where_messages_are_awaited()  # here, as it must be before gRPC is imported by any module of this package

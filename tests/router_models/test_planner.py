@@ -11,7 +11,7 @@ from router_models.cost_model import DRAFT_GUESSES, CostModel, CrowdCost, Guess,
 from router_models.fixed import NonePolicy, StaticPolicy
 from router_models.menu import SHAPES
 from router_models.plan import RUN, Plan, no_speculation
-from router_models.planner import DRAWS, PlannerPolicy
+from router_models.planner import DRAWS, MOST_READERS_BESIDE, PlannerPolicy
 from router_models.policy import RoundContext, RoundOutcome
 from router_models.ranks import NOMINAL_HAZARDS, no_counts
 from speculation.profile import ForwardProfile
@@ -460,6 +460,26 @@ def test_a_plan_says_what_it_takes_off_for_others() -> None:
     assert "for others" not in alone.explanation
     assert in_company.speculates
     assert "tokens less for others" in in_company.explanation
+
+
+def test_in_a_crowd_nobody_reads_a_prompt_but_the_target_and_the_first_round_is_plain() -> None:
+    policy = PlannerPolicy()
+    first = RoundContext(
+        request_id="r",
+        round=0,
+        drafters=("good", "fair"),
+        prompt_tokens=9,
+        emitted_tokens=0,
+        remaining_tokens=64,
+        requests_in_flight=MOST_READERS_BESIDE + 1,
+    )
+    assert policy.readers(first) == ("good", "fair")
+    assert policy.plan(first).speculates
+
+    crowded = replace(first, requests_in_flight=MOST_READERS_BESIDE + 2)
+    assert policy.readers(crowded) == ()
+    assert not policy.plan(crowded).speculates
+    assert policy.plan(replace(crowded, round=1)).speculates
 
 
 def test_who_has_not_seen_a_crowd_thinks_that_all_of_it_shares_the_target() -> None:

@@ -1,4 +1,4 @@
-"""Linear layers whose weights lie in panels, as our compiled product reads them (worker/kernels.py).
+"""Linear layers whose weights lie in panels, as our compiled product reads them (worker/kernels/products.py).
 
 A panel holds the weights of a few neighbouring outputs side by side, input after input, and their biases before them:
 a forward of few rows reads every weight once, in order, and keeps the sums in registers. In a row's result no other row

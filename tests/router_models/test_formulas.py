@@ -85,15 +85,6 @@ def test_a_draft_costs_the_sum_of_its_parts_and_never_nothing(rng: np.random.Gen
 
 
 @pytest.mark.parametrize("name", compiled_formulas())
-def test_a_formula_calls_compiled_ones_of_its_own_module_only(name: str) -> None:
-    """Code is kept by the age of one file: what it calls elsewhere could change unnoticed."""
-    formula = compiled_formulas()[name].py_func
-    called = [formula.__globals__.get(other) for other in formula.__code__.co_names]
-
-    assert all(other.__module__ == formulas.__name__ for other in called if isinstance(other, CPUDispatcher))
-
-
-@pytest.mark.parametrize("name", compiled_formulas())
 def test_a_formula_is_compiled_before_it_is_called_and_never_again(name: str) -> None:
     formula = compiled_formulas()[name]
 

@@ -18,6 +18,7 @@ from worker.engine import Chunk, Engine
 from worker.panels import PanelLinear, kept
 
 kernels = pytest.importorskip("worker.kernels")
+sharing = pytest.importorskip("worker.kernels.sharing")
 
 PATIENCE_S = 20.0
 
@@ -86,7 +87,7 @@ def test_helpers_compute_shares_and_the_leader_gathers_them(dtype: torch.dtype) 
         with crew.helping():
             time.sleep(0.001)
             assert product.is_right()
-        doers |= {int(word) & 0xFFFF for word in crew.control[kernels._DONE : kernels._TASKS : kernels._LINE]}
+        doers |= {int(word) & 0xFFFF for word in crew.control[sharing._DONE : sharing._TASKS : sharing._LINE]}
     assert doers & {1, 2}
 
 
@@ -97,12 +98,12 @@ def test_a_share_that_is_taken_and_never_done_is_computed_again() -> None:
 
     def steal() -> None:
         while not stop.is_set():
-            number = int(crew.control[kernels._LAST])
-            share = kernels._take(crew.control, number)
+            number = int(crew.control[sharing._LAST])
+            share = sharing._take(crew.control, number)
             if share >= 0:
                 stolen.append((number, share))
 
-    kernels._take(crew.control, 0)  # compiled
+    sharing._take(crew.control, 0)  # compiled
     thief = threading.Thread(target=steal)
     thief.start()
     deadline = time.monotonic() + PATIENCE_S

@@ -13,8 +13,8 @@ from speculation.sampling import SamplingParameters
 from speculation.tree import EMPTY_TREE, ROOT, TokenTree
 from tests.architectures import VOCAB_SIZE
 from tests.worker.tiny_worker import PROMPT, SAMPLINGS, new_sampler
-from worker import kernels
 from worker.evidence import Evidence, Weigh, by_kernel, by_torch
+from worker.kernels.verdict import _warm
 
 WAYS = [pytest.param(by_torch, id="torch"), pytest.param(by_kernel(), id="kernel")]
 NAN = float("nan")
@@ -78,7 +78,7 @@ def test_temperature_has_the_bits_that_torch_gives_it(temperature: float) -> Non
     logits = torch.randn(1, VOCAB_SIZE, generator=torch.Generator().manual_seed(0)) * 4
     warmed = np.empty(VOCAB_SIZE)
 
-    kernels._warm(logits.numpy()[0], np.float32(sampler.divisor), warmed)
+    _warm(logits.numpy()[0], np.float32(sampler.divisor), warmed)
 
     np.testing.assert_array_equal(warmed, sampler.log_probs(logits, PROMPT, [()]).numpy()[0])
 

@@ -1,4 +1,4 @@
-"""Threads that share a forward of our kernels: one leads, the others help where they can (worker/kernels/sharing.py)."""
+"""Threads that share a forward of our kernels: one leads, others help where they can (worker/kernels/sharing.py)."""
 
 import os
 import threading

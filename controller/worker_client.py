@@ -5,7 +5,7 @@ lost, CapacityError when it is busy, DrainingError when it shuts down. TimeoutEr
 """
 
 import asyncio
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
 from enum import Enum
 from math import inf, isnan
@@ -57,7 +57,7 @@ MOST_REPEATS = 4
 ROUNDING = 1e-3
 """By which a probability may be above 1, and the logarithm of one above 0."""
 
-_LOSSES = (grpc.aio.AioRpcError, asyncio.InvalidStateError, asyncio.CancelledError)
+_LOSSES = (grpc.aio.AioRpcError, asyncio.InvalidStateError, asyncio.CancelledError, TimeoutError)
 
 CHANNEL_OPTIONS = (
     ("grpc.max_receive_message_length", 16 << 20),
@@ -335,6 +335,7 @@ class _Reply(Protocol):
 
 RequestT = TypeVar("RequestT", draft_pb2.DraftRequest, verify_pb2.VerifyRequest)
 ReplyT = TypeVar("ReplyT", bound=_Reply)
+StepT = TypeVar("StepT")
 
 
 class WorkerStream(Generic[RequestT, ReplyT]):
@@ -351,6 +352,7 @@ class WorkerStream(Generic[RequestT, ReplyT]):
         self._opening: RequestT | None = opening
         self._unanswered = 0
         self._given_up = ""
+        self._waits: set[asyncio.Timeout] = set()
         self._held_length = 0
         self._last_base = 0
         # gRPC allows one write and one read at a time; waiting for its turn keeps each reply with its message.
@@ -361,6 +363,8 @@ class WorkerStream(Generic[RequestT, ReplyT]):
         """End the session because its worker is lost; whoever waits for it gets WorkerUnavailableError."""
         self._given_up = reason
         self._call.cancel()
+        for wait in self._waits:
+            wait.reschedule(0.0)  # who waits in a call that is cancelled is not always told by gRPC (docs/traps.md)
 
     def close(self) -> None:
         """End the session; the worker frees its cache."""
@@ -418,13 +422,13 @@ class WorkerStream(Generic[RequestT, ReplyT]):
             message.trace.traceparent, message.trace.tracestate = place.traceparent, place.tracestate
         async with self._writing:
             try:
-                await self._call.write(message)
+                await self._unless_given_up(self._call.write(message))
             except _LOSSES as error:
                 self._lose(error)
 
     async def _read(self) -> ReplyT:
         try:
-            reply: ReplyT = await self._call.read()
+            reply: ReplyT = await self._unless_given_up(self._call.read())
         except _LOSSES as error:
             self._lose(error)
         if reply is END_OF_STREAM:
@@ -432,6 +436,15 @@ class WorkerStream(Generic[RequestT, ReplyT]):
         if reply is None:  # so gRPC hands on what it cannot read
             raise WorkerUnavailableError(f"{self.address} answered with bytes that are no message of ours")
         return reply
+
+    async def _unless_given_up(self, step: Awaitable[StepT]) -> StepT:
+        """Wait for a step of the call, no longer than until the session is given up."""
+        async with asyncio.timeout(None) as wait:
+            self._waits.add(wait)
+            try:
+                return await step
+            finally:
+                self._waits.discard(wait)
 
     async def _last_reply(self) -> ReplyT:
         async with self._reading:

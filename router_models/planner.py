@@ -110,7 +110,7 @@ class PlannerPolicy(Policy):
             return no_speculation("no drafter is on offer")
         if context.round == 0:
             self._knowledge.costs.expect(context.drafter_profiles, context.target_profile)
-            if not self.readers(context):
+            if not context.prompt_surprisal and not self.readers(context):
                 return no_speculation("nobody has read the prompt but the target")
         if self._adapts:
             return self._fastest(context)

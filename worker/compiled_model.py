@@ -68,7 +68,7 @@ class CompiledModel:
         self._norm = _floats(model.norm.weight), model.norm.eps
         self._rotation = rotation
         self._row_size = pool.keys[model.layers[0]][0].numel()
-        self._needs = _needs(model, pool)
+        self._needs = _needs(model.layers[0])
         read = [array for layer in self._layers for array in layer if isinstance(array, np.ndarray)]
         self._crew = Crew(threads, self._embed([0]), [*read, self._head.panels])
 
@@ -129,14 +129,14 @@ def _products(model: LeanModel) -> list[nn.Module]:
 
 
 class _Needs(NamedTuple):
-    """Numbers that a layer has to keep for a row: activations, and the sums of its widest product or of its heads."""
+    """Numbers that a layer has to keep for a row: activations, and for each thread what it makes of the widest product,
+    or of attention."""
 
     activations: int
     outputs: int
 
 
-def _needs(model: LeanModel, pool: KeyValuePool) -> _Needs:
-    layer = model.layers[0]
+def _needs(layer: LeanLayer) -> _Needs:
     products: Any = layer.query_key_value, layer.output, layer.gate_up, layer.down
     joined, channels, units = (product.out_features for product in products[:3])
     outputs = [product.panels.shape[0] * product.panels.shape[2] for product in products]

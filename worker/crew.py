@@ -23,7 +23,7 @@ class Crew:
     Args:
         threads: How many, with the leader.
         like: An array of the model's kind.
-        read: What helpers read besides what `memory` and the like gave out; it stays for as long as they do.
+        read: What helpers read besides what `room` gave out; it stays for as long as they do.
     """
 
     def __init__(self, threads: int, like: NDArray[Any], read: Sequence[NDArray[Any]] = ()) -> None:
@@ -94,8 +94,9 @@ def _end(
 ) -> None:
     """Have helpers end; pipes of those that have not are left to the system."""
     control[kernels.STATE] = kernels.ENDED
+    for _, end in pipes:
+        _wake(end)
     for helper, pipe in zip(helpers, pipes, strict=True):
-        _wake(pipe[1])
         helper.join(END_S)
         if not helper.is_alive():
             for end in pipe:

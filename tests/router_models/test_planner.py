@@ -479,6 +479,7 @@ def test_in_a_crowd_nobody_reads_a_prompt_but_the_target_and_the_first_round_is_
     crowded = replace(first, requests_in_flight=MOST_READERS_BESIDE + 2)
     assert policy.readers(crowded) == ()
     assert not policy.plan(crowded).speculates
+    assert policy.plan(replace(crowded, prompt_surprisal={"good": 2.0})).speculates, "read before the crowd came"
     assert policy.plan(replace(crowded, round=1)).speculates
 
 

@@ -97,11 +97,11 @@ def _declare_copy_row(_: Any, source: Any, row: Any, target: Any, first: Any, co
     def write(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         code = VectorCode(context, builder, signature, arguments)
         _, row, _, first, count = arguments
-        starts = []
-        for array in (code.array(0), code.array(2)):
-            starts.append(code.row_at(array.data, row, builder.extract_value(array.shape, 1)))
-        target_start = builder.gep(starts[1], [first])
-        cast(Any, cgutils).raw_memcpy(builder, target_start, starts[0], count, code.array(0).itemsize)
+        start, target_start = (
+            code.row_at(array.data, row, builder.extract_value(array.shape, 1))
+            for array in (code.array(0), code.array(2))
+        )
+        cast(Any, cgutils).raw_memcpy(builder, builder.gep(target_start, [first]), start, count, code.array(0).itemsize)
         return context.get_dummy_value()
 
     return types.void(source, row, target, first, count), write

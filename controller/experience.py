@@ -213,5 +213,7 @@ def _verdict(record: log_pb2.RoundRecord, tree: TokenTree) -> Verdict:
             batch_size=record.verify_batch_size,
             batch_positions=record.verify_batch_positions,
             forwards=record.verify_forwards,
+            nodes_beside=record.verify_nodes_beside,
+            trees_beside=record.verify_trees_beside,
         ),
     )

@@ -230,6 +230,8 @@ ROUNDS = Table(
         Column("verify_forwards", Kind.COUNT, "model forwards of the verification"),
         Column("verify_batch_size", Kind.COUNT, "sessions that shared the forward"),
         Column("verify_batch_positions", Kind.COUNT, "positions it judged, all sessions together: ends and nodes"),
+        Column("verify_nodes_beside", Kind.COUNT, "nodes of other sessions in its forwards, those of the run too"),
+        Column("verify_trees_beside", Kind.COUNT, "trees of which these are"),
         Column("near_ties", Kind.COUNT, "emitted tokens that rounding could have swapped"),
         Column("veiled", Kind.FLAG, "tokens are numbers that mean something within this round alone"),
         Column("tree_token_ids", Kind.COUNTS, "the verified tree: token of each node, parents first", "tree.token_ids"),

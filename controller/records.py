@@ -262,6 +262,8 @@ def round_record(
         verify_queue_ns=verdict.timings.queue_ns,
         verify_compute_ns=verdict.timings.compute_ns,
         verify_forwards=verdict.timings.forwards,
+        verify_nodes_beside=verdict.timings.nodes_beside,
+        verify_trees_beside=verdict.timings.trees_beside,
         run=done.plan.run,
         run_ns=verdict.run_ns,
         calibrations={name: calibration_to_proto(value) for name, value in done.plan.calibrations.items()},

@@ -17,8 +17,8 @@ Array = NDArray[np.float64]
 
 NS_PER_MS = 1e6
 
-FORGETTING = 0.99
-"""Weight of a round against the next: a hundred rounds are remembered."""
+MEMORY = 100.0
+"""Rounds of one request that are remembered. In a crowd as much more come in the same time."""
 
 PRIOR_WEIGHT = 0.5
 """Typical rounds that a guess is worth before anything was measured: what a tree of sixteen nodes costs does not follow
@@ -46,8 +46,8 @@ DRAFT_GUESSES = (Guess(2.0, 1.0), Guess(2.0, 4.0), Guess(0.1, 6.0), Guess(0.02, 
 VERIFY_GUESSES = (Guess(25.0, 1.0), Guess(2.0, 1.0), Guess(0.5, 6.0))
 """Per round, other session that shares the forward, and node, whoever's it is."""
 
-PLAIN_GUESSES = (Guess(25.0, 1.0), Guess(25.0, 1.0))
-"""Per round of plain decoding, and token of its run."""
+PLAIN_GUESSES = (Guess(25.0, 1.0), Guess(25.0, 1.0), Guess(0.5, 6.0), Guess(0.0, 1.0))
+"""Per round of plain decoding, token of its run, and node and tree of others in its forwards."""
 
 
 def draft_guesses(profile: ForwardProfile) -> tuple[Guess, ...]:
@@ -64,7 +64,8 @@ def verify_guesses(profile: ForwardProfile) -> tuple[Guess, ...]:
 
 def plain_guesses(profile: ForwardProfile) -> tuple[Guess, ...]:
     """PLAIN_GUESSES, for a target whose forwards were timed."""
-    return tuple(guess._replace(ms=profile.forward_ms) for guess in PLAIN_GUESSES)
+    took_ms = (profile.forward_ms, profile.forward_ms, profile.node_ms, 0.0)
+    return tuple(guess._replace(ms=ms) for guess, ms in zip(PLAIN_GUESSES, took_ms, strict=True))
 
 
 REST_GUESSES = (Guess(0.5, 1.0),)
@@ -83,11 +84,13 @@ class LinearCost:
         weights: (features,) milliseconds per unit; no part of a round gives time back.
     """
 
-    def __init__(self, guesses: Sequence[Guess]) -> None:
+    def __init__(self, guesses: Sequence[Guess], *, memory: float = MEMORY) -> None:
         """
         Args:
             guesses: Of each feature's coefficient.
+            memory: Measurements that are remembered.
         """
+        self._memory = memory
         self._sums = np.zeros((len(guesses), len(guesses) + 1))
         self._rounds = 0.0
         self.guess(guesses)
@@ -102,10 +105,11 @@ class LinearCost:
         """One measurement."""
         measured = np.array((*features, cost_ms))
         x = measured[:-1]
-        if self._rounds > 1.0 / (1.0 - FORGETTING) / 5.0:
+        if self._rounds > MEMORY / 5.0:
             measured[-1] = min(cost_ms, SURPRISING * max(float(x @ self.weights), 1e-3))
-        self._rounds = FORGETTING * self._rounds + 1.0
-        self._sums *= FORGETTING
+        kept = 1.0 - 1.0 / self._memory
+        self._rounds = kept * self._rounds + 1.0
+        self._sums *= kept
         self._sums += x[:, None] * measured
         self._solve()
 
@@ -141,6 +145,11 @@ def crowd_of(beside: int) -> int:
     return beside.bit_length()
 
 
+def memory_of(crowd: int) -> float:
+    """Rounds that are remembered in such a crowd: about as long as those of one request are."""
+    return MEMORY * (1 << crowd)
+
+
 class CrowdCost:
     """The cost of the same work in every crowd, each learnt by itself: what a rush teaches is not believed of a quiet
     hour, and what a quiet hour taught is still known after the rush.
@@ -168,7 +177,7 @@ class CrowdCost:
     def of(self, crowd: int) -> LinearCost:
         """To be taught."""
         if crowd not in self.learnt:
-            self.learnt[crowd] = LinearCost(self.guesses)
+            self.learnt[crowd] = LinearCost(self.guesses, memory=memory_of(crowd))
         return self.learnt[crowd]
 
     def weights(self, crowd: int) -> Array:
@@ -208,7 +217,7 @@ class CompanyModel:
         """Take in a round."""
         tokens, ms = len(outcome.verdict.token_ids), outcome.timings.round_ns / NS_PER_MS
         seen = np.array((1.0, *others_in(outcome), tokens, ms))
-        self.sums[crowd] = FORGETTING * self.sums.get(crowd, 0.0) + seen
+        self.sums[crowd] = (1.0 - 1.0 / memory_of(crowd)) * self.sums.get(crowd, 0.0) + seen
 
     def of(self, beside: int) -> Company:
         """The company of a request that is served beside so many.
@@ -229,7 +238,7 @@ class CostModel:
     Attributes:
         drafts: Of each drafter.
         verify: Of the target.
-        plain: Of the target where neither this request nor those beside it had anything drafted.
+        plain: Of the target where nothing was drafted for this request.
         company: With whom its forwards are shared.
         rest: Of what is neither.
     """
@@ -280,8 +289,9 @@ class CostModel:
         verdict = outcome.verdict
         judged_ms = max(timings.verify_ns - verdict.run_ns, 0) / NS_PER_MS
         self.verify.learn(crowd, (1.0, sessions, len(outcome.tree) + nodes), judged_ms)
-        if not len(outcome.tree) and nodes <= sessions and (verdict.run_ns or not verdict.num_run):
-            self.plain.learn(crowd, (1.0, verdict.num_run), timings.verify_ns / NS_PER_MS)
+        if not len(outcome.tree) and (verdict.run_ns or not verdict.num_run):
+            others = verdict.timings.nodes_beside, verdict.timings.trees_beside
+            self.plain.learn(crowd, (1.0, verdict.num_run, *others), timings.verify_ns / NS_PER_MS)
         self.company.learn(crowd, outcome)
         silent_ns = sum(silence.took_ns for silence in outcome.silences)
         rest_ns = max(timings.round_ns - timings.draft_ns - timings.verify_ns - silent_ns, 0)
@@ -311,7 +321,7 @@ class CostModel:
         (docs/log.md, "Runs of plain decoding").
         """
         crowd = crowd_of(beside)
-        fixed_ms, token_ms = self.plain.weights(crowd).tolist()
+        fixed_ms, token_ms, *_ = self.plain.weights(crowd).tolist()
         if crowd not in self.plain.learnt:
             return self._without_nodes_ms(beside) + float(token_ms) * run
         return max(float(fixed_ms) + float(token_ms) * run + self._rest_ms, 1e-3)
@@ -323,12 +333,22 @@ class CostModel:
         return max(float(fixed + session * company.sessions + node * company.nodes) + self._rest_ms, 1e-3)
 
     def others_tokens(self, nodes: Array, beside: int) -> Array | float:
-        """(...) nodes to (...): tokens that those who share the forward do not make while it judges them."""
+        """(...) nodes to (...): tokens that those who share the forward do not make while it judges them.
+
+        What a node takes from others is learnt from those who decode on by themselves: they wait for nothing else, and
+        the processors that drafting takes are in it.
+        """
         if not beside:
             return 0.0
-        company = self.company.of(beside)
-        node_ms = float(self.verify.weights(crowd_of(beside))[2])
-        return node_ms * company.sessions * company.tokens_per_ms * nodes
+        company, (node_ms, tree_ms) = self.company.of(beside), self._others_wait_ms(crowd_of(beside))
+        return (tree_ms + node_ms * nodes) * (company.sessions * company.tokens_per_ms)
+
+    def _others_wait_ms(self, crowd: int) -> tuple[float, float]:
+        """For a node, and for a tree, those who share its forward."""
+        if crowd not in self.plain.learnt:
+            return float(self.verify.weights(crowd)[2]), 0.0
+        *_, node_ms, tree_ms = self.plain.weights(crowd).tolist()
+        return node_ms, tree_ms
 
     def of_drafter(self, name: str) -> CrowdCost:
         """What drafting with it costs."""

@@ -217,7 +217,7 @@ class Knowledge:
                 for crowd, cost in by_crowd.learnt.items()
             },
             "verify_costs": {crowd: cost.state for crowd, cost in self.costs.verify.learnt.items()},
-            "plain_costs": {crowd: cost.state for crowd, cost in self.costs.plain.learnt.items()},
+            "run_costs": {crowd: cost.state for crowd, cost in self.costs.plain.learnt.items()},
             "company": dict(self.costs.company.sums),
         }
         arrays = {name: np.array(list(table.values())) for name, table in tables.items() if table}
@@ -257,8 +257,8 @@ class Knowledge:
             knowledge.costs.of_drafter(str(name)).of(int(str(crowd))).restore(sums)
         for crowd, sums in _table(state, "verify_costs", (3, 4), int).items():
             knowledge.costs.verify.of(crowd).restore(sums)
-        if "plain_costs" in state.labels:  # unknown to those who learnt before targets went on by themselves
-            for crowd, sums in _table(state, "plain_costs", (2, 3), int).items():
+        if "run_costs" in state.labels:  # unknown to those who learnt before nodes beside a run were counted
+            for crowd, sums in _table(state, "run_costs", (4, 5), int).items():
                 knowledge.costs.plain.of(crowd).restore(sums)
         knowledge.costs.company.sums = _table(state, "company", (5,), int)
         knowledge.costs.rest.restore(state.arrays["other_costs"])

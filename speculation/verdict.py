@@ -29,6 +29,8 @@ class WorkerTimings:
         batch_positions: Most positions of all these together at which a forward told the next token: in a verification
             one after each sequence, and one after each node.
         forwards: Model calls it took.
+        nodes_beside: Nodes of other sessions' trees in its forwards, summed over these.
+        trees_beside: Those trees.
     """
 
     queue_ns: int = 0
@@ -37,6 +39,8 @@ class WorkerTimings:
     batch_size: int = 1
     batch_positions: int = 0
     forwards: int = 0
+    nodes_beside: int = 0
+    trees_beside: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

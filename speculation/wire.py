@@ -177,6 +177,8 @@ def timings_to_proto(timings: WorkerTimings) -> common_pb2.WorkerTimings:
         batch_size=timings.batch_size,
         batch_positions=timings.batch_positions,
         forwards=timings.forwards,
+        nodes_beside=timings.nodes_beside,
+        trees_beside=timings.trees_beside,
     )
 
 
@@ -189,6 +191,8 @@ def timings_from_proto(message: common_pb2.WorkerTimings) -> WorkerTimings:
         batch_size=message.batch_size,
         batch_positions=message.batch_positions,
         forwards=message.forwards,
+        nodes_beside=message.nodes_beside,
+        trees_beside=message.trees_beside,
     )
 
 

@@ -13,7 +13,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from queue import Empty, SimpleQueue
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
@@ -73,6 +73,8 @@ class _Job:
     processor_ns: int = 0
     batch_size: int = 1
     batch_positions: int = 0
+    nodes_beside: int = 0
+    trees_beside: int = 0
     forwards: int = 0
 
     @property
@@ -85,16 +87,19 @@ class _Job:
         """Whether they are a slice of a prompt."""
         return self.chunk is not None and self.chunk.parents is None and self.num_tokens > LONG
 
-    def count(self, *, started_ns: int, processor_ns: int, batch_size: int, batch_positions: int) -> None:
+    def count(self, batch: "_Batch", *, started_ns: int, processor_ns: int) -> None:
         """Note one forward that served this job."""
         self.processor_ns += processor_ns
         if self.first_forward_ns is None:
             self.first_forward_ns = started_ns
         self.compute_ns += time.perf_counter_ns() - started_ns
         self.forwards += 1
+        own = 0 if self.chunk is None else self.chunk.num_nodes
+        self.nodes_beside += batch.nodes - own
+        self.trees_beside += batch.trees - bool(own)
         if self.chunk is None or not self.chunk.in_run:
-            self.batch_size = max(self.batch_size, batch_size)
-            self.batch_positions = max(self.batch_positions, batch_positions)
+            self.batch_size = max(self.batch_size, batch.size)
+            self.batch_positions = max(self.batch_positions, batch.positions)
 
     def timings(self) -> WorkerTimings:
         """All but the total, which whoever reads the message knows."""
@@ -105,7 +110,24 @@ class _Job:
             batch_size=self.batch_size,
             batch_positions=self.batch_positions,
             forwards=self.forwards,
+            nodes_beside=self.nodes_beside,
+            trees_beside=self.trees_beside,
         )
+
+
+class _Batch(NamedTuple):
+    """Who shares a forward: sessions, positions at which it tells the next token, trees, and their nodes."""
+
+    size: int
+    positions: int
+    trees: int
+    nodes: int
+
+    @classmethod
+    def of(cls, chunks: Sequence[Chunk]) -> "_Batch":
+        nodes = [chunk.num_nodes for chunk in chunks]
+        positions = sum(chunk.num_wanted for chunk in chunks)
+        return cls(size=len(chunks), positions=positions, trees=sum(map(bool, nodes)), nodes=sum(nodes))
 
 
 class SpareProcessor:
@@ -316,18 +338,16 @@ class EngineThread:
             self.meter.failed_forwards += 1
             return [error] if len(batch) == 1 else [self._logits([job])[0] for job in batch]
         processor_ns = time.thread_time_ns() - processor_ns
-        positions = sum(chunk.num_wanted for chunk in chunks)
+        shared = _Batch.of(chunks)
         self.meter.count(
             took_ns=time.perf_counter_ns() - started_ns,
-            batch_size=len(batch),
+            batch_size=shared.size,
             tokens=sum(job.num_tokens for job in batch),
             waited_ns=[started_ns - job.submitted_ns for job in batch if job.first_forward_ns is None],
         )
-        note([job.notes for job in batch], began_ns=started_ns, batch_positions=positions)
+        note([job.notes for job in batch], began_ns=started_ns, batch_positions=shared.positions)
         for job in batch:
-            job.count(
-                started_ns=started_ns, processor_ns=processor_ns, batch_size=len(batch), batch_positions=positions
-            )
+            job.count(shared, started_ns=started_ns, processor_ns=processor_ns)
         return logits
 
     def _advance(self, job: _Job, resume: Callable[[], Chunk | None]) -> None:

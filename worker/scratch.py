@@ -35,6 +35,11 @@ class Chunk:
         """Tokens whose logits are returned."""
         return len(self.token_ids) if self.wanted is None else len(self.wanted)
 
+    @property
+    def num_nodes(self) -> int:
+        """Those beyond the first: of a verification the nodes of its tree."""
+        return max(self.num_wanted - 1, 0)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scratch:

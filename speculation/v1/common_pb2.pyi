@@ -99,20 +99,24 @@ class Context(_message.Message):
     def __init__(self, base_length: _Optional[int] = ..., prefix_hash: _Optional[int] = ..., token_ids: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class WorkerTimings(_message.Message):
-    __slots__ = ("queue_ns", "compute_ns", "total_ns", "batch_size", "forwards", "batch_positions")
+    __slots__ = ("queue_ns", "compute_ns", "total_ns", "batch_size", "forwards", "batch_positions", "nodes_beside", "trees_beside")
     QUEUE_NS_FIELD_NUMBER: _ClassVar[int]
     COMPUTE_NS_FIELD_NUMBER: _ClassVar[int]
     TOTAL_NS_FIELD_NUMBER: _ClassVar[int]
     BATCH_SIZE_FIELD_NUMBER: _ClassVar[int]
     FORWARDS_FIELD_NUMBER: _ClassVar[int]
     BATCH_POSITIONS_FIELD_NUMBER: _ClassVar[int]
+    NODES_BESIDE_FIELD_NUMBER: _ClassVar[int]
+    TREES_BESIDE_FIELD_NUMBER: _ClassVar[int]
     queue_ns: int
     compute_ns: int
     total_ns: int
     batch_size: int
     forwards: int
     batch_positions: int
-    def __init__(self, queue_ns: _Optional[int] = ..., compute_ns: _Optional[int] = ..., total_ns: _Optional[int] = ..., batch_size: _Optional[int] = ..., forwards: _Optional[int] = ..., batch_positions: _Optional[int] = ...) -> None: ...
+    nodes_beside: int
+    trees_beside: int
+    def __init__(self, queue_ns: _Optional[int] = ..., compute_ns: _Optional[int] = ..., total_ns: _Optional[int] = ..., batch_size: _Optional[int] = ..., forwards: _Optional[int] = ..., batch_positions: _Optional[int] = ..., nodes_beside: _Optional[int] = ..., trees_beside: _Optional[int] = ...) -> None: ...
 
 class TraceContext(_message.Message):
     __slots__ = ("traceparent", "tracestate")

@@ -41,15 +41,15 @@ def test_a_restored_planner_goes_on_where_the_other_stood() -> None:
     assert pupil.state().to_bytes() == teacher.state().to_bytes()
 
 
-def test_what_was_learnt_before_targets_went_on_by_themselves_is_taken_up() -> None:
+def test_what_was_learnt_before_runs_were_timed_as_they_are_is_taken_up() -> None:
     state = experienced().state()
-    arrays = {name: array for name, array in state.arrays.items() if name != "plain_costs"}
-    labels = {name: rows for name, rows in state.labels.items() if name != "plain_costs"}
+    arrays = {name: array for name, array in state.arrays.items() if name != "run_costs"}
+    labels = {name: rows for name, rows in state.labels.items() if name != "run_costs"}
     pupil = PlannerPolicy(seed=9)
 
     pupil.restore(replace(state, arrays=arrays, labels=labels))
 
-    assert "plain_costs" in state.labels
+    assert "run_costs" in state.labels
     assert wants(pupil) > 0.9
 
 

@@ -94,7 +94,16 @@ def test_a_verdict_survives_the_wire(logprobs: list[float], near_ties: int) -> N
         top_logprobs=tuple((TokenLogprob(3, -0.5), TokenLogprob(4, -1.5)) for _ in logprobs),
         node_probs=(0.25, 0.5),
         near_ties=near_ties,
-        timings=WorkerTimings(queue_ns=1, compute_ns=2, total_ns=3, batch_size=4, batch_positions=6, forwards=5),
+        timings=WorkerTimings(
+            queue_ns=1,
+            compute_ns=2,
+            total_ns=3,
+            batch_size=4,
+            batch_positions=6,
+            forwards=5,
+            nodes_beside=7,
+            trees_beside=8,
+        ),
     )
 
     timings = wire.timings_from_proto(wire.timings_to_proto(verdict.timings))

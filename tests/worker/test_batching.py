@@ -181,6 +181,34 @@ def test_a_job_is_told_how_many_positions_its_forwards_judged(engine: Engine, th
     assert run(together()) == [1 + 3 + 1] * 3
 
 
+def test_a_job_is_told_whose_nodes_shared_all_of_its_forwards(engine: Engine, thread: EngineThread) -> None:
+    """What drafting takes from those who decode on by themselves is seen on them."""
+    queued = threading.Event()
+
+    def running_on() -> Steps[None]:
+        slot = engine.open()
+        yield Chunk(slot=slot, token_ids=[1])
+        for token in range(3):
+            yield Chunk(slot=slot, token_ids=[token], in_run=True)
+        engine.close(slot)
+
+    def judging(trees: int) -> Steps[None]:
+        slot = engine.open()
+        for _ in range(trees):
+            yield Chunk(slot=slot, token_ids=[1, 2, 3])
+        engine.close(slot)
+
+    async def together() -> list[tuple[int, int]]:
+        thread.post(lambda: queued.wait(10) and None)
+        jobs = [asyncio.create_task(thread.run(one)) for one in (running_on(), judging(2), judging(1))]
+        await asyncio.sleep(0)
+        queued.set()
+        timings = [(await job)[1] for job in jobs]
+        return [(one.nodes_beside, one.trees_beside) for one in timings]
+
+    assert run(together()) == [(3 * 2, 3), (2, 1), (2, 1)]
+
+
 def test_with_whom_a_run_is_shared_says_nothing_of_the_judgement(engine: Engine, thread: EngineThread) -> None:
     def running_on(others: list[Callable[[], None]]) -> Steps[None]:
         slot = engine.open()

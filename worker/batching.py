@@ -328,7 +328,8 @@ class EngineThread:
     def _logits(self, batch: Sequence[_Job]) -> Sequence[Tensor | Exception]:
         """For each job its logits, or why there are none: a forward that fails is repeated job by job, to find whose
         fault it is and spare the others."""
-        started_ns, processor_ns = time.perf_counter_ns(), time.thread_time_ns()
+        idle_work = batch[0].gives_way
+        started_ns, processor_ns = time.perf_counter_ns(), time.thread_time_ns() if idle_work else 0
         chunks = [job.chunk for job in batch if job.chunk is not None]
         try:
             logits = self._engine.forward(chunks)
@@ -337,7 +338,7 @@ class EngineThread:
         except Exception as error:  # whatever it is, it belongs to the job and not to this thread
             self.meter.failed_forwards += 1
             return [error] if len(batch) == 1 else [self._logits([job])[0] for job in batch]
-        processor_ns = time.thread_time_ns() - processor_ns
+        processor_ns = time.thread_time_ns() - processor_ns if idle_work else 0
         shared = _Batch.of(chunks)
         self.meter.count(
             took_ns=time.perf_counter_ns() - started_ns,

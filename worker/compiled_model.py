@@ -1,4 +1,4 @@
-"""The forward of a lean model by kernels that numba compiles: one call a layer."""
+"""The forward of a lean model by kernels that numba compiles: one call for all layers."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
@@ -64,13 +64,12 @@ class CompiledModel:
         self._kernels = kernels
         self._embed = _embedding(model.embed)
         self._head = cast(PanelLinear, model.head)
-        self._layers = [_arguments(layer, pool) for layer in model.layers]
+        self._layers = _Layers.of(model.layers, pool)
         self._norm = _floats(model.norm.weight), model.norm.eps
         self._rotation = rotation
         self._row_size = pool.keys[model.layers[0]][0].numel()
         self._needs = _needs(model.layers[0])
-        read = [array for layer in self._layers for array in layer if isinstance(array, np.ndarray)]
-        self._crew = Crew(threads, self._embed([0]), [*read, self._head.panels])
+        self._crew = Crew(threads, self._embed([0]), [*self._layers.read, self._head.panels])
 
     def __call__(self, token_ids: Sequence[int], spans: Sequence[Span], wanted: Sequence[int]) -> Tensor:
         """Logits (wanted, vocab) of a packed row."""
@@ -86,8 +85,9 @@ class CompiledModel:
         seen, counts = self._seen(spans, places)
         memory = self._memory(len(rows) * (self._needs.outputs + seen.shape[1]))
         room = self._crew.room("activations", len(rows) * self._needs.activations, rows.dtype)
-        for layer in self._layers:
-            self._kernels.decode(rows, self._rotation, places, seen, counts, self._crew.control, memory, room, *layer)
+        layers, sizes, factors, _ = self._layers
+        control = self._crew.control
+        self._kernels.decode(rows, self._rotation, places, seen, counts, control, memory, room, layers, sizes, factors)
 
     def _seen(self, spans: Sequence[Span], places: Numbers) -> tuple[Numbers, Numbers]:
         """What every token looks at, as `kernels.attend` wants it."""
@@ -152,23 +152,51 @@ def _embedding(embed: nn.Module) -> Callable[[Sequence[int]], Rows]:
     return lambda token_ids: weights[token_ids]
 
 
-def _arguments(layer: LeanLayer, pool: KeyValuePool) -> tuple[Any, ...]:
-    """What `kernels.decode` wants to know of a layer."""
+class _Layers(NamedTuple):
+    """What `kernels.decode` wants to know of layers, and the arrays that are spoken of, which stay with it."""
+
+    layers: Numbers
+    sizes: Numbers
+    factors: NDArray[np.float32]
+    read: list[NDArray[Any]]
+
+    @classmethod
+    def of(cls, layers: Sequence[LeanLayer], pool: KeyValuePool) -> "_Layers":
+        """Those of a model."""
+        arrays = [_arrays(layer, pool) for layer in layers]
+        return cls(
+            np.array([[_spoken_of(array) for array in of_layer] for of_layer in arrays], np.int64),
+            np.array([_sizes(layer) for layer in layers], np.int64),
+            np.array([(layer.norms[0].eps, layer.scoring.scale) for layer in layers], np.float32),
+            [array for of_layer in arrays for array in of_layer],
+        )
+
+
+def _arrays(layer: LeanLayer, pool: KeyValuePool) -> tuple[NDArray[Any], ...]:
     head_norms = np.zeros((0, layer.head_size), np.float32)
     if layer.head_norms is not None:
         head_norms = _floats(layer.head_norms[0][:, 0])
     products: Any = layer.query_key_value, layer.output, layer.gate_up, layer.down
     return (
         _floats(torch.stack([norm.weight for norm in layer.norms])),
-        layer.norms[0].eps,
         head_norms,
-        products[1].in_features // layer.head_size,
-        products[3].in_features,
         *(product.panels for product in products),
         kept(pool.keys[layer]),
         kept(pool.values[layer]),
-        layer.scoring.scale,
     )
+
+
+def _sizes(layer: LeanLayer) -> tuple[int, int]:
+    """Query heads, and hidden units of the feed-forward."""
+    output, down = cast(PanelLinear, layer.output), cast(PanelLinear, layer.down)
+    return output.in_features // layer.head_size, down.in_features
+
+
+def _spoken_of(array: NDArray[Any]) -> tuple[int, ...]:
+    """Address and shape of an array in one piece."""
+    if not array.flags.c_contiguous:
+        raise ValueError("the array does not lie in one piece")
+    return array.ctypes.data, *array.shape, *[1] * (3 - array.ndim)
 
 
 def _rotation(rotary: Any, head_size: int, max_length: int, dtype: torch.dtype) -> Rotation | None:
@@ -230,8 +258,12 @@ def _related(spans: Sequence[Span]) -> NDArray[np.bool_]:
     related = np.zeros((spans[-1].stop, max(len(span.positions) for span in spans)), np.bool_)
     for span in spans:
         scratch = len(span.positions)
-        chain = np.tri(span.num_new, scratch, scratch - span.num_new, np.bool_)
-        related[span.start : span.stop, :scratch] = chain if span.ancestry is None else span.ancestry
+        if span.ancestry is not None:
+            related[span.start : span.stop, :scratch] = span.ancestry
+        elif span.num_new == 1:  # as in every step of a draft, where to ask for a triangle would take a tenth of it
+            related[span.start, :scratch] = True
+        else:
+            related[span.start : span.stop, :scratch] = np.tri(span.num_new, scratch, scratch - span.num_new, np.bool_)
     return related
 
 

@@ -126,14 +126,12 @@ def _add_children(session: Session, growths: "Sequence[Growth]", logits: Tensor)
     nodes = [(growth, node) for growth in growths for node in growth.waiting]
     ranked = log_confidences(session.sampler, logits, session.token_ids, [growth.path(node) for growth, node in nodes])
     best = ranked.topk(min(branching, ranked.shape[-1]))
-    chances = best.values.exp().tolist()
-    possible = (best.values > -torch.inf).tolist()
     for growth in growths:
         growth.begin_level()
-    for row, (growth, node) in enumerate(nodes):
-        for token, chance, may_be in zip(best.indices[row].tolist(), chances[row], possible[row], strict=True):
-            if may_be:
-                growth.add(node, token, chance)
+    for (growth, node), tokens, chances in zip(nodes, best.indices.tolist(), best.values.tolist(), strict=True):
+        for token, log_chance in zip(tokens, chances, strict=True):
+            if log_chance > -math.inf:
+                growth.add(node, token, math.exp(log_chance))
 
 
 class Growth:

@@ -205,7 +205,7 @@ class Engine:
         for chunk, scratch in zip(chunks, grown, strict=True):
             state = self._open[chunk.slot]
             state.scratch, state.scratch_ids = scratch, (*state.scratch_ids, *chunk.token_ids)
-        return list(logits.split_with_sizes([chunk.num_wanted for chunk in chunks]))
+        return [logits] if len(chunks) == 1 else list(logits.split_with_sizes([chunk.num_wanted for chunk in chunks]))
 
     def commit(self, slot: int, keep: Sequence[int] | None = None) -> None:
         """Move a path of the scratch to the committed prefix and forget the rest.

@@ -61,8 +61,8 @@ class PanelLinear(nn.Module):
         super().__init__()
         self.in_features, self.out_features = layer.in_features, layer.out_features
         self.panels: Panels = panels.view(np.float32) if layer.weight.dtype == torch.float32 else panels
-        self._kept = np.dtype(np.float32 if layer.weight.dtype == torch.float32 else np.uint16)
-        self._multiply = kernels.multiply
+        self.kept = np.dtype(np.float32 if layer.weight.dtype == torch.float32 else np.uint16)
+        self._multiply, self._look_up = kernels.multiply, kernels.look_up
         self._fill(layer)
 
     @classmethod
@@ -94,9 +94,13 @@ class PanelLinear(nn.Module):
 
     @property
     def weights(self) -> Rows:
-        """(panels, steps, a panel's width, inputs a step): the same memory."""
-        num_panels, steps, width = self.panels.shape
-        return self.panels.view(self._kept).reshape(num_panels, steps, width, -1)[:, 1:]
+        """(panels, 1 + steps, a panel's width, inputs a step): the same memory, behind the biases in its first row."""
+        num_panels, rows, width = self.panels.shape
+        return self.panels.view(self.kept).reshape(num_panels, rows, width, -1)
+
+    def look_up(self, outputs: NDArray[np.int64], rows: Rows) -> None:
+        """Write the weights of some outputs, each below out_features, to rows (n, in_features)."""
+        self._look_up(self.weights, outputs, rows)
 
     def forward(self, inputs: Tensor) -> Tensor:
         """(..., in_features) to (..., out_features)."""
@@ -105,15 +109,16 @@ class PanelLinear(nn.Module):
 
     def products(self, rows: Rows) -> Rows:
         """(n, in_features) to (n, out_features)."""
-        products = np.empty((len(rows), self.out_features), self._kept)
+        products = np.empty((len(rows), self.out_features), self.kept)
         self._multiply(rows, self.panels, products)
         return products
 
     def _fill(self, layer: nn.Linear) -> None:
         """Copy weights and biases; what is left of the last panel and of the last step is 0."""
         self.panels[:] = 0
-        weights, (_, steps, width, inputs) = self.weights, self.weights.shape
-        rows = np.zeros((self.out_features, steps * inputs), self._kept)
+        weights = self.weights[:, 1:]
+        _, steps, width, inputs = weights.shape
+        rows = np.zeros((self.out_features, steps * inputs), self.kept)
         rows[:, : self.in_features] = kept(layer.weight)
         for panel, first in enumerate(range(0, self.out_features, width)):
             part = rows[first : first + width]
@@ -135,7 +140,7 @@ class PanelEmbedding(nn.Module):
     def __init__(self, head: PanelLinear) -> None:
         super().__init__()
         self.num_embeddings, self._channels = head.out_features, head.in_features
-        self._weights = head.weights
+        self._head = head
 
     def forward(self, token_ids: Tensor) -> Tensor:
         """(...) to (..., channels)."""
@@ -144,6 +149,6 @@ class PanelEmbedding(nn.Module):
 
     def rows(self, token_ids: Sequence[int] | NDArray[np.int64]) -> Rows:
         """(n,) to (n, channels)."""
-        panels, lanes = np.divmod(token_ids, self._weights.shape[2])
-        rows: Any = self._weights[panels, :, lanes].reshape(len(panels), -1)
-        return np.ascontiguousarray(rows[:, : self._channels])
+        rows = np.empty((len(token_ids), self._channels), self._head.kept)
+        self._head.look_up(np.asarray(token_ids, np.int64), rows)
+        return rows

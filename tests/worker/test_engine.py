@@ -4,6 +4,7 @@ import functools
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import pytest
 import torch
@@ -308,9 +309,15 @@ def failing_in_its_last_layer(engine: Engine) -> Iterator[None]:
         with engine._model.model.layers[-1].register_forward_pre_hook(fail):
             yield
     else:
-        steps = iter([compiled._kernels.decode] * (len(compiled._layers) - 1) + [fail])
+        decode = compiled._kernels.decode
+
+        def decode_but_for_the_last(*arguments: Any) -> None:
+            *others, layers, sizes, factors = arguments
+            decode(*others, layers[:-1], sizes, factors)
+            fail()
+
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(compiled._kernels, "decode", lambda *arguments: next(steps)(*arguments))
+            patch.setattr(compiled._kernels, "decode", decode_but_for_the_last)
             yield
 
 

@@ -1,4 +1,4 @@
-"""One decoder layer: norms, the gate and sums, and between them products and attention that threads share."""
+"""Decoder layers: norms, the gate and sums, and between them products and attention that threads share."""
 
 import math
 from typing import Any
@@ -11,6 +11,7 @@ from speculation.compiled import compiled
 from worker.kernels.arithmetic import ONE, REORDERED, ZERO, exp
 from worker.kernels.attention import place
 from worker.kernels.formats import Panels, Rows, Sums, in_each_format, kept, number, rounded
+from worker.kernels.memory import array_at, floats_at, panels_at, rows_at
 from worker.kernels.sharing import attend, multiply_together
 
 
@@ -94,9 +95,8 @@ def _cut(room: Any, first: int, count: int, size: int) -> tuple[int, Any]:
         float32,
     ),
     fastmath=REORDERED,
-    nogil=True,
 )
-def decode(
+def decode_layer(
     rows: Rows,
     rotation: Sums,
     places: NDArray[np.int64],
@@ -162,3 +162,92 @@ def decode(
     gate(units, gated)
     multiply_together(gated, down, changes, control, memory)
     add(rows, changes)
+
+
+@compiled()
+def _floats_of(array: Any) -> Any:
+    """The numbers (n, m) that a table tells of."""
+    return array_at(floats_at(array[0]), (array[1], array[2]))
+
+
+@compiled()
+def _panels_of(array: Any, like: Any) -> Any:
+    """Panels that a table tells of, of weights for such numbers."""
+    return array_at(panels_at(array[0], like), (array[1], array[2], array[3]))
+
+
+@compiled()
+def _table_of(array: Any, like: Any) -> Any:
+    """Keys or values that a table tells of."""
+    return array_at(rows_at(array[0], like), (array[1], array[2], array[3]))
+
+
+@in_each_format(
+    lambda of: void(
+        of.rows,
+        float32[:, :, ::1],
+        int64[:, ::1],
+        int64[:, ::1],
+        int64[::1],
+        int64[::1],
+        float32[:, ::1],
+        of.row,
+        int64[:, :, ::1],
+        int64[:, ::1],
+        float32[:, ::1],
+    ),
+    nogil=True,
+)
+def decode(
+    rows: Rows,
+    rotation: Sums,
+    places: NDArray[np.int64],
+    seen: NDArray[np.int64],
+    counts: NDArray[np.int64],
+    control: NDArray[np.int64],
+    memory: Sums,
+    room: NDArray[np.float32] | NDArray[np.uint16],
+    layers: NDArray[np.int64],
+    sizes: NDArray[np.int64],
+    factors: Sums,
+) -> None:
+    """All decoder layers, over rows (n, channels), in place: calls from Python take microseconds, each of them.
+
+    Args:
+        rows: Embeddings of the tokens.
+        rotation: See `decode_layer`, as for all that is not said here.
+        places: See there.
+        seen: See there.
+        counts: See there.
+        control: See there.
+        memory: See there.
+        room: See there.
+        layers: (layers, 8, 4), of norms, head_norms, query_key_value, output, gate_up, down, keys and values of each
+            the address and the shape. They stay.
+        sizes: (layers, 2), num_queries and num_units.
+        factors: (layers, 2), eps and scale.
+    """
+    for index in range(len(layers)):
+        layer = layers[index]
+        decode_layer(
+            rows,
+            rotation,
+            places,
+            seen,
+            counts,
+            control,
+            memory,
+            room,
+            _floats_of(layer[0]),
+            factors[index, 0],
+            _floats_of(layer[1]),
+            sizes[index, 0],
+            sizes[index, 1],
+            _panels_of(layer[2], rows),
+            _panels_of(layer[3], rows),
+            _panels_of(layer[4], rows),
+            _panels_of(layer[5], rows),
+            _table_of(layer[6], rows),
+            _table_of(layer[7], rows),
+            factors[index, 1],
+        )

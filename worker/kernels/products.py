@@ -8,8 +8,9 @@ from typing import Any
 
 import numpy as np
 from llvmlite import ir
-from numba import float32, types, void
+from numba import float32, int64, types, void
 from numba.extending import intrinsic
+from numpy.typing import NDArray
 
 from speculation.compiled import compiled
 from worker.kernels.arithmetic import CONTRACTED
@@ -202,3 +203,19 @@ def multiply(rows: Rows, panels: Panels, products: Rows) -> None:
     sums = np.empty((MOST_ROWS, WIDTH), np.float32)
     for index in range(len(panels)):
         multiply_panel(rows, panels[index], sums, products, index * WIDTH)
+
+
+@in_each_format(lambda of: void(of.row.dtype[:, :, :, ::1], int64[::1], of.rows))
+def look_up(weights: Rows, outputs: NDArray[np.int64], rows: Rows) -> None:
+    """The weights of some outputs.
+
+    Args:
+        weights: (panels, 1 + steps, WIDTH, inputs a step), panels as `multiply` reads them.
+        outputs: (n,), each below the number of outputs.
+        rows: (n, inputs), written.
+    """
+    _, _, width, inputs = weights.shape
+    for row in range(len(outputs)):
+        panel, lane = outputs[row] // width, outputs[row] % width
+        for i in range(rows.shape[1]):
+            rows[row, i] = weights[panel, 1 + i // inputs, lane, i % inputs]

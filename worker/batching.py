@@ -39,9 +39,10 @@ WAIT_S = 0.1
 LEAST_SHARE = 0.85
 """Of a processor. A forward of work for idle time that got less competes with somebody, most likely with the target."""
 
-LONGEST_REST = 8
-"""Pieces of such work to leave out before it is tried again whether there is a processor for it. One in nine costs less
-than a fiftieth where there is none; a longer rest wastes the processor that is free a moment later."""
+LONGEST_REST = 32
+"""Pieces of such work to leave out before it is tried again whether there is a processor for it. One in nine costs four
+hundredths where there is none, as threads share the target's forward; a longer rest wastes the processor that is free a
+moment later."""
 
 MAX_BATCH_TOKENS = 512
 """Tokens beyond which no further job joins a forward, any number of short ones apart."""

@@ -53,6 +53,9 @@ class PanelLinear(nn.Module):
     Args:
         layer: Whose weights are copied.
         panels: Where to, as `kernels.multiply` wants them, in 4 bytes each.
+
+    Attributes:
+        kept: How kernels keep its numbers.
     """
 
     def __init__(self, layer: nn.Linear, panels: NDArray[np.uint32]) -> None:
@@ -140,7 +143,7 @@ class PanelEmbedding(nn.Module):
     def __init__(self, head: PanelLinear) -> None:
         super().__init__()
         self.num_embeddings, self._channels = head.out_features, head.in_features
-        self._head = head
+        self._kept, self._look_up = head.kept, head.look_up
 
     def forward(self, token_ids: Tensor) -> Tensor:
         """(...) to (..., channels)."""
@@ -149,6 +152,6 @@ class PanelEmbedding(nn.Module):
 
     def rows(self, token_ids: Sequence[int] | NDArray[np.int64]) -> Rows:
         """(n,) to (n, channels)."""
-        rows = np.empty((len(token_ids), self._channels), self._head.kept)
-        self._head.look_up(np.asarray(token_ids, np.int64), rows)
+        rows = np.empty((len(token_ids), self._channels), self._kept)
+        self._look_up(np.asarray(token_ids, np.int64), rows)
         return rows

@@ -18,7 +18,7 @@ Array = NDArray[np.float64]
 NS_PER_MS = 1e6
 
 MEMORY = 100.0
-"""Rounds of one request that are remembered. In a crowd as much more come in the same time."""
+"""Rounds of one request that are remembered. In a crowd as many more are, since they come so much faster."""
 
 PRIOR_WEIGHT = 0.5
 """Typical rounds that a guess is worth before anything was measured: what a tree of sixteen nodes costs does not follow
@@ -335,8 +335,8 @@ class CostModel:
     def others_tokens(self, nodes: Array, beside: int) -> Array | float:
         """(...) nodes to (...): tokens that those who share the forward do not make while it judges them.
 
-        What a node takes from others is learnt from those who decode on by themselves: they wait for nothing else, and
-        the processors that drafting takes are in it.
+        What nodes and trees take from others is learnt from those who decode on by themselves: they wait for nothing
+        else, and the processors that drafting takes are in it.
         """
         if not beside:
             return 0.0
@@ -344,7 +344,7 @@ class CostModel:
         return (tree_ms + node_ms * nodes) * (company.sessions * company.tokens_per_ms)
 
     def _others_wait_ms(self, crowd: int) -> tuple[float, float]:
-        """For a node, and for a tree, those who share its forward."""
+        """How long those who share its forward wait for a node, and for a tree."""
         if crowd not in self.plain.learnt:
             return float(self.verify.weights(crowd)[2]), 0.0
         *_, node_ms, tree_ms = self.plain.weights(crowd).tolist()

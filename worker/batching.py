@@ -329,7 +329,7 @@ class EngineThread:
     def _logits(self, batch: Sequence[_Job]) -> Sequence[Tensor | Exception]:
         """For each job its logits, or why there are none: a forward that fails is repeated job by job, to find whose
         fault it is and spare the others."""
-        idle_work = batch[0].gives_way
+        idle_work = batch[0].gives_way  # of other work nobody asks what it had of a processor
         started_ns, processor_ns = time.perf_counter_ns(), time.thread_time_ns() if idle_work else 0
         chunks = [job.chunk for job in batch if job.chunk is not None]
         try:

@@ -37,7 +37,7 @@ class Chunk:
 
     @property
     def num_nodes(self) -> int:
-        """Those beyond the first: of a verification the nodes of its tree."""
+        """Of a verification, those of its tree; its first wanted token is the root."""
         return max(self.num_wanted - 1, 0)
 
 

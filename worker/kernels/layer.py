@@ -71,16 +71,15 @@ def _cut(room: Any, first: int, count: int, size: int) -> tuple[int, Any]:
     return last, room[first:last].reshape(count, size)
 
 
+def _of_a_forward(of: Any) -> tuple[Any, ...]:
+    """Types of what is the same for all its layers: from rows to room."""
+    numbers, table = int64[::1], int64[:, ::1]
+    return of.rows, float32[:, :, ::1], table, table, numbers, numbers, float32[:, ::1], of.row
+
+
 @in_each_format(
     lambda of: void(
-        of.rows,
-        float32[:, :, ::1],
-        int64[:, ::1],
-        int64[:, ::1],
-        int64[::1],
-        int64[::1],
-        float32[:, ::1],
-        of.row,
+        *_of_a_forward(of),
         float32[:, ::1],
         float32,
         float32[:, ::1],
@@ -184,14 +183,7 @@ def _table_of(array: Any, like: Any) -> Any:
 
 @in_each_format(
     lambda of: void(
-        of.rows,
-        float32[:, :, ::1],
-        int64[:, ::1],
-        int64[:, ::1],
-        int64[::1],
-        int64[::1],
-        float32[:, ::1],
-        of.row,
+        *_of_a_forward(of),
         int64[:, :, ::1],
         int64[:, ::1],
         float32[:, ::1],
